@@ -1,0 +1,50 @@
+# Everything the project does is a target here; `make help` lists them. The scripts in tools/ do the work.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# make -C leaves PWD at the caller's folder: relative paths in APP, DIR and VENV are meant from there.
+export CALLER_DIR := $(if $(findstring w,$(firstword -$(MAKEFLAGS))),$(PWD),$(CURDIR))
+
+##@ Variables
+export APP              ## make run: a script's path, package.module or module:callable (without it: the demo)
+export DIR              ## make run: where APP's modules are (the script's folder, or the current one)
+export VENV             ## make run: the virtual environment with APP's packages; its Python is the one built for
+export PORT             ## make run: 8080
+export WORKERS          ## make run: number of nginx workers (1)
+export THREADS          ## make run: threads a worker for the application (4), or off
+export PYTHON           ## the Python to build for, as python3.13 or a path (/usr/bin/python3)
+export NGINX            ## the nginx to run (the one on PATH)
+export NGINX_SOURCE_DIR ## its source, where it is not the distribution's nginx
+export NGINX_BUILD_DIR  ## the build directory of that source, where it is not objs/ in it
+export DESTDIR          ## make install: a folder put in front of each path
+
+##@ Targets
+.PHONY: help run build test install uninstall clean
+
+help: ## list targets and variables
+	@awk 'BEGIN { FS = " *## *" } \
+	    /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	    /^(export )?[a-zA-Z_]+:? .*## / { sub(/^export /, ""); sub(/:.* ## /, " ## "); printf "  %-17s%s\n", $$1, $$2 }' \
+	    $(firstword $(MAKEFILE_LIST))
+
+run: ## serve the demo, or APP, in the foreground on http://127.0.0.1:PORT/; Ctrl-C ends it
+	@tools/setup.sh
+	@tools/run.sh
+
+build: ## build the module in release mode; the last line is its path
+	@tools/setup.sh
+	@tools/build.sh
+
+test: ## formatting, clippy, unit and integration tests, with each Python that is there
+	@tools/setup.sh python3-venv curl openssl valgrind
+	@tools/test.sh
+
+install: ## put the module where nginx looks for it, with a load_module snippet
+	@tools/install.sh
+
+uninstall: ## take both away again
+	@tools/install.sh --remove
+
+clean: ## remove all that was built, configured and installed below target/
+	rm -rf target

@@ -1,0 +1,74 @@
+//! Facts of the build: which nginx, which Python, and what the linker needs to know of both.
+
+use std::env;
+use std::path::PathBuf;
+
+fn main() {
+    python();
+    nginx();
+}
+
+/// Checks the Python that pyo3 found and makes its version known to the sources.
+fn python() {
+    println!("cargo:rerun-if-env-changed=PYO3_PYTHON");
+    pyo3_build_config::use_pyo3_cfgs();
+    let python = pyo3_build_config::get();
+    let (major, minor) = (python.target_abi().version().major, python.target_abi().version().minor);
+    let executable = python.executable().unwrap_or_default();
+    if !python.shared() {
+        panic!(
+            "\n\n{executable} (Python {major}.{minor}) has no shared libpython, which extension modules need inside \
+             nginx.\nOn Debian and Ubuntu install libpython{major}.{minor}-dev; with pyenv build it with \
+             PYTHON_CONFIGURE_OPTS=--enable-shared.\nAnother Python is chosen with `make PYTHON=…` or the \
+             variable PYO3_PYTHON.\n"
+        );
+    }
+    missing_bindings(python);
+    println!("cargo:rustc-env=WSGI_PYTHON_VERSION={major}.{minor}");
+    println!("cargo:rustc-env=WSGI_PYTHON_EXECUTABLE={executable}");
+    // The module finds a libpython outside the system's library folders by its rpath; tests do as well.
+    let system = ["/usr/lib", "/lib"];
+    let library = python.lib_dir().unwrap_or_default();
+    if !system.iter().any(|folder| library.starts_with(folder)) {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{library}");
+    }
+}
+
+/// Declarations that pyo3-ffi lacks, made from the headers of the Python at hand.
+fn missing_bindings(python: &pyo3_build_config::InterpreterConfig) {
+    println!("cargo:rerun-if-changed=src/python/missing.h");
+    let include = python
+        .run_python_script("import sysconfig; print(sysconfig.get_path('include'))")
+        .expect("the Python that was just asked for its version still answers");
+    let output = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("missing.rs");
+    bindgen::builder()
+        .header("src/python/missing.h")
+        .clang_arg(format!("-I{}", include.trim()))
+        .allowlist_function("_PyBytes_Resize")
+        .blocklist_type("PyObject|_object|Py_ssize_t|_?ssize_t|__ssize_t")
+        .raw_line("use pyo3::ffi::{PyObject, Py_ssize_t};")
+        .generate()
+        .unwrap_or_else(|error| {
+            panic!("the headers of Python are not readable in {include}: install python3-dev or its like: {error}")
+        })
+        .write_to_file(output)
+        .expect("OUT_DIR is writable");
+}
+
+/// Turns what nginx-sys knows of the configured nginx into cfgs, constants and linker arguments.
+fn nginx() {
+    let fact = |name: &str| env::var(format!("DEP_NGINX_{name}")).unwrap_or_default();
+
+    println!("cargo:rustc-check-cfg=cfg(nginx_linked_headers)");
+    let version: u64 = fact("VERSION_NUMBER").parse().unwrap_or_default();
+    // From 1.23.0 repeated headers are linked lists; before, arrays for some and nothing for the others.
+    if version >= 1_023_000 {
+        println!("cargo:rustc-cfg=nginx_linked_headers");
+    }
+
+    // libpython and this module stay mapped for good: unloading them at a reload would leak thread-specific keys.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    // nginx itself provides the ngx_* symbols; the unit tests, which are no module, never call them.
+    println!("cargo:rustc-link-arg=-Wl,--unresolved-symbols=ignore-all");
+    println!("cargo:rustc-link-arg=-Wl,-z,lazy");
+}

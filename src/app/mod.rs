@@ -1,0 +1,4 @@
+//! Applications: where their code is, and how it is loaded.
+
+pub mod application;
+pub mod specification;

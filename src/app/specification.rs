@@ -1,0 +1,141 @@
+//! Which code an application is: the arguments of `wsgi_pass` and `wsgi_middleware`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A script or a module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// An absolute path.
+    Script(PathBuf),
+    /// A dotted name.
+    Module(String),
+}
+
+/// A name in a module, perhaps dotted, perhaps to be called once for the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Callable {
+    pub name: String,
+    pub is_factory: bool,
+}
+
+/// What makes one application different from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Specification {
+    pub target: Target,
+    pub callable: Callable,
+    /// Module and callable of each middleware, the outermost first.
+    pub middleware: Vec<(String, Callable)>,
+}
+
+impl Target {
+    /// Parses the first argument of `wsgi_pass`; `full_path` makes a path absolute. What follows a colon is the callable.
+    ///
+    /// # Errors
+    /// One sentence, for what is neither a path nor a module's name.
+    pub fn parse<'a>(
+        text: &'a str,
+        full_path: impl FnOnce(&str) -> Option<PathBuf>,
+    ) -> Result<(Self, Option<&'a str>), String> {
+        let (target, callable) = match text.rsplit_once(':') {
+            Some((target, callable)) if !callable.contains('/') => (target, Some(callable)),
+            _ => (text, None),
+        };
+        if is_path(target) {
+            let path = full_path(target).ok_or_else(|| format!("invalid path \"{target}\""))?;
+            return Ok((Self::Script(path), callable));
+        }
+        if is_dotted_name(target) {
+            return Ok((Self::Module(target.to_owned()), callable));
+        }
+        Err(format!(
+            "\"{target}\" is neither the path of a script (with a \"/\", or ending in .py or .wsgi) nor the name of a \
+             Python module"
+        ))
+    }
+}
+
+impl Callable {
+    /// Parses `name`, `object.name` or `factory()`.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (name, is_factory) = match text.strip_suffix("()") {
+            Some(name) => (name, true),
+            None => (text, false),
+        };
+        if is_dotted_name(name) {
+            return Ok(Self { name: name.to_owned(), is_factory });
+        }
+        Err(format!("\"{text}\" is not the name of a Python callable, as in \"application\" or \"create_app()\""))
+    }
+}
+
+fn is_path(text: &str) -> bool {
+    text.contains('/') || text.ends_with(".py") || text.ends_with(".wsgi")
+}
+
+/// Whether `text` is Python identifiers joined by dots.
+pub fn is_dotted_name(text: &str) -> bool {
+    text.split('.').all(|name| {
+        let mut characters = name.chars();
+        characters.next().is_some_and(|first| first == '_' || first.is_alphabetic())
+            && characters.all(|character| character == '_' || character.is_alphanumeric())
+    })
+}
+
+impl Target {
+    /// The script's path, if it is one.
+    pub fn script(&self) -> Option<&Path> {
+        match self {
+            Self::Script(path) => Some(path),
+            Self::Module(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Specification {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.target {
+            Target::Script(path) => write!(formatter, "{}", path.display())?,
+            Target::Module(name) => formatter.write_str(name)?,
+        }
+        let call = if self.callable.is_factory { "()" } else { "" };
+        if self.callable.name != "application" || self.callable.is_factory {
+            write!(formatter, ":{}{call}", self.callable.name)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<(Target, Option<&str>), String> {
+        Target::parse(text, |path| Some(Path::new("/prefix").join(path)))
+    }
+
+    #[test]
+    fn a_target_is_a_path_or_a_module() {
+        assert_eq!(parse("/srv/a.py"), Ok((Target::Script("/srv/a.py".into()), None)));
+        assert_eq!(parse("a.wsgi"), Ok((Target::Script("/prefix/a.wsgi".into()), None)));
+        assert_eq!(parse("a.py:app"), Ok((Target::Script("/prefix/a.py".into()), Some("app"))));
+        assert_eq!(parse("site.wsgi_app"), Ok((Target::Module("site.wsgi_app".into()), None)));
+        assert_eq!(parse("pkg.mod:make()"), Ok((Target::Module("pkg.mod".into()), Some("make()"))));
+        assert_eq!(parse("/a:b/c"), Ok((Target::Script("/a:b/c".into()), None)));
+        for refused in ["", "a b", "1a", "a..b", ".a", "a-b"] {
+            assert!(parse(refused).is_err(), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_callable_is_a_name_or_a_call() {
+        assert_eq!(Callable::parse("app"), Ok(Callable { name: "app".into(), is_factory: false }));
+        assert_eq!(Callable::parse("a.make()"), Ok(Callable { name: "a.make".into(), is_factory: true }));
+        for refused in ["", "()", "make(1)", "a b"] {
+            assert!(Callable::parse(refused).is_err(), "{refused:?}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The configuration of the `http` block: Python, and the applications that all its locations name.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::location::{LocationConf, Threads};
+use crate::app::specification::Specification;
+use crate::nginx::sys;
+use crate::python::runtime::{self, Settings};
+
+/// An nginx content handler.
+pub type ContentHandler = unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> isize;
+
+static CONTENT_HANDLER: OnceLock<ContentHandler> = OnceLock::new();
+
+/// Names what makes the content of a location with `wsgi_pass`. The first call counts.
+pub fn set_content_handler(handler: ContentHandler) {
+    let _ = CONTENT_HANDLER.set(handler);
+}
+
+pub(super) fn content_handler() -> Option<ContentHandler> {
+    CONTENT_HANDLER.get().copied()
+}
+
+/// The directives of the `http` level, and what merging the locations found.
+#[derive(Debug, Default)]
+pub struct MainConf {
+    pub home: Option<std::path::PathBuf>,
+    pub executable: Option<std::path::PathBuf>,
+    pub path: Option<Vec<std::path::PathBuf>>,
+    pub optimize: Option<u8>,
+    pub shutdown_timeout: Option<Duration>,
+
+    applications: Vec<Registered>,
+}
+
+/// An application with what its locations say of it.
+#[derive(Debug)]
+struct Registered {
+    specification: Arc<Specification>,
+    preload: bool,
+    threads: Threads,
+    environment: Vec<(String, String)>,
+    place: String,
+}
+
+impl MainConf {
+    /// Notes the application of a location; locations that name the same one share it.
+    pub(super) fn register(
+        &mut self,
+        specification: Specification,
+        location: &LocationConf,
+        place: &str,
+    ) -> Arc<Specification> {
+        let known = self.applications.iter().find(|known| *known.specification == specification);
+        let specification = known.map_or_else(|| Arc::new(specification), |known| known.specification.clone());
+        self.applications.push(Registered {
+            specification: specification.clone(),
+            preload: location.preload(),
+            threads: location.threads(),
+            environment: location.environment.clone().unwrap_or_default(),
+            place: place.to_owned(),
+        });
+        specification
+    }
+
+    /// Checks what can only be checked when all locations are known.
+    ///
+    /// # Errors
+    /// One sentence that names the places in conflict.
+    pub fn check(&self) -> Result<(), String> {
+        if self.applications.is_empty() {
+            return Ok(());
+        }
+        let library = runtime::library_version();
+        if !runtime::is_build_version(&library) {
+            return Err(format!(
+                "the WSGI module is built for Python {}, but this nginx has loaded libpython {library}: a new module \
+                 or Python needs a restart of nginx, not a reload",
+                runtime::BUILD_VERSION
+            ));
+        }
+        self.settings().check().map_err(|problem| format!("wsgi_python: {problem}"))?;
+        self.check_threads()?;
+        self.environment().map(drop)
+    }
+
+    /// All applications share the main interpreter, and a pool belongs to an interpreter.
+    fn check_threads(&self) -> Result<(), String> {
+        let Some(first) = self.applications.first() else { return Ok(()) };
+        match self.applications.iter().find(|other| other.threads != first.threads) {
+            None => Ok(()),
+            Some(other) => Err(format!(
+                "\"wsgi_threads\" differs between the applications of {} and {}, which share an interpreter and so its \
+                 threads",
+                first.place, other.place
+            )),
+        }
+    }
+
+    /// The variables of all `wsgi_env`.
+    ///
+    /// # Errors
+    /// When two locations give one variable different values.
+    pub fn environment(&self) -> Result<Vec<(String, String)>, String> {
+        let mut all: Vec<(&str, &str, &str)> = Vec::new();
+        for application in &self.applications {
+            for (name, value) in &application.environment {
+                match all.iter().find(|(known, _, _)| known == name) {
+                    None => all.push((name, value, &application.place)),
+                    Some((_, known, _)) if known == value => {}
+                    Some((_, _, place)) => {
+                        return Err(format!(
+                            "\"wsgi_env {name}\" differs between the applications of {place} and {}, which share an \
+                             interpreter and so its environment",
+                            application.place
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(all.into_iter().map(|(name, value, _)| (name.to_owned(), value.to_owned())).collect())
+    }
+
+    /// What Python is started with.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            home: self.home.clone(),
+            executable: self.executable.clone(),
+            path: self.path.clone().unwrap_or_default(),
+            optimize: self.optimize.unwrap_or(0),
+        }
+    }
+
+    /// Where calls run; `None` when there is no application.
+    pub fn threads(&self) -> Option<Threads> {
+        self.applications.first().map(|application| application.threads)
+    }
+
+    /// `wsgi_shutdown_timeout`.
+    pub fn shutdown_timeout(&self) -> Duration {
+        self.shutdown_timeout.unwrap_or(Duration::from_secs(10))
+    }
+
+    /// Each application once, with whether it is to be loaded at the start.
+    pub fn applications(&self) -> Vec<(Arc<Specification>, bool)> {
+        let mut distinct: Vec<(Arc<Specification>, bool)> = Vec::new();
+        for application in &self.applications {
+            match distinct.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &application.specification)) {
+                Some((_, preload)) => *preload |= application.preload,
+                None => distinct.push((application.specification.clone(), application.preload)),
+            }
+        }
+        distinct
+    }
+}

@@ -1,0 +1,5 @@
+//! The directives: one table, the configuration of a location and of the `http` block, how they merge.
+
+pub mod location;
+pub mod main;
+pub mod table;

@@ -1,0 +1,202 @@
+//! Every directive of the module: its name, where it may stand, what it does with its arguments.
+
+use std::time::Duration;
+
+use ngx::ngx_string;
+
+use super::location::{EnvironVariable, LocationConf, Pass, Threads};
+use super::main::{MainConf, content_handler};
+use crate::app::specification::{Callable, Target, is_dotted_name};
+use crate::nginx::conf::Conf;
+use crate::nginx::directive::{HTTP_SERVER_LOCATION, LOCATION_IF_LIMIT, Problem, location, main};
+use crate::nginx::sys::{
+    NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_CONF_TAKE12, NGX_CONF_TAKE23, ngx_command_t,
+};
+
+type Applied = Result<(), Problem>;
+
+const FLAG: u32 = HTTP_SERVER_LOCATION | NGX_CONF_FLAG;
+
+/// The table, in the order of the README.
+pub const DIRECTIVES: [ngx_command_t; 16] = [
+    location(ngx_string!("wsgi_pass"), LOCATION_IF_LIMIT | NGX_CONF_TAKE12, wsgi_pass),
+    location(ngx_string!("wsgi_script_name"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_script_name),
+    location(ngx_string!("wsgi_var"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE23, wsgi_var),
+    location(ngx_string!("wsgi_middleware"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE12, wsgi_middleware),
+    location::<LocationConf>(ngx_string!("wsgi_pass_authorization"), FLAG, |_, words, conf| {
+        flag(words, &mut conf.pass_authorization)
+    }),
+    location::<LocationConf>(ngx_string!("wsgi_preload"), FLAG, |_, words, conf| flag(words, &mut conf.preload)),
+    main::<MainConf>(ngx_string!("wsgi_python_home"), NGX_CONF_TAKE1, |cf, words, conf| {
+        path(cf, words, &mut conf.home)
+    }),
+    main::<MainConf>(ngx_string!("wsgi_python_executable"), NGX_CONF_TAKE1, |cf, words, conf| {
+        path(cf, words, &mut conf.executable)
+    }),
+    main(ngx_string!("wsgi_python_path"), NGX_CONF_1MORE, wsgi_python_path),
+    main(ngx_string!("wsgi_python_optimize"), NGX_CONF_TAKE1, wsgi_python_optimize),
+    location(ngx_string!("wsgi_env"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE2, wsgi_env),
+    location(ngx_string!("wsgi_threads"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_threads),
+    main(ngx_string!("wsgi_shutdown_timeout"), NGX_CONF_TAKE1, wsgi_shutdown_timeout),
+    location::<LocationConf>(ngx_string!("wsgi_allow_ranges"), FLAG, |_, words, conf| {
+        flag(words, &mut conf.allow_ranges)
+    }),
+    location::<LocationConf>(ngx_string!("wsgi_debug"), FLAG, |_, words, conf| flag(words, &mut conf.debug)),
+    ngx_command_t::empty(),
+];
+
+/// Sets a value that may stand once at a level.
+fn once<T>(slot: &mut Option<T>, value: T) -> Applied {
+    if slot.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    *slot = Some(value);
+    Ok(())
+}
+
+/// `on` or `off`, as ngx_conf_set_flag_slot reads it.
+fn flag(words: &[&str], slot: &mut Option<bool>) -> Applied {
+    if slot.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let value = match words[1] {
+        value if value.eq_ignore_ascii_case("on") => true,
+        value if value.eq_ignore_ascii_case("off") => false,
+        value => return Err(Problem::invalid_value(words[0], value, "\"on\" or \"off\"")),
+    };
+    once(slot, value)
+}
+
+fn path(cf: &Conf, words: &[&str], slot: &mut Option<std::path::PathBuf>) -> Applied {
+    let path = cf.full_path(words[1]).ok_or(Problem::Logged)?;
+    once(slot, path)
+}
+
+fn wsgi_pass(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    if conf.pass.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let (target, after_colon) = Target::parse(words[1], |path| cf.full_path(path))
+        .map_err(|problem| Problem::Message(format!("{problem} in \"wsgi_pass\" directive")))?;
+    let callable = match (after_colon, words.get(2)) {
+        (Some(_), Some(_)) => {
+            return Err(Problem::Message(format!(
+                "\"wsgi_pass\" directive names a callable twice, in \"{}\" and \"{}\"",
+                words[1], words[2]
+            )));
+        }
+        (Some(callable), None) => callable,
+        (None, Some(callable)) => callable,
+        (None, None) => "application",
+    };
+    let callable = Callable::parse(callable)
+        .map_err(|problem| Problem::Message(format!("{problem} in \"wsgi_pass\" directive")))?;
+    if let Some(script) = target.script() {
+        let metadata = std::fs::metadata(script).map_err(|error| {
+            Problem::Message(format!("wsgi_pass \"{}\" cannot be used: {error}", script.display()))
+        })?;
+        if !metadata.is_file() {
+            return Err(Problem::Message(format!("wsgi_pass \"{}\" is not a file", script.display())));
+        }
+    }
+    if let Some(handler) = content_handler() {
+        cf.core_location().set_handler(handler);
+    }
+    once(&mut conf.pass, Pass { target, callable, place: cf.place() })
+}
+
+fn wsgi_script_name(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    if conf.script_name.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let value = words[1];
+    if !(value.is_empty() || value.starts_with(['/', '$'])) {
+        return Err(Problem::invalid_value(words[0], value, "empty or begin with \"/\""));
+    }
+    let value = cf.complex_value(value).map_err(|()| Problem::Logged)?;
+    once(&mut conf.script_name, value)
+}
+
+fn wsgi_var(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    let name = words[1];
+    if name.is_empty() || (name.starts_with("wsgi.") && name != "wsgi.url_scheme") {
+        return Err(Problem::Message(format!("\"{name}\" cannot be set by the \"wsgi_var\" directive")));
+    }
+    let if_not_empty = match words.get(3) {
+        None => false,
+        Some(&"if_not_empty") => true,
+        Some(other) => return Err(Problem::Message(format!("invalid parameter \"{other}\""))),
+    };
+    let value = cf.complex_value(words[2]).map_err(|()| Problem::Logged)?;
+    let variable = EnvironVariable { name: name.to_owned(), value, if_not_empty };
+    conf.variables.get_or_insert_default().push(variable);
+    Ok(())
+}
+
+fn wsgi_middleware(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    let (module, callable) = (words[1], words.get(2).copied().unwrap_or("middleware"));
+    if !is_dotted_name(module) {
+        return Err(Problem::invalid_value(words[0], module, "the name of a Python module"));
+    }
+    let callable = Callable::parse(callable)
+        .map_err(|problem| Problem::Message(format!("{problem} in \"wsgi_middleware\" directive")))?;
+    conf.middleware.get_or_insert_default().push((module.to_owned(), callable));
+    Ok(())
+}
+
+fn wsgi_python_path(cf: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
+    let paths: Option<Vec<_>> = words[1..].iter().map(|path| cf.full_path(path)).collect();
+    once(&mut conf.path, paths.ok_or(Problem::Logged)?)
+}
+
+fn wsgi_python_optimize(_: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
+    if conf.optimize.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let level = match words[1] {
+        "0" => 0,
+        "1" => 1,
+        "2" => 2,
+        value => return Err(Problem::invalid_value(words[0], value, "0, 1 or 2")),
+    };
+    once(&mut conf.optimize, level)
+}
+
+fn wsgi_env(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    let (name, value) = (words[1], words[2]);
+    if name.is_empty() || name.contains('=') || words[1..].iter().any(|word| word.contains('\0')) {
+        return Err(Problem::invalid_value(words[0], name, "the name of an environment variable"));
+    }
+    let variables = conf.environment.get_or_insert_default();
+    if variables.iter().any(|(known, _)| known == name) {
+        return Err(Problem::Message(format!("duplicate \"{name}\" in \"wsgi_env\" directive")));
+    }
+    variables.push((name.to_owned(), value.to_owned()));
+    Ok(())
+}
+
+/// More pool threads than this are taken for a mistake.
+const MOST_THREADS: usize = 1024;
+
+fn wsgi_threads(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    if conf.threads.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let threads = match words[1] {
+        "off" => Threads::Off,
+        value => match value.parse() {
+            Ok(count) if (1..=MOST_THREADS).contains(&count) => Threads::Pool(count),
+            _ => return Err(Problem::invalid_value(words[0], value, "\"off\" or a number from 1 to 1024")),
+        },
+    };
+    once(&mut conf.threads, threads)
+}
+
+fn wsgi_shutdown_timeout(_: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
+    if conf.shutdown_timeout.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let milliseconds = crate::nginx::conf::parse_time(words[1])
+        .ok_or_else(|| Problem::invalid_value(words[0], words[1], "a time, as \"10s\""))?;
+    once(&mut conf.shutdown_timeout, Duration::from_millis(milliseconds))
+}

@@ -1,0 +1,311 @@
+//! `wsgi_threads N`: calls run on pool threads; a Python main thread of its own starts Python and loads applications.
+//!
+//! The event loop thread only hands over plain data and never takes the GIL.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+
+use super::guarded;
+use super::python::{Configuration, World};
+use crate::app::application::Application;
+use crate::python::log;
+use crate::wsgi::call::Call;
+use crate::wsgi::response::Progress;
+
+/// The engine.
+pub struct Threads {
+    shared: Arc<Shared>,
+    main: Sender<Command>,
+}
+
+struct Shared {
+    pool: Mutex<Pool>,
+    /// Signalled when there is work for a pool thread.
+    work: Condvar,
+    /// Signalled when the last running call has ended.
+    idle: Condvar,
+    world: OnceLock<World>,
+}
+
+#[derive(Default)]
+struct Pool {
+    queue: VecDeque<(Arc<Slot>, Call)>,
+    /// Calls that wait: in the queue, or for their application to be loaded.
+    waiting: usize,
+    running: usize,
+    sleeping: usize,
+    closed: bool,
+}
+
+/// An application as the engine sees it.
+pub struct Slot {
+    application: Application,
+    stage: Mutex<Stage>,
+}
+
+/// `Unloaded → Loading → Loaded`, and back to `Unloaded` when loading fails. The Python main thread owns the steps out
+/// of `Loading`; the calls that came meanwhile wait in it, so that no pool thread is held by a slow import.
+enum Stage {
+    Unloaded,
+    Loading(Vec<Call>),
+    Loaded,
+}
+
+/// What the Python main thread is told to do.
+enum Command {
+    Load(Arc<Slot>),
+    ShutDown { limit: Duration, done: Sender<()> },
+}
+
+/// Calls that may wait in a worker.
+const LONGEST_QUEUE: usize = 1000;
+
+/// As a thread of `python` itself has it; deep recursion must end in RecursionError and not in a crash.
+const STACK_SIZE: usize = 8 * 1024 * 1024;
+
+impl Slot {
+    /// An application that is not loaded.
+    pub fn new(application: Application) -> Arc<Self> {
+        Arc::new(Self { application, stage: Mutex::new(Stage::Unloaded) })
+    }
+
+    /// The application.
+    pub fn application(&self) -> &Application {
+        &self.application
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Threads {
+    /// Starts the Python main thread, which starts Python, `count` pool threads, and loads `preloaded` in order.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(configuration: Configuration, count: usize, preloaded: Vec<Arc<Slot>>) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            pool: Mutex::new(Pool::default()),
+            work: Condvar::new(),
+            idle: Condvar::new(),
+            world: OnceLock::new(),
+        });
+        let (main, commands) = mpsc::channel();
+        for slot in preloaded {
+            *slot.stage() = Stage::Loading(Vec::new());
+            // The receiver is right here.
+            let _ = main.send(Command::Load(slot));
+        }
+        let on_thread = shared.clone();
+        spawn("wsgi-main".to_owned(), move || python_main(&on_thread, &configuration, count, commands))?;
+        Ok(Self { shared, main })
+    }
+
+    /// Hands over a call. On the event loop thread; never waits.
+    ///
+    /// # Errors
+    /// The call, when too many wait already.
+    pub fn submit(&self, slot: &Arc<Slot>, call: Call) -> Result<(), Call> {
+        let mut pool = self.shared.lock();
+        if pool.waiting >= LONGEST_QUEUE || pool.closed {
+            return Err(call);
+        }
+        pool.waiting += 1;
+        match &mut *slot.stage() {
+            Stage::Loaded => self.shared.enqueue(pool, slot.clone(), call),
+            Stage::Loading(calls) => calls.push(call),
+            stage @ Stage::Unloaded => {
+                *stage = Stage::Loading(vec![call]);
+                // Without a main thread, which has then ended by a panic, the call fails when it is dropped.
+                let _ = self.main.send(Command::Load(slot.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for running calls, for at most `calls`, then runs what the application wants run at the end; at most about
+    /// `limit` in all. `meanwhile` is called again and again. Calls that have not started are dropped.
+    pub fn shut_down(&self, calls: Duration, limit: Duration, meanwhile: impl Fn()) {
+        const TURN: Duration = Duration::from_millis(5);
+        let start = Instant::now();
+        let mut pool = self.shared.lock();
+        pool.closed = true;
+        let dropped = std::mem::take(&mut pool.queue);
+        while pool.running > 0 && start.elapsed() < calls.min(limit) {
+            pool = self.shared.idle.wait_timeout(pool, TURN).unwrap_or_else(PoisonError::into_inner).0;
+            drop(pool);
+            meanwhile();
+            pool = self.shared.lock();
+        }
+        drop(pool);
+        drop(dropped);
+        let (done, ended) = mpsc::channel();
+        let left = limit.saturating_sub(start.elapsed());
+        if self.main.send(Command::ShutDown { limit: left, done }).is_err() {
+            return;
+        }
+        while ended.recv_timeout(TURN) == Err(RecvTimeoutError::Timeout) && start.elapsed() < limit {
+            meanwhile();
+        }
+        meanwhile();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enqueue(&self, mut pool: MutexGuard<'_, Pool>, slot: Arc<Slot>, call: Call) {
+        pool.queue.push_back((slot, call));
+        let wake = pool.sleeping > 0;
+        drop(pool);
+        if wake {
+            self.work.notify_one();
+        }
+    }
+
+    /// The next call if there is one now.
+    fn try_next(&self) -> Option<(Arc<Slot>, Call)> {
+        self.lock().take()
+    }
+
+    /// The next call; sleeps until there is one, for good once the engine is closed.
+    fn next(&self) -> (Arc<Slot>, Call) {
+        let mut pool = self.lock();
+        loop {
+            if let Some(next) = pool.take() {
+                return next;
+            }
+            pool.sleeping += 1;
+            pool = self.work.wait(pool).unwrap_or_else(PoisonError::into_inner);
+            pool.sleeping -= 1;
+        }
+    }
+
+    fn call_ended(&self) {
+        let mut pool = self.lock();
+        pool.running -= 1;
+        if pool.running == 0 && pool.closed {
+            self.idle.notify_all();
+        }
+    }
+}
+
+impl Pool {
+    fn take(&mut self) -> Option<(Arc<Slot>, Call)> {
+        let next = self.queue.pop_front()?;
+        self.waiting -= 1;
+        self.running += 1;
+        Some(next)
+    }
+}
+
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(body).map(drop)
+}
+
+/// The Python main thread: stays until the process ends.
+fn python_main(shared: &Arc<Shared>, configuration: &Configuration, count: usize, commands: Receiver<Command>) {
+    match World::start(configuration) {
+        Ok(world) => {
+            let world = shared.world.get_or_init(|| world);
+            for number in 1..=count {
+                let on_thread = shared.clone();
+                if let Err(error) = spawn(format!("wsgi-{number}"), move || pool_thread(&on_thread)) {
+                    log::error(&format!("cannot start pool thread {number} of {count}: {error}"));
+                }
+            }
+            // A reference to the receiver may not cross into `detach`, a lock around it may.
+            let commands = Mutex::new(commands);
+            let next = || commands.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            Python::attach(|py| {
+                while let Ok(command) = py.detach(next) {
+                    match command {
+                        Command::Load(slot) => {
+                            let loaded = slot.application.load(py, &world.loader);
+                            py.detach(|| after_loading(shared, &slot, loaded));
+                        }
+                        Command::ShutDown { limit, done } => {
+                            world.interpreter.shut_down(py, limit);
+                            let _ = done.send(());
+                        }
+                    }
+                }
+            });
+        }
+        Err(error) => {
+            log::error(&error);
+            for command in commands {
+                match command {
+                    Command::Load(slot) => after_loading(shared, &slot, Err(error.clone())),
+                    Command::ShutDown { done, .. } => drop(done.send(())),
+                }
+            }
+        }
+    }
+}
+
+/// Lets the calls go on that waited for an application, or refuses them.
+fn after_loading(shared: &Shared, slot: &Arc<Slot>, loaded: Result<(), String>) {
+    // The pool's lock first, as in `submit`.
+    let mut pool = shared.lock();
+    let mut stage = slot.stage();
+    let next = if loaded.is_ok() { Stage::Loaded } else { Stage::Unloaded };
+    let Stage::Loading(calls) = std::mem::replace(&mut *stage, next) else { return };
+    drop(stage);
+    match loaded {
+        Ok(()) => {
+            pool.queue.extend(calls.into_iter().map(|call| (slot.clone(), call)));
+            drop(pool);
+            shared.work.notify_all();
+        }
+        Err(traceback) => {
+            pool.waiting -= calls.len();
+            drop(pool);
+            for call in calls {
+                let exchange = call.exchange.clone();
+                guarded(&exchange, || call.refuse(&traceback));
+            }
+        }
+    }
+}
+
+/// A pool thread: attached to its interpreter for its whole life, so that `threading.local` lasts from call to call.
+fn pool_thread(shared: &Shared) {
+    Python::attach(|py| {
+        loop {
+            // Only a thread that would sleep gives the GIL up: going on with it saves two hand-overs a call.
+            let (slot, call) = match shared.try_next() {
+                Some(next) => next,
+                None => py.detach(|| shared.next()),
+            };
+            run(py, shared, &slot, call);
+            shared.call_ended();
+        }
+    });
+}
+
+fn run(py: Python<'_>, shared: &Shared, slot: &Slot, call: Call) {
+    let exchange = call.exchange.clone();
+    if exchange.is_disconnected() {
+        exchange.closed();
+        return;
+    }
+    guarded(&exchange, || {
+        let (Some(world), Some(callable)) = (shared.world.get(), slot.application.callable(py)) else {
+            return call.refuse("the application is not loaded");
+        };
+        let mut running = call.start(py, &world.vocabulary, &callable);
+        while running.advance(py) == Progress::NoRoom {
+            running.wait_for_room(py);
+        }
+        running.finish(py);
+    });
+}

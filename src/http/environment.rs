@@ -1,0 +1,24 @@
+//! The process environment of a worker, which nginx leaves empty.
+
+/// Adds to the configured variables what programs expect and neither the configuration nor nginx's `env` set.
+pub fn complete(mut variables: Vec<(String, String)>) -> Vec<(String, String)> {
+    let missing = |variables: &[(String, String)], name: &str| {
+        std::env::var_os(name).is_none() && !variables.iter().any(|(known, _)| known == name)
+    };
+    let mut defaults = vec![
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+        ("LANG", "C.UTF-8".to_owned()),
+    ];
+    // A user without an entry in the password file has no home.
+    if let Some((name, home)) = crate::nginx::process::user() {
+        defaults.push(("HOME", home));
+        defaults.push(("USER", name.clone()));
+        defaults.push(("LOGNAME", name));
+    }
+    for (name, value) in defaults {
+        if missing(&variables, name) {
+            variables.push((name.to_owned(), value));
+        }
+    }
+    variables
+}

@@ -1,0 +1,323 @@
+//! The nginx side of [`Exchange`]: filled by the thread that runs the call, emptied by the event loop.
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::sync::{Arc, Weak, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::outgoing::{Batch, Outgoing};
+use super::worker::{Message, Post};
+use crate::engine::inline::Suspended;
+use crate::nginx::cell::EventLoopCell;
+use crate::nginx::headers::NoMemory;
+use crate::nginx::log::Level;
+use crate::nginx::output::Output;
+use crate::nginx::request::{Request, RequestEvents, Status};
+use crate::python::log::Sink;
+use crate::wsgi::exchange::{Disconnected, End, Exchange};
+use crate::wsgi::head::ResponseHead;
+
+/// The exchange of one request.
+pub struct RequestExchange {
+    myself: Weak<Self>,
+    outgoing: Mutex<Outgoing>,
+    room: Condvar,
+    post: &'static Post,
+    temporary_files: PathBuf,
+    allow_ranges: bool,
+    event_loop: EventLoopCell<EventLoopSide>,
+}
+
+/// What only the event loop thread touches.
+struct EventLoopSide {
+    /// `None` once the request is finalized or given up.
+    request: Cell<Option<Request>>,
+    output: Output,
+    /// Whether the last buffer is on its way.
+    ended: Cell<bool>,
+    /// With `wsgi_threads off`: the call whose answer waits for the client.
+    suspended: RefCell<Option<Suspended>>,
+}
+
+impl RequestExchange {
+    /// The exchange of `request`, on the event loop thread.
+    pub fn new(request: Request, post: &'static Post, temporary_files: PathBuf, allow_ranges: bool) -> Arc<Self> {
+        post.calls.enter();
+        Arc::new_cyclic(|myself| Self {
+            myself: myself.clone(),
+            outgoing: Mutex::new(Outgoing::default()),
+            room: Condvar::new(),
+            post,
+            temporary_files,
+            allow_ranges,
+            event_loop: EventLoopCell::new(EventLoopSide {
+                request: Cell::new(Some(request)),
+                output: Output::default(),
+                ended: Cell::new(false),
+                suspended: RefCell::new(None),
+            }),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shared(&self) -> Arc<Self> {
+        self.myself.upgrade().expect("only methods of a living Arc are called")
+    }
+
+    /// Keeps a call whose answer waits for the client.
+    pub fn suspend(&self, suspended: Option<Suspended>) {
+        *self.event_loop.get().suspended.borrow_mut() = suspended;
+    }
+
+    /// Tells the event loop, unless this is its thread, that there is something to take.
+    fn announce(&self, mut outgoing: MutexGuard<'_, Outgoing>) {
+        if !self.event_loop.is_here() && outgoing.announce() {
+            drop(outgoing);
+            self.post.mailbox.send(Message::Answer(self.shared()));
+        }
+    }
+
+    /// Hands to nginx what there is, from an event that is not the request's own.
+    pub fn deliver(&self) {
+        if let Some(request) = self.event_loop.get().request.get() {
+            request.in_foreign_event(|request| self.pump(request));
+        }
+    }
+
+    /// Hands to nginx what there is, and lets a suspended call go on, until one of the two has to wait.
+    pub fn pump(&self, request: Request) {
+        let side = self.event_loop.get();
+        loop {
+            let finished = match self.step(request) {
+                Ok(finished) => finished,
+                Err(status) => Some(status),
+            };
+            if let Some(status) = finished {
+                return self.finalize(request, status);
+            }
+            if side.output.is_busy() {
+                break;
+            }
+            if self.lock().has_data() {
+                continue;
+            }
+            let Some(suspended) = side.suspended.take() else { break };
+            let suspended = super::worker::resume(suspended);
+            // The application may have run for long, but nothing else has: nginx's state is as it was.
+            self.suspend(suspended);
+        }
+        if side.output.is_busy() {
+            if request.is_active()
+                && let Err(status) = request.wait_until_writable()
+            {
+                self.finalize(request, status);
+            }
+        } else {
+            request.stop_waiting();
+        }
+    }
+
+    /// Takes one batch. Returns the status to finalize with when the answer is over.
+    fn step(&self, request: Request) -> Result<Option<Status>, Status> {
+        let side = self.event_loop.get();
+        let batch = self.lock().take(side.output.is_busy()).map_err(|error| {
+            request.log().write(Level::Error, &format!("cannot read the temporary file of an answer: {error}"));
+            Status::ERROR
+        })?;
+        let Batch { head, data, end, closed } = batch;
+        if let Some(head) = head {
+            self.send_head(request, head)?;
+        }
+        if end == Some(End::Failed) {
+            return if closed { Err(failure(request)) } else { Ok(None) };
+        }
+        if request.is_header_sent() && !side.ended.get() {
+            let last = end == Some(End::Complete);
+            let sent = if request.is_header_only() {
+                data.len()
+            } else {
+                side.output.send(request, data, last)?
+            };
+            side.ended.set(last);
+            self.sent(sent);
+        } else if side.output.is_busy() {
+            let sent = side.output.flush(request)?;
+            self.sent(sent);
+        }
+        // After the last buffer nginx itself sends on what is left.
+        Ok((side.ended.get() && closed).then_some(Status::OK))
+    }
+
+    fn sent(&self, count: usize) {
+        if count > 0 {
+            self.lock().sent(count);
+            self.room.notify_all();
+        }
+    }
+
+    fn send_head(&self, request: Request, head: ResponseHead) -> Result<(), Status> {
+        if !head.dropped.is_empty() {
+            let names = head.dropped.join("\", \"");
+            request.log().write(
+                Level::Warn,
+                &format!("hop-by-hop header \"{names}\" of the application is dropped, the connection is nginx's"),
+            );
+        }
+        set_head(request, &head).map_err(|NoMemory| Status::INTERNAL_SERVER_ERROR)?;
+        if self.allow_ranges && head.status == 200 && head.content_length.is_some() {
+            request.allow_ranges();
+        }
+        request.send_header()
+    }
+
+    fn finalize(&self, request: Request, status: Status) {
+        self.release();
+        request.finalize(status);
+    }
+
+    /// Lets the request go: from now on the call finds nobody there.
+    pub fn release(&self) {
+        let side = self.event_loop.get();
+        if side.request.take().is_none() {
+            return;
+        }
+        self.lock().disconnect();
+        self.room.notify_all();
+        if let Some(suspended) = side.suspended.take() {
+            super::worker::abandon(suspended);
+        }
+        self.post.calls.leave();
+    }
+}
+
+/// The status of an answer that failed: an error page, or a broken connection when the head is out.
+fn failure(request: Request) -> Status {
+    if request.is_header_sent() { Status::ERROR } else { Status::INTERNAL_SERVER_ERROR }
+}
+
+fn set_head(request: Request, head: &ResponseHead) -> Result<(), NoMemory> {
+    request.set_status(head.status, head.status_line.as_deref())?;
+    if let Some(length) = head.content_length {
+        request.set_content_length(length);
+    }
+    let mut has_content_type = false;
+    for (name, value) in &head.headers {
+        if !has_content_type && name.eq_ignore_ascii_case(b"content-type") {
+            has_content_type = true;
+            request.set_content_type(value)?;
+        } else {
+            request.add_header(name, value)?;
+        }
+    }
+    Ok(())
+}
+
+impl Exchange for RequestExchange {
+    fn send_head(&self, head: ResponseHead) {
+        self.lock().set_head(head);
+    }
+
+    fn send(&self, data: &[u8], more_follows: bool) -> Result<usize, Disconnected> {
+        let mut outgoing = self.lock();
+        if outgoing.is_disconnected() {
+            return Err(Disconnected);
+        }
+        let count = outgoing.push(data);
+        if !more_follows || count < data.len() {
+            self.announce(outgoing);
+        }
+        Ok(count)
+    }
+
+    fn send_all(&self, data: &[u8]) -> Result<(), Disconnected> {
+        if self.event_loop.is_here() {
+            let mut outgoing = self.lock();
+            if outgoing.is_disconnected() {
+                return Err(Disconnected);
+            }
+            return outgoing.push_all(data, &self.temporary_files).map_err(|error| {
+                outgoing.disconnect();
+                drop(outgoing);
+                self.error(&format!("cannot write a temporary file for an answer: {error}"));
+                Disconnected
+            });
+        }
+        let mut rest = data;
+        while !rest.is_empty() {
+            let count = self.send(rest, false)?;
+            rest = &rest[count..];
+            if !rest.is_empty() {
+                self.wait_for_room()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_for_room(&self) -> Result<(), Disconnected> {
+        let mut outgoing = self.lock();
+        while outgoing.room() == 0 && !outgoing.is_disconnected() {
+            outgoing = self.room.wait(outgoing).unwrap_or_else(PoisonError::into_inner);
+        }
+        if outgoing.is_disconnected() { Err(Disconnected) } else { Ok(()) }
+    }
+
+    fn end(&self, end: End, closed_follows: bool) {
+        let mut outgoing = self.lock();
+        outgoing.end(end);
+        if !closed_follows {
+            self.announce(outgoing);
+        }
+    }
+
+    fn closed(&self) {
+        let mut outgoing = self.lock();
+        outgoing.close();
+        self.announce(outgoing);
+    }
+
+    fn is_disconnected(&self) -> bool {
+        self.lock().is_disconnected()
+    }
+
+    fn sink(self: Arc<Self>) -> Arc<dyn Sink> {
+        self
+    }
+}
+
+impl Sink for RequestExchange {
+    fn error(&self, text: &str) {
+        if self.event_loop.is_here() {
+            self.log_here(text);
+        } else {
+            let message = Message::Log { exchange: Some(self.shared()), text: text.to_owned() };
+            self.post.mailbox.send_weighted(message, text.len());
+        }
+    }
+}
+
+impl RequestExchange {
+    /// Logs with the context of the request, or without one when it is over.
+    pub fn log_here(&self, text: &str) {
+        match self.event_loop.get().request.get() {
+            Some(request) => request.log().write(Level::Error, text),
+            None => crate::nginx::log::Log::cycle().write(Level::Error, text),
+        }
+    }
+}
+
+/// The exchange as nginx's request knows it.
+pub struct Installed(pub Arc<RequestExchange>);
+
+impl RequestEvents for Installed {
+    fn writable(&self, request: Request) {
+        if self.0.event_loop.get().request.get().is_some() {
+            self.0.pump(request);
+        }
+    }
+
+    fn cleanup(&self) {
+        self.0.release();
+    }
+}

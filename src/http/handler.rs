@@ -1,0 +1,78 @@
+//! The content handler of a location with `wsgi_pass`: reads the body, takes the snapshot, hands the call over.
+
+use std::sync::Arc;
+
+use super::exchange::{Installed, RequestExchange};
+use super::snapshot;
+use super::worker::{self, Submitted};
+use crate::conf::location::LocationConf;
+use crate::nginx::log::Level;
+use crate::nginx::request::{Request, Status};
+use crate::wsgi::call::Call;
+
+/// Why a request is answered with an error before any application sees it.
+struct Refusal {
+    status: Status,
+    reason: String,
+}
+
+impl Refusal {
+    fn internal(reason: impl Into<String>) -> Self {
+        Self { status: Status::INTERNAL_SERVER_ERROR, reason: reason.into() }
+    }
+}
+
+/// Hands over a request whose body has been read, or finalizes it.
+pub fn run(request: Request, conf: &LocationConf) {
+    match submit(request, conf) {
+        Ok(None) => {}
+        // The call has run on this thread: its answer, or the first part of it, is there.
+        Ok(Some(exchange)) => exchange.pump(request),
+        Err(Refusal { status, reason }) => {
+            request.log().write(Level::Error, &reason);
+            if status == Status::SERVICE_UNAVAILABLE {
+                // Without memory for the header the answer is right without it.
+                let _ = request.add_header(b"Retry-After", b"1");
+            }
+            request.finalize(status);
+        }
+    }
+}
+
+/// Returns the exchange if the caller has to pump it.
+fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExchange>>, Refusal> {
+    let worker = worker::get().ok_or_else(|| Refusal::internal("this worker could not start Python"))?;
+    let specification =
+        conf.application().ok_or_else(|| Refusal::internal("no \"wsgi_pass\" holds for this location"))?;
+    let body = snapshot::body(request)
+        .map_err(|error| Refusal::internal(format!("cannot take over the request body: {error}")))?;
+    let head = snapshot::head(request, conf, &body)
+        .map_err(|snapshot::Failed| Refusal::internal("cannot evaluate a variable for environ"))?;
+
+    let exchange =
+        RequestExchange::new(request, worker.post, worker.temporary_files.clone(), conf.allow_ranges());
+    if request.install(Installed(exchange.clone())).is_err() {
+        exchange.release();
+        return Err(Refusal::internal("no memory for the request"));
+    }
+    let slot = worker.slot(specification);
+    let call = Call {
+        head,
+        body: Box::new(body),
+        exchange: exchange.clone(),
+        debug: conf.debug(),
+        application_name: slot.application().name().clone(),
+    };
+    match worker.submit(&slot, call) {
+        Submitted::Queued => Ok(None),
+        Submitted::Run(suspended) => {
+            exchange.suspend(suspended);
+            Ok(Some(exchange))
+        }
+        Submitted::Refused => {
+            exchange.release();
+            let reason = "too many requests wait for the applications of this worker".to_owned();
+            Err(Refusal { status: Status::SERVICE_UNAVAILABLE, reason })
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Requests of nginx as calls of applications: the content handler, the exchange, the worker that they belong to.
+
+pub mod environment;
+pub mod exchange;
+pub mod handler;
+pub mod outgoing;
+pub mod snapshot;
+pub mod worker;

@@ -1,0 +1,102 @@
+//! The snapshot of a request, taken on the event loop: its environ as bytes, its body.
+
+use std::io;
+
+use crate::conf::location::LocationConf;
+use crate::nginx::request::{BodyPart, Request};
+use crate::wsgi::body::{BodySource, BufferedBody, Piece};
+use crate::wsgi::request::{RequestHead, Variable, split_path};
+
+/// What a request needs memory for and did not get, or a variable that failed.
+#[derive(Debug)]
+pub struct Failed;
+
+/// The body that nginx has read.
+///
+/// # Errors
+/// When its temporary file cannot be duplicated.
+pub fn body(request: Request) -> io::Result<BufferedBody> {
+    let pieces = request.body()?.into_iter().map(|part| match part {
+        BodyPart::Memory(bytes) => Piece::Memory(bytes.to_vec()),
+        BodyPart::File { file, offset, length } => Piece::File { file, offset, length },
+    });
+    Ok(BufferedBody::new(pieces))
+}
+
+/// The environ of a request, in the order in which later values override.
+///
+/// # Errors
+/// When a variable of the configuration cannot be evaluated.
+pub fn head(request: Request, conf: &LocationConf, body: &BufferedBody) -> Result<RequestHead, Failed> {
+    let mut head = RequestHead::new();
+    head.is_head = request.is_head();
+    head.set(Variable::RequestMethod, request.method());
+    set_paths(&mut head, request, conf)?;
+    set_connection(&mut head, request);
+    head.set(Variable::DocumentRoot, &request.document_root().ok_or(Failed)?);
+    if !request.user().is_empty() {
+        head.set(Variable::RemoteUser, request.user());
+        head.set(Variable::AuthType, b"Basic");
+    }
+    if request.announces_body() || body.remaining() > 0 {
+        head.set(Variable::ContentLength, body.remaining().to_string().as_bytes());
+    }
+    head.set_headers(request.headers(), conf.pass_authorization());
+    // An absolute request target names the host, whatever the header says (RFC 9112, section 3.2.2).
+    if let Some(authority) = request.target_authority() {
+        head.set_named(b"HTTP_HOST", authority);
+    }
+    for variable in conf.variables.iter().flatten() {
+        let value = request.evaluate(&variable.value).ok_or(Failed)?;
+        if !(variable.if_not_empty && value.is_empty()) {
+            head.set_named(variable.name.as_bytes(), &value);
+        }
+    }
+    Ok(head)
+}
+
+fn set_paths(head: &mut RequestHead, request: Request, conf: &LocationConf) -> Result<(), Failed> {
+    let (script_name, path_info) = match &conf.script_name {
+        Some(value) => split_path(request.path(), &request.evaluate(value).ok_or(Failed)?),
+        None => split_path(request.path(), conf.mount()),
+    };
+    head.set(Variable::ScriptName, script_name);
+    head.set(Variable::PathInfo, path_info);
+    head.set(Variable::QueryString, request.query());
+    head.set(Variable::RequestUri, request.raw_uri());
+    Ok(())
+}
+
+fn set_connection(head: &mut RequestHead, request: Request) {
+    let scheme: &[u8] = if request.is_tls() { b"https" } else { b"http" };
+    head.set(Variable::RequestScheme, scheme);
+    head.set(Variable::UrlScheme, scheme);
+    if request.is_tls() {
+        head.set(Variable::Https, b"on");
+    }
+    head.set(Variable::ServerProtocol, request.protocol());
+    head.set(Variable::ServerName, server_name(&request));
+    // A Unix socket has no port; PEP 3333 wants one that makes a URL.
+    let port = match request.local_port() {
+        0 if request.is_tls() => 443,
+        0 => 80,
+        port => port,
+    };
+    head.set(Variable::ServerPort, port.to_string().as_bytes());
+    head.set(Variable::RemoteAddr, request.remote_address());
+    match request.remote_port() {
+        0 => {}
+        port => head.set(Variable::RemotePort, port.to_string().as_bytes()),
+    }
+}
+
+/// The configured name of the server if it is one, else the host that the client asked for; never empty.
+fn server_name(request: &Request) -> &[u8] {
+    let configured = request.server_name();
+    let is_name = configured.first().is_some_and(|first| !b"_*.~".contains(first));
+    match request.host() {
+        _ if is_name => configured,
+        b"" => b"localhost",
+        host => host,
+    }
+}

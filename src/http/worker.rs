@@ -1,0 +1,244 @@
+//! The worker: its engine and its applications, the way of messages into its event loop.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use super::environment;
+use super::exchange::RequestExchange;
+use crate::app::application::Application;
+use crate::app::specification::Specification;
+use crate::conf::location::Threads;
+use crate::conf::main::MainConf;
+use crate::engine::inline::{Inline, Suspended};
+use crate::engine::python::Configuration;
+use crate::engine::threads::{self, Slot};
+use crate::nginx::cell::EventLoopCell;
+use crate::nginx::log::{Level, Log};
+use crate::nginx::mailbox::{self, Mailbox, Receiver};
+use crate::nginx::process::{self, NGINX_VERSION, SERVER_SOFTWARE};
+use crate::nginx::timer::Hold;
+use crate::python::log::{self, Sink};
+use crate::wsgi::call::Call;
+use crate::wsgi::environ::Server;
+
+/// What other threads tell the event loop.
+pub enum Message {
+    /// There is something of an answer to take.
+    Answer(Arc<RequestExchange>),
+    /// Text for the error log, of a request or of none.
+    Log { exchange: Option<Arc<RequestExchange>>, text: String },
+}
+
+/// The event loop's side of a worker.
+pub struct Post {
+    pub mailbox: Mailbox<Message>,
+    /// The calls under way.
+    pub calls: Hold,
+}
+
+impl Receiver for Post {
+    type Message = Message;
+
+    fn mailbox(&self) -> &Mailbox<Message> {
+        &self.mailbox
+    }
+
+    fn receive(&self, message: Message) {
+        match message {
+            Message::Answer(exchange) => exchange.deliver(),
+            Message::Log { exchange: Some(exchange), text } => exchange.log_here(&text),
+            Message::Log { exchange: None, text } => Log::cycle().write(Level::Error, &text),
+        }
+    }
+}
+
+/// Text that belongs to no request: of an import, of a thread that an application started.
+struct WorkerSink {
+    post: &'static Post,
+    event_loop: EventLoopCell<()>,
+}
+
+impl Sink for WorkerSink {
+    fn error(&self, text: &str) {
+        if self.event_loop.is_here() {
+            Log::cycle().write(Level::Error, text);
+        } else {
+            let message = Message::Log { exchange: None, text: text.to_owned() };
+            self.post.mailbox.send_weighted(message, text.len());
+        }
+    }
+}
+
+static POST: OnceLock<Post> = OnceLock::new();
+static WORKER: OnceLock<Worker> = OnceLock::new();
+
+/// What this process runs applications with.
+pub struct Worker {
+    pub post: &'static Post,
+    engine: Engine,
+    slots: RwLock<Vec<(Arc<Specification>, Arc<Slot>)>>,
+    shutdown_timeout: Duration,
+    /// Where answers overflow to, see `client_body_temp_path`.
+    pub temporary_files: PathBuf,
+}
+
+enum Engine {
+    Inline(Inline),
+    Threads(threads::Threads),
+}
+
+/// What the configuration says about the worker.
+pub struct Start {
+    pub configuration: Configuration,
+    pub threads: Threads,
+    pub applications: Vec<(Arc<Specification>, bool)>,
+    /// Variables for the process, before any other thread is started.
+    pub environment: Vec<(String, String)>,
+    pub shutdown_timeout: Duration,
+    pub temporary_files: PathBuf,
+}
+
+impl Start {
+    /// What a cycle's configuration says, `None` when it has no application.
+    pub fn new(conf: &MainConf, multiprocess: bool) -> Option<Self> {
+        let threads = conf.threads()?;
+        let server = Server {
+            software: SERVER_SOFTWARE.to_owned(),
+            multithread: matches!(threads, Threads::Pool(count) if count > 1),
+            multiprocess,
+        };
+        let configuration = Configuration {
+            settings: conf.settings(),
+            server,
+            worker_number: process::worker_number(),
+            nginx_version: NGINX_VERSION.to_owned(),
+        };
+        Some(Self {
+            configuration,
+            threads,
+            applications: conf.applications(),
+            // A conflict was an error when the configuration was read.
+            environment: environment::complete(conf.environment().unwrap_or_default()),
+            shutdown_timeout: conf.shutdown_timeout(),
+            temporary_files: std::env::temp_dir(),
+        })
+    }
+}
+
+/// The worker, once it is started.
+pub fn get() -> Option<&'static Worker> {
+    WORKER.get()
+}
+
+/// Starts the worker's Python. With threads this returns at once, and Python starts beside the event loop.
+///
+/// # Errors
+/// When the system gives no descriptor or thread; nothing that an application does.
+pub fn start(start: Start) -> io::Result<()> {
+    let post = Post { mailbox: Mailbox::new()?, calls: Hold::default() };
+    let post = POST.get_or_init(|| post);
+    mailbox::attach(post).map_err(io::Error::other)?;
+    log::set_worker_sink(Arc::new(WorkerSink { post, event_loop: EventLoopCell::new(()) }));
+    crate::python::fork::set_in_child(process::disown_child);
+
+    let slots: Vec<_> = start
+        .applications
+        .iter()
+        .map(|(specification, _)| {
+            (specification.clone(), Slot::new(Application::new(Specification::clone(specification))))
+        })
+        .collect();
+    let preloaded = slots.iter().zip(&start.applications).filter(|(_, (_, preload))| *preload);
+    let preloaded = preloaded.map(|((_, slot), _)| slot.clone());
+    let engine = match start.threads {
+        Threads::Pool(count) => {
+            Engine::Threads(threads::Threads::start(start.configuration, count, preloaded.collect())?)
+        }
+        Threads::Off => {
+            let inline = Inline::start(&start.configuration);
+            preloaded.for_each(|slot| inline.preload(slot.application()));
+            Engine::Inline(inline)
+        }
+    };
+    WORKER.get_or_init(|| Worker {
+        post,
+        engine,
+        slots: RwLock::new(slots),
+        shutdown_timeout: start.shutdown_timeout,
+        temporary_files: start.temporary_files,
+    });
+    Ok(())
+}
+
+/// What became of a call that was handed over.
+pub enum Submitted {
+    /// A thread will run it.
+    Queued,
+    /// It has run, perhaps up to where its answer has to wait.
+    Run(Option<Suspended>),
+    /// Too many wait already.
+    Refused,
+}
+
+impl Worker {
+    /// The application that a location names.
+    ///
+    /// One that is not known came with a reload under `master_process off`, where the process stays.
+    pub fn slot(&self, specification: &Arc<Specification>) -> Arc<Slot> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        let known = slots.iter().find(|(known, _)| Arc::ptr_eq(known, specification));
+        let known = known.or_else(|| slots.iter().find(|(known, _)| known == specification));
+        if let Some((_, slot)) = known {
+            return slot.clone();
+        }
+        drop(slots);
+        let slot = Slot::new(Application::new(Specification::clone(specification)));
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        slots.push((specification.clone(), slot.clone()));
+        slot
+    }
+
+    /// Runs a call, or hands it to the threads that will.
+    pub fn submit(&self, slot: &Arc<Slot>, call: Call) -> Submitted {
+        match &self.engine {
+            Engine::Inline(inline) => Submitted::Run(inline.run(slot.application(), call)),
+            Engine::Threads(threads) => match threads.submit(slot, call) {
+                Ok(()) => Submitted::Queued,
+                Err(_) => Submitted::Refused,
+            },
+        }
+    }
+
+    /// Ends the worker's Python in bounded time, and lets the process leave without destructors.
+    pub fn shut_down(&self) {
+        // The master kills a worker about a second and a half after TERM.
+        const BEFORE_KILL: Duration = Duration::from_millis(1200);
+        let (calls, limit) = if process::is_terminating() {
+            (BEFORE_KILL / 2, self.shutdown_timeout.min(BEFORE_KILL))
+        } else {
+            (self.shutdown_timeout, self.shutdown_timeout)
+        };
+        match &self.engine {
+            Engine::Inline(inline) => inline.shut_down(limit),
+            Engine::Threads(threads) => threads.shut_down(calls, limit, || mailbox::deliver(self.post)),
+        }
+        process::leave_without_destructors();
+    }
+}
+
+/// Goes on with a call of `wsgi_threads off`, see [`Inline::resume`].
+pub fn resume(suspended: Suspended) -> Option<Suspended> {
+    match get().map(|worker| &worker.engine) {
+        Some(Engine::Inline(inline)) => inline.resume(suspended),
+        _ => None,
+    }
+}
+
+/// Ends a call of `wsgi_threads off` whose client has left.
+pub fn abandon(suspended: Suspended) {
+    if let Some(Engine::Inline(inline)) = get().map(|worker| &worker.engine) {
+        inline.abandon(suspended);
+    }
+}

@@ -1,0 +1,160 @@
+//! ngx-http-wsgi: an nginx module that runs Python WSGI applications inside nginx workers.
+//!
+//! This file is what nginx sees: the exported module table, and the functions it calls at the steps of a configuration
+//! and of a worker's life. Each does nothing but hand over. The rooms below, lowest first, use only rooms before them:
+//! [`nginx`], [`python`], [`wsgi`], [`app`], [`engine`], [`conf`], [`http`].
+
+mod app;
+mod conf;
+mod engine;
+mod http;
+mod nginx;
+mod python;
+mod wsgi;
+
+use std::ffi::{c_char, c_void};
+use std::ptr;
+
+use ngx::core::Status;
+use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf};
+
+use conf::location::LocationConf;
+use conf::main::MainConf;
+use nginx::conf::Conf;
+use nginx::log::{Level, Log};
+use nginx::process::{self, Role};
+use nginx::request::Request;
+use nginx::sys;
+
+ngx::ngx_modules!(ngx_http_wsgi_module);
+
+/// The module as nginx knows it.
+#[allow(non_upper_case_globals)]
+pub static mut ngx_http_wsgi_module: sys::ngx_module_t = sys::ngx_module_t {
+    ctx: (&raw const CONTEXT).cast_mut().cast(),
+    commands: (&raw mut COMMANDS).cast(),
+    type_: sys::NGX_HTTP_MODULE as usize,
+    init_process: Some(init_process),
+    exit_process: Some(exit_process),
+    ..sys::ngx_module_t::default()
+};
+
+static CONTEXT: sys::ngx_http_module_t = sys::ngx_http_module_t {
+    preconfiguration: Some(preconfiguration),
+    postconfiguration: Some(postconfiguration),
+    create_main_conf: Some(Module::create_main_conf),
+    init_main_conf: None,
+    create_srv_conf: None,
+    merge_srv_conf: None,
+    create_loc_conf: Some(Module::create_loc_conf),
+    merge_loc_conf: Some(merge_loc_conf),
+};
+
+static mut COMMANDS: [sys::ngx_command_t; conf::table::DIRECTIVES.len()] = conf::table::DIRECTIVES;
+
+/// Makes configurations in the pool of their cycle, which drops them.
+struct Module;
+
+// SAFETY: create_main_conf makes a value of this type.
+unsafe impl HttpModuleMainConf for Module {
+    type MainConf = MainConf;
+}
+
+// SAFETY: create_loc_conf makes a value of this type.
+unsafe impl HttpModuleLocationConf for Module {
+    type LocationConf = LocationConf;
+}
+
+impl HttpModule for Module {
+    fn module() -> &'static sys::ngx_module_t {
+        // SAFETY: nginx writes to the module while it loads it, before anybody asks.
+        unsafe { &*(&raw const ngx_http_wsgi_module) }
+    }
+}
+
+unsafe extern "C" fn preconfiguration(_: *mut sys::ngx_conf_t) -> isize {
+    nginx::module::set_ctx_index(Module::module().ctx_index);
+    conf::main::set_content_handler(content_handler);
+    Status::NGX_OK.into()
+}
+
+unsafe extern "C" fn merge_loc_conf(
+    cf: *mut sys::ngx_conf_t,
+    outer: *mut c_void,
+    here: *mut c_void,
+) -> *mut c_char {
+    nginx::guard(ngx::core::NGX_CONF_ERROR.cast(), || {
+        // SAFETY: nginx passes two different configurations that create_loc_conf made; nobody else holds them or the
+        // main configuration meanwhile.
+        let (conf, outer, here) =
+            unsafe { (Conf::new(cf), &*outer.cast::<LocationConf>(), &mut *here.cast::<LocationConf>()) };
+        // SAFETY: as above.
+        here.merge(outer, &conf, unsafe { conf.main_conf::<MainConf>() });
+        ptr::null_mut()
+    })
+}
+
+unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
+    nginx::guard(Status::NGX_ERROR.into(), || {
+        // SAFETY: nginx passes the parser's state; all locations are merged and nobody holds the configuration.
+        let conf = unsafe { Conf::new(cf) };
+        // SAFETY: as above.
+        match unsafe { conf.main_conf::<MainConf>() }.check() {
+            Ok(()) => Status::NGX_OK.into(),
+            Err(problem) => {
+                conf.emerg(&problem);
+                Status::NGX_ERROR.into()
+            }
+        }
+    })
+}
+
+/// Makes the content of a location with `wsgi_pass`.
+unsafe extern "C" fn content_handler(request: *mut sys::ngx_http_request_t) -> isize {
+    nginx::guard(500, || {
+        // SAFETY: nginx passes a live request on the event loop thread.
+        match unsafe { Request::new(request) } {
+            Some(request) => request.read_body(body_read).0,
+            None => 500,
+        }
+    })
+}
+
+unsafe extern "C" fn body_read(request: *mut sys::ngx_http_request_t) {
+    nginx::guard((), || {
+        // SAFETY: nginx passes the live request whose body it has read.
+        let Some(request) = (unsafe { Request::new(request) }) else { return };
+        // SAFETY: create_loc_conf makes this type.
+        http::handler::run(request, unsafe { nginx::module::location_conf::<LocationConf>(&request) });
+    });
+}
+
+/// Starts Python in a worker. Never an error: the master would not start that worker again, for good.
+unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
+    nginx::guard((), || {
+        if process::role() == Role::Other {
+            return;
+        }
+        // SAFETY: nginx passes the live cycle; create_main_conf makes this type.
+        let Some(conf) = (unsafe { nginx::module::main_conf::<MainConf>(cycle) }) else { return };
+        // SAFETY: as above.
+        let multiprocess = unsafe { process::is_multiprocess(cycle) };
+        if let Some(start) = http::worker::Start::new(conf, multiprocess) {
+            process::leave_children_alone();
+            // SAFETY: nginx's process has one thread until the worker is started.
+            unsafe { python::runtime::set_environment(&start.environment) };
+            if let Err(error) = http::worker::start(start) {
+                Log::cycle().write(Level::Alert, &format!("wsgi: this worker cannot run applications: {error}"));
+            }
+        }
+    });
+    Status::NGX_OK.into()
+}
+
+unsafe extern "C" fn exit_process(_: *mut sys::ngx_cycle_t) {
+    nginx::guard((), || {
+        if let Some(worker) = http::worker::get() {
+            worker.shut_down();
+        }
+    });
+}

@@ -1,0 +1,233 @@
+//! The head of an answer: nginx's header list, and the slots that its filters look at.
+
+use super::request::{Request, Status};
+use super::{bytes, pool_string, sys};
+
+/// Out of memory while a header was added; the request can only fail.
+#[derive(Debug)]
+pub struct NoMemory;
+
+impl Request {
+    /// The status code, and the whole status line unless nginx is to use its own phrase.
+    pub fn set_status(&self, code: u16, line: Option<&[u8]>) -> Result<(), NoMemory> {
+        // SAFETY: the text is copied to the pool of the live request.
+        unsafe {
+            let request = self.as_ptr();
+            (*request).headers_out.status = usize::from(code);
+            if let Some(line) = line {
+                (*request).headers_out.status_line =
+                    pool_string((*request).pool, line).ok_or(NoMemory)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The length of the body, which nginx sends itself.
+    pub fn set_content_length(&self, length: u64) {
+        // SAFETY: a plain field of the live request.
+        unsafe { (*self.as_ptr()).headers_out.content_length_n = length as i64 };
+    }
+
+    /// The media type, with its charset parted off so that nginx's charset filter sees it.
+    ///
+    /// Follows `ngx_http_upstream_copy_content_type`.
+    pub fn set_content_type(&self, value: &[u8]) -> Result<(), NoMemory> {
+        let (length, charset) = split_charset(value);
+        // SAFETY: the value is copied to the pool first; the slices below are of that copy.
+        unsafe {
+            let request = self.as_ptr();
+            let text = pool_string((*request).pool, value).ok_or(NoMemory)?;
+            let out = &mut (*request).headers_out;
+            out.content_type = text;
+            out.content_type_len = text.len;
+            out.content_type_lowcase = std::ptr::null_mut();
+            if let Some(charset) = charset {
+                out.content_type_len = length;
+                out.content_type.len = length;
+                out.charset =
+                    sys::ngx_str_t { data: text.data.add(charset.start), len: charset.len() };
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a header, and puts it into the slot of its name if nginx has one.
+    pub fn add_header(&self, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+        // SAFETY: both texts are copied to the pool; the element is complete before anybody reads the list.
+        unsafe {
+            let request = self.as_ptr();
+            let key = pool_string((*request).pool, name).ok_or(NoMemory)?;
+            let text = pool_string((*request).pool, value).ok_or(NoMemory)?;
+            let element = sys::ngx_list_push(&raw mut (*request).headers_out.headers)
+                .cast::<sys::ngx_table_elt_t>();
+            if element.is_null() {
+                return Err(NoMemory);
+            }
+            element.write(std::mem::zeroed());
+            (*element).hash = 1;
+            (*element).key = key;
+            (*element).value = text;
+            fill_slot(&mut (*request).headers_out, element)
+        }
+    }
+
+    /// Lets nginx answer `Range` requests from this answer.
+    pub fn allow_ranges(&self) {
+        // SAFETY: flags of the live request. One range only, as the body comes in several buffers.
+        unsafe {
+            (*self.as_ptr()).set_allow_ranges(1);
+            (*self.as_ptr()).set_single_range(1);
+        }
+    }
+
+    /// Hands the head to nginx's filters.
+    ///
+    /// # Errors
+    /// The status to finalize the request with.
+    pub fn send_header(&self) -> Result<(), Status> {
+        // SAFETY: called once a request.
+        let result = unsafe { sys::ngx_http_send_header(self.as_ptr()) };
+        if result == Status::ERROR.0 || result > Status::OK.0 { Err(Status(result)) } else { Ok(()) }
+    }
+}
+
+/// # Safety
+/// `element` is a complete element of `out`'s header list.
+unsafe fn fill_slot(
+    out: &mut sys::ngx_http_headers_out_t,
+    element: *mut sys::ngx_table_elt_t,
+) -> Result<(), NoMemory> {
+    // SAFETY: by the caller's promise.
+    let (name, value) = unsafe { (bytes((*element).key), (*element).value) };
+    let slot = match name.to_ascii_lowercase().as_slice() {
+        b"server" => &mut out.server,
+        b"date" => &mut out.date,
+        b"content-encoding" => &mut out.content_encoding,
+        // nginx makes an absolute URL of a path in this slot; an application's answer stays as it is.
+        // SAFETY: as above.
+        b"location" if unsafe { bytes(value) }.first() != Some(&b'/') => &mut out.location,
+        b"refresh" => &mut out.refresh,
+        b"last-modified" => {
+            // SAFETY: as above; nginx's parser does not write.
+            out.last_modified_time = unsafe { sys::ngx_parse_http_time(value.data, value.len) };
+            &mut out.last_modified
+        }
+        b"content-range" => &mut out.content_range,
+        b"accept-ranges" => &mut out.accept_ranges,
+        b"www-authenticate" => &mut out.www_authenticate,
+        b"expires" => &mut out.expires,
+        b"etag" => &mut out.etag,
+        // SAFETY: as above.
+        b"cache-control" => return unsafe { push(&mut out.cache_control, out.headers.pool, element) },
+        // SAFETY: as above.
+        b"link" => return unsafe { push(&mut out.link, out.headers.pool, element) },
+        _ => return Ok(()),
+    };
+    // SAFETY: a slot is null or the first header of that name.
+    unsafe { link(slot, element) };
+    Ok(())
+}
+
+/// # Safety
+/// `slot` is null or points to elements of the same list as `element`.
+unsafe fn link(slot: &mut *mut sys::ngx_table_elt_t, element: *mut sys::ngx_table_elt_t) {
+    #[cfg(nginx_linked_headers)]
+    {
+        let mut last: *mut *mut sys::ngx_table_elt_t = slot;
+        // SAFETY: elements of one name are a null-terminated list from 1.23.0 on.
+        unsafe {
+            while !(*last).is_null() {
+                last = &raw mut (**last).next;
+            }
+            *last = element;
+        }
+    }
+    #[cfg(not(nginx_linked_headers))]
+    if slot.is_null() {
+        *slot = element;
+    }
+}
+
+#[cfg(nginx_linked_headers)]
+unsafe fn push(
+    slot: &mut *mut sys::ngx_table_elt_t,
+    _pool: *mut sys::ngx_pool_t,
+    element: *mut sys::ngx_table_elt_t,
+) -> Result<(), NoMemory> {
+    // SAFETY: by the caller's promise.
+    unsafe { link(slot, element) };
+    Ok(())
+}
+
+/// # Safety
+/// `array` is zeroed or an array of element pointers, `pool` the pool of its request.
+#[cfg(not(nginx_linked_headers))]
+unsafe fn push(
+    array: &mut sys::ngx_array_t,
+    pool: *mut sys::ngx_pool_t,
+    element: *mut sys::ngx_table_elt_t,
+) -> Result<(), NoMemory> {
+    // SAFETY: as ngx_http_upstream_copy_multi_header_lines: the array is made when it is first needed.
+    unsafe {
+        if array.elts.is_null() {
+            let size = size_of::<*mut sys::ngx_table_elt_t>();
+            *array = std::mem::zeroed();
+            array.elts = sys::ngx_palloc(pool, 2 * size);
+            if array.elts.is_null() {
+                return Err(NoMemory);
+            }
+            (array.size, array.nalloc, array.pool) = (size, 2, pool);
+        }
+        let entry = sys::ngx_array_push(array).cast::<*mut sys::ngx_table_elt_t>();
+        if entry.is_null() {
+            return Err(NoMemory);
+        }
+        *entry = element;
+    }
+    Ok(())
+}
+
+/// Where the media type ends and where the value of its `charset` parameter is, if that is the last parameter.
+fn split_charset(value: &[u8]) -> (usize, Option<std::ops::Range<usize>>) {
+    let Some(semicolon) = value.iter().rposition(|byte| *byte == b';') else {
+        return (value.len(), None);
+    };
+    let parameter = &value[semicolon + 1..];
+    let start = parameter.iter().take_while(|byte| **byte == b' ').count();
+    let name = b"charset=";
+    let is_charset = parameter
+        .get(start..start + name.len())
+        .is_some_and(|found| found.eq_ignore_ascii_case(name));
+    if !is_charset {
+        return (value.len(), None);
+    }
+    let mut charset = semicolon + 1 + start + name.len()..value.len();
+    if value.get(charset.start) == Some(&b'"') {
+        charset.start += 1;
+    }
+    if charset.end > charset.start && value[charset.end - 1] == b'"' {
+        charset.end -= 1;
+    }
+    (semicolon, Some(charset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn charset(value: &str) -> (&str, Option<&str>) {
+        let (length, charset) = split_charset(value.as_bytes());
+        (&value[..length], charset.map(|range| &value[range]))
+    }
+
+    #[test]
+    fn a_charset_is_parted_from_its_media_type() {
+        assert_eq!(charset("text/html; charset=utf-8"), ("text/html", Some("utf-8")));
+        assert_eq!(charset("text/html;Charset=\"koi8-r\""), ("text/html", Some("koi8-r")));
+        assert_eq!(charset("text/html"), ("text/html", None));
+        assert_eq!(charset("multipart/mixed; boundary=x"), ("multipart/mixed; boundary=x", None));
+        assert_eq!(charset(""), ("", None));
+        assert_eq!(charset(";"), (";", None));
+        assert_eq!(charset("a;charset="), ("a", Some("")));
+    }
+}

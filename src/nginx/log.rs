@@ -1,0 +1,128 @@
+//! Records in nginx's error log: whole lines, none cut at nginx's limit.
+
+use std::fmt;
+
+use super::sys;
+
+/// Severities of nginx's error log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Level {
+    Emerg = sys::NGX_LOG_EMERG,
+    Alert = sys::NGX_LOG_ALERT,
+    Error = sys::NGX_LOG_ERR,
+    Warn = sys::NGX_LOG_WARN,
+    Info = sys::NGX_LOG_INFO,
+}
+
+/// An nginx log: that of a cycle, a connection or a configuration. Valid as long as what it was taken from.
+#[derive(Clone, Copy)]
+pub struct Log(*mut sys::ngx_log_t);
+
+/// nginx cuts a record at 2,048 bytes (NGX_MAX_ERROR_STR); this leaves room for the time and the request's context.
+const LONGEST_PIECE: usize = 1400;
+
+impl Log {
+    /// # Safety
+    /// `log` is valid for as long as this value is used.
+    pub unsafe fn new(log: *mut sys::ngx_log_t) -> Self {
+        Self(log)
+    }
+
+    /// The log of the running cycle.
+    pub fn cycle() -> Self {
+        // SAFETY: ngx_cycle is set before any module code runs, and has a log.
+        Self(unsafe { (*sys::ngx_cycle).log })
+    }
+
+    fn enabled(self, level: Level) -> bool {
+        // SAFETY: valid by construction.
+        unsafe { (*self.0).log_level >= level as usize }
+    }
+
+    /// Logs `text`: one record a line, long lines in pieces. Only the first record carries the request's context.
+    pub fn write(self, level: Level, text: &str) {
+        if !self.enabled(level) {
+            return;
+        }
+        let mut first = true;
+        for line in text.split('\n') {
+            for piece in pieces(line) {
+                self.record(level, piece, first);
+                first = false;
+            }
+        }
+    }
+
+    fn record(self, level: Level, text: &str, with_context: bool) {
+        let printable = Printable(text).to_string();
+        // SAFETY: the log is valid; "%*s" takes a length and a pointer; the handler is put back before anyone else can
+        // look, as only the event loop thread uses logs.
+        unsafe {
+            let handler = (*self.0).handler;
+            if !with_context {
+                (*self.0).handler = None;
+            }
+            sys::ngx_log_error_core(
+                level as usize,
+                self.0,
+                0,
+                c"%*s".as_ptr(),
+                printable.len(),
+                printable.as_ptr(),
+            );
+            (*self.0).handler = handler;
+        }
+    }
+}
+
+/// Cuts a line into pieces that fit into a record, at character boundaries; all but the last end with a mark.
+fn pieces(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let text = rest.take()?;
+        if text.len() <= LONGEST_PIECE {
+            return Some(text);
+        }
+        let end = (0..=LONGEST_PIECE).rev().find(|end| text.is_char_boundary(*end))?;
+        let (piece, tail) = text.split_at(end);
+        rest = Some(tail);
+        Some(piece)
+    })
+}
+
+/// Text with control characters escaped: what a client sent must not write to somebody's terminal.
+struct Printable<'a>(&'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write;
+        for character in self.0.chars() {
+            match character {
+                '\t' => formatter.write_char('\t')?,
+                control if control.is_control() => write!(formatter, "\\x{:02x}", control as u32)?,
+                other => formatter.write_char(other)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_line_is_cut_into_pieces_that_give_it_whole() {
+        let line = "ä".repeat(LONGEST_PIECE);
+        let all: Vec<&str> = pieces(&line).collect();
+        assert_eq!(all.concat(), line);
+        assert!(all.len() == 2 && all.iter().all(|piece| piece.len() <= LONGEST_PIECE));
+        assert_eq!(pieces("").collect::<Vec<_>>(), [""]);
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(Printable("a\x1b[0m\tb\r").to_string(), "a\\x1b[0m\tb\\x0d");
+    }
+}

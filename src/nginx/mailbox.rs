@@ -1,0 +1,154 @@
+//! Messages from other threads to the event loop: a queue, and an eventfd that wakes it.
+//!
+//! Not `ngx_notify`: that has one handler slot a process, shared with nginx's own thread pool. The eventfd is a
+//! connection of its own in each worker; it is edge-triggered, so it need never be read under epoll.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{guard, sys};
+
+/// A queue of messages into the event loop of this worker.
+pub struct Mailbox<T> {
+    queue: Mutex<Queue<T>>,
+    emptied: Condvar,
+    descriptor: OwnedFd,
+}
+
+struct Queue<T> {
+    messages: Vec<T>,
+    /// What the queued messages hold in memory, as their senders say.
+    weight: usize,
+}
+
+/// Text for the log may pile up to this many bytes before its writers wait.
+const HEAVIEST: usize = 1024 * 1024;
+
+/// A writer that waits for the event loop looks again after this time, in case the loop has ended.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Takes the messages of a mailbox on the event loop thread.
+pub trait Receiver: Send + Sync + 'static {
+    type Message: Send;
+
+    /// The mailbox whose messages this receiver handles.
+    fn mailbox(&self) -> &Mailbox<Self::Message>;
+
+    /// Handles one message.
+    fn receive(&self, message: Self::Message);
+}
+
+impl<T: Send> Mailbox<T> {
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: a plain system call; a descriptor that is not -1 is ours.
+        let descriptor = unsafe {
+            let descriptor = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+            if descriptor < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(descriptor)
+        };
+        let queue = Mutex::new(Queue { messages: Vec::new(), weight: 0 });
+        Ok(Self { queue, emptied: Condvar::new(), descriptor })
+    }
+
+    /// Sends a message from any thread and never waits.
+    pub fn send(&self, message: T) {
+        self.push(self.lock(), message, 0);
+    }
+
+    /// Sends a message of `weight` bytes from a thread other than the event loop's; waits while too much is queued.
+    pub fn send_weighted(&self, message: T, weight: usize) {
+        let mut queue = self.lock();
+        if queue.weight > HEAVIEST {
+            queue = self
+                .emptied
+                .wait_timeout(queue, PATIENCE)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        self.push(queue, message, weight);
+    }
+
+    fn push(&self, mut queue: MutexGuard<'_, Queue<T>>, message: T, weight: usize) {
+        let wake = queue.messages.is_empty();
+        queue.messages.push(message);
+        queue.weight += weight;
+        drop(queue);
+        if wake {
+            let one = 1u64;
+            // SAFETY: writes eight bytes of a live variable; a full counter (EAGAIN) wakes the loop as well.
+            unsafe { libc::write(self.descriptor.as_raw_fd(), (&raw const one).cast(), 8) };
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue<T>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that has come since the last time.
+    fn take(&self) -> Vec<T> {
+        let mut queue = self.lock();
+        queue.weight = 0;
+        let messages = mem::take(&mut queue.messages);
+        drop(queue);
+        self.emptied.notify_all();
+        messages
+    }
+}
+
+/// Handles what is in the mailbox now. On the event loop thread.
+pub fn deliver<R: Receiver>(receiver: &R) {
+    for message in receiver.mailbox().take() {
+        receiver.receive(message);
+    }
+}
+
+/// Registers the mailbox of `receiver` with the event loop of this worker, for the worker's life.
+///
+/// # Errors
+/// When nginx has no free connection (`worker_connections`) or cannot watch the descriptor.
+pub fn attach<R: Receiver>(receiver: &'static R) -> Result<(), &'static str> {
+    // SAFETY: called in init_process on the event loop thread; the connection is nginx's and stays until exit; the
+    // receiver is static. `channel` marks it as no client's connection: it is not closed or complained of at exit.
+    unsafe {
+        let descriptor = receiver.mailbox().descriptor.as_raw_fd();
+        let log = (*sys::ngx_cycle).log;
+        let connection = sys::ngx_get_connection(descriptor, log);
+        if connection.is_null() {
+            return Err("no free connection for the wake-up descriptor, worker_connections are not enough");
+        }
+        (*connection).data = std::ptr::from_ref(receiver).cast_mut().cast();
+        let read = (*connection).read;
+        (*read).handler = Some(wake_up::<R>);
+        (*read).log = log;
+        (*(*connection).write).log = log;
+        (*read).set_channel(1);
+        (*(*connection).write).set_channel(1);
+        if sys::ngx_handle_read_event(read, 0) != sys::NGX_OK as isize {
+            sys::ngx_free_connection(connection);
+            return Err("the wake-up descriptor cannot be watched");
+        }
+        Ok(())
+    }
+}
+
+unsafe extern "C" fn wake_up<R: Receiver>(event: *mut sys::ngx_event_t) {
+    guard((), || {
+        // SAFETY: nginx calls the handler of the connection that `attach` made, whose data is a static receiver.
+        let receiver = unsafe {
+            let connection = (*event).data.cast::<sys::ngx_connection_t>();
+            if sys::ngx_event_flags & sys::NGX_USE_CLEAR_EVENT as usize == 0 {
+                let mut count = 0u64;
+                libc::read((*connection).fd, (&raw mut count).cast(), 8);
+            }
+            &*(*connection).data.cast::<R>()
+        };
+        deliver(receiver);
+    });
+}

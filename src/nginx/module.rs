@@ -1,0 +1,40 @@
+//! Where this module's configuration and contexts stand in nginx's per-module arrays.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::request::Request;
+use super::sys;
+
+static CTX_INDEX: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Notes the index that nginx gave the module; called at the start of every configuration.
+pub fn set_ctx_index(index: usize) {
+    CTX_INDEX.store(index, Ordering::Relaxed);
+}
+
+pub(super) fn ctx_index() -> usize {
+    CTX_INDEX.load(Ordering::Relaxed)
+}
+
+/// The merged location configuration that serves a request.
+///
+/// # Safety
+/// `T` is the type that the module's `create_loc_conf` makes.
+pub unsafe fn location_conf<'a, T>(request: &'a Request) -> &'a T {
+    // SAFETY: nginx keeps a location configuration of every HTTP module for every request, of type T by the caller's
+    // promise; it is only read after the configuration was merged.
+    unsafe { &*(*(*request.as_ptr()).loc_conf.add(ctx_index())).cast::<T>() }
+}
+
+/// The main configuration of the cycle, `None` without an `http` block.
+///
+/// # Safety
+/// `T` is the type that the module's `create_main_conf` makes, and `cycle` is a live cycle.
+pub unsafe fn main_conf<'a, T>(cycle: *mut sys::ngx_cycle_t) -> Option<&'a T> {
+    // SAFETY: conf_ctx has a slot for the http module, null or an ngx_http_conf_ctx_t with a slot for every HTTP module.
+    unsafe {
+        let http_index = (*(&raw const sys::ngx_http_module)).index;
+        let context = (*(*cycle).conf_ctx.add(http_index)).cast::<sys::ngx_http_conf_ctx_t>();
+        context.as_ref().map(|context| &*(*context.main_conf.add(ctx_index())).cast::<T>())
+    }
+}

@@ -1,0 +1,116 @@
+//! The process this code runs in: its role, its signals, the way out.
+
+use super::sys;
+
+/// The nginx whose headers this module was built with, as `1.22.1`; nginx loads no module of another version.
+pub const NGINX_VERSION: &str = text(sys::NGINX_VERSION);
+/// As `nginx/1.22.1`.
+pub const SERVER_SOFTWARE: &str = text(sys::NGINX_VER);
+
+const fn text(version: &std::ffi::CStr) -> &str {
+    match version.to_str() {
+        Ok(text) => text,
+        Err(_) => "nginx",
+    }
+}
+
+/// What nginx made this process for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `master_process off`: everything in one process.
+    Single,
+    Worker,
+    /// Master, signaller, cache manager and loader: no place for an application.
+    Other,
+}
+
+/// The role of this process.
+pub fn role() -> Role {
+    // SAFETY: a plain variable of nginx, set before modules run.
+    match unsafe { sys::ngx_process } as u32 {
+        sys::NGX_PROCESS_SINGLE => Role::Single,
+        sys::NGX_PROCESS_WORKER => Role::Worker,
+        _ => Role::Other,
+    }
+}
+
+/// The number of this worker, from 0.
+pub fn worker_number() -> usize {
+    // SAFETY: as above.
+    unsafe { sys::ngx_worker }
+}
+
+/// Whether other processes serve requests beside this one.
+///
+/// # Safety
+/// `cycle` is a live, configured cycle.
+pub unsafe fn is_multiprocess(cycle: *mut sys::ngx_cycle_t) -> bool {
+    // SAFETY: the core module has a configuration of this type in every cycle.
+    let core = unsafe {
+        let index = (*(&raw const sys::ngx_core_module)).index;
+        &*(*(*cycle).conf_ctx.add(index)).cast::<sys::ngx_core_conf_t>()
+    };
+    role() == Role::Worker && core.worker_processes > 1
+}
+
+/// Whether the process was told to end at once (TERM) and not gracefully (QUIT).
+pub fn is_terminating() -> bool {
+    // SAFETY: a flag that nginx's signal handler sets.
+    unsafe { sys::ngx_terminate != 0 }
+}
+
+/// Lets `waitpid` in this process see its own children.
+///
+/// nginx's handler for SIGCHLD reaps every child, in workers as well, which have none of their own: the `subprocess`
+/// of an application would then report success for every program.
+pub fn leave_children_alone() {
+    // SAFETY: sets a default disposition.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Makes the coming `exit` of this process skip the destructors of libraries: threads may still be inside them.
+pub fn leave_without_destructors() {
+    extern "C" fn leave() {
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(0) }
+    }
+    // SAFETY: the last handler that is registered runs first, and does not return.
+    unsafe { libc::atexit(leave) };
+}
+
+/// In a child that an application forked from this worker: gives back nginx's sockets and signal handlers.
+///
+/// Otherwise clients would not see their connections closed and ports would stay bound for as long as the child lives.
+pub fn disown_child() {
+    // SAFETY: the child has one thread, this one. It reads nginx's tables, at worst half-way through a change of one
+    // entry, for descriptor numbers only; closing a wrong number fails.
+    unsafe {
+        for signal in [
+            libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2,
+            libc::SIGWINCH, libc::SIGALRM, libc::SIGIO, libc::SIGPIPE, libc::SIGSYS,
+        ] {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let cycle = sys::ngx_cycle;
+        for index in 0..(*cycle).connection_n {
+            let descriptor = (*(*cycle).connections.add(index)).fd;
+            if descriptor > libc::STDERR_FILENO {
+                libc::close(descriptor);
+            }
+        }
+        let listening = &(*cycle).listening;
+        for socket in listening.as_slice::<sys::ngx_listening_t>() {
+            libc::close(socket.fd);
+        }
+    }
+}
+
+/// Name and home of the user that this process runs as.
+pub fn user() -> Option<(String, String)> {
+    // SAFETY: called before the process has other threads; the entry and its texts stay valid until the next call.
+    unsafe {
+        let entry = libc::getpwuid(libc::geteuid()).as_ref()?;
+        let text = |pointer| std::ffi::CStr::from_ptr(pointer).to_string_lossy().into_owned();
+        Some((text(entry.pw_name), text(entry.pw_dir)))
+    }
+}

@@ -1,0 +1,421 @@
+//! One HTTP request of nginx, from its parsed head to its end.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use super::log::Log;
+use super::{bytes, guard, module, sys};
+
+/// A handle of a live request. Copies are the same request.
+///
+/// Only the event loop thread has handles, and none is used after [`Request::finalize`] or after the clean-up that
+/// [`Request::on_cleanup`] registered: that keeps every method below sound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request(NonNull<sys::ngx_http_request_t>);
+
+/// What a handler tells nginx: a status of HTTP, or one of nginx's own codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status(pub isize);
+
+impl Status {
+    pub const OK: Self = Self(sys::NGX_OK as isize);
+    pub const ERROR: Self = Self(sys::NGX_ERROR as isize);
+    pub const DONE: Self = Self(sys::NGX_DONE as isize);
+    pub const INTERNAL_SERVER_ERROR: Self = Self(500);
+    pub const SERVICE_UNAVAILABLE: Self = Self(503);
+    /// nginx's 408, for a client that did not take its answer in time.
+    pub const CLIENT_TIMED_OUT: Self = Self(sys::NGX_HTTP_REQUEST_TIME_OUT as isize);
+}
+
+/// A part of a request body that nginx has read.
+pub enum BodyPart<'a> {
+    Memory(&'a [u8]),
+    /// `length` bytes of a file from `offset` on.
+    File { file: File, offset: u64, length: u64 },
+}
+
+/// What runs at an event of a request.
+pub trait RequestEvents: Sized + 'static {
+    /// The socket of the client can take data again, or has not for too long.
+    fn writable(&self, request: Request);
+
+    /// nginx gives the request up, or is done with it: the last moment to use its handle.
+    fn cleanup(&self);
+}
+
+impl Request {
+    /// # Safety
+    /// `request` is a live request and this is the event loop thread.
+    pub unsafe fn new(request: *mut sys::ngx_http_request_t) -> Option<Self> {
+        NonNull::new(request).map(Self)
+    }
+
+    pub(super) fn as_ptr(self) -> *mut sys::ngx_http_request_t {
+        self.0.as_ptr()
+    }
+
+    fn get(&self) -> &sys::ngx_http_request_t {
+        // SAFETY: live by the rule of the type; the reference is short, no nginx function is called under it.
+        unsafe { self.0.as_ref() }
+    }
+
+    fn connection(&self) -> &sys::ngx_connection_t {
+        // SAFETY: a live request has a connection.
+        unsafe { &*self.get().connection }
+    }
+
+    /// The request method as it was sent.
+    pub fn method(&self) -> &[u8] {
+        // SAFETY: points into the request's memory.
+        unsafe { bytes(self.get().method_name) }
+    }
+
+    /// The path: decoded, slashes merged, as after rewrites.
+    pub fn path(&self) -> &[u8] {
+        // SAFETY: as above.
+        unsafe { bytes(self.get().uri) }
+    }
+
+    /// What follows the question mark.
+    pub fn query(&self) -> &[u8] {
+        // SAFETY: as above.
+        unsafe { bytes(self.get().args) }
+    }
+
+    /// The request target as the client sent it.
+    pub fn raw_uri(&self) -> &[u8] {
+        // SAFETY: as above.
+        unsafe { bytes(self.get().unparsed_uri) }
+    }
+
+    /// `HTTP/1.1` and the like.
+    pub fn protocol(&self) -> &[u8] {
+        // SAFETY: as above.
+        let protocol = unsafe { bytes(self.get().http_protocol) };
+        if protocol.is_empty() { b"HTTP/0.9" } else { protocol }
+    }
+
+    /// Whether the client's connection is TLS.
+    pub fn is_tls(&self) -> bool {
+        !self.connection().ssl.is_null()
+    }
+
+    /// The user that nginx authenticated (`auth_basic`), empty if it did not.
+    pub fn user(&self) -> &[u8] {
+        // SAFETY: as above.
+        unsafe { bytes(self.get().headers_in.user) }
+    }
+
+    /// The host that the client asked for, validated and without port; may be empty.
+    pub fn host(&self) -> &[u8] {
+        // SAFETY: as above.
+        unsafe { bytes(self.get().headers_in.server) }
+    }
+
+    /// The authority of an absolute request target, with its port.
+    pub fn target_authority(&self) -> Option<&[u8]> {
+        let request = self.get();
+        if request.host_start.is_null() || request.host_end.is_null() {
+            return None;
+        }
+        let end = if request.port_end.is_null() { request.host_end } else { request.port_end };
+        // SAFETY: nginx's parser set both ends within the request line's buffer, which lives as long as the request.
+        let length = unsafe { end.offset_from(request.host_start) };
+        let length = usize::try_from(length).ok().filter(|length| *length > 0)?;
+        // SAFETY: as above.
+        Some(unsafe { std::slice::from_raw_parts(request.host_start, length) })
+    }
+
+    /// The first `server_name` of the server; may be empty.
+    pub fn server_name(&self) -> &[u8] {
+        // SAFETY: every request has a server configuration of the core module.
+        unsafe {
+            let index = (*(&raw const sys::ngx_http_core_module)).ctx_index;
+            let conf = (*self.get().srv_conf.add(index)).cast::<sys::ngx_http_core_srv_conf_t>();
+            bytes((*conf).server_name)
+        }
+    }
+
+    /// The client's address as text, as realip may have changed it.
+    pub fn remote_address(&self) -> &[u8] {
+        // SAFETY: points into the connection's memory.
+        unsafe { bytes(self.connection().addr_text) }
+    }
+
+    /// The client's port, 0 for a Unix socket.
+    pub fn remote_port(&self) -> u16 {
+        // SAFETY: the address of a client's connection is set.
+        unsafe { sys::ngx_inet_get_port(self.connection().sockaddr) }
+    }
+
+    /// The port that the client connected to, 0 for a Unix socket.
+    pub fn local_port(&self) -> u16 {
+        // SAFETY: fills local_sockaddr on success.
+        unsafe {
+            let connection = self.get().connection;
+            if sys::ngx_connection_local_sockaddr(connection, std::ptr::null_mut(), 0) != Status::OK.0 {
+                return 0;
+            }
+            sys::ngx_inet_get_port((*connection).local_sockaddr)
+        }
+    }
+
+    /// `root` (or `alias`) of the location as an absolute path.
+    pub fn document_root(&self) -> Option<Vec<u8>> {
+        let location = self.core_location();
+        // SAFETY: the location's root outlives the request; script code made for this location is run with it, as
+        // nginx's own $document_root does (ngx_http_variable_document_root).
+        unsafe {
+            if location.root_lengths.is_null() {
+                return Some(bytes(location.root).to_vec());
+            }
+            let mut path = sys::ngx_str_t::empty();
+            let lengths = (*location.root_lengths).elts;
+            let values = (*location.root_values).elts;
+            let result = sys::ngx_http_script_run(self.as_ptr(), &mut path, lengths, 0, values);
+            (!result.is_null()).then(|| bytes(path).to_vec())
+        }
+    }
+
+    fn core_location(&self) -> &sys::ngx_http_core_loc_conf_t {
+        // SAFETY: every request has a location configuration of the core module.
+        unsafe {
+            let index = (*(&raw const sys::ngx_http_core_module)).ctx_index;
+            &*(*self.get().loc_conf.add(index)).cast::<sys::ngx_http_core_loc_conf_t>()
+        }
+    }
+
+    /// The headers of the request, in the order they came.
+    pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let mut part: *const sys::ngx_list_part_t = &raw const self.get().headers_in.headers.part;
+        let mut index = 0;
+        std::iter::from_fn(move || {
+            // SAFETY: an nginx list is a chain of parts of nelts elements; deleted headers have a hash of 0 and are
+            // skipped; all of it lives as long as the request.
+            unsafe {
+                loop {
+                    if part.is_null() {
+                        return None;
+                    }
+                    if index >= (*part).nelts {
+                        part = (*part).next;
+                        index = 0;
+                        continue;
+                    }
+                    let header = &*(*part).elts.cast::<sys::ngx_table_elt_t>().add(index);
+                    index += 1;
+                    if header.hash != 0 {
+                        return Some((bytes(header.key), bytes(header.value)));
+                    }
+                }
+            }
+        })
+    }
+
+    /// Whether the request announced a body, by length or chunked.
+    pub fn announces_body(&self) -> bool {
+        let headers = &self.get().headers_in;
+        headers.content_length_n >= 0 || headers.chunked() != 0
+    }
+
+    /// Starts to read the body; `read` is called when all of it is there, perhaps at once.
+    ///
+    /// What it returns is what the content handler returns.
+    pub fn read_body(&self, read: unsafe extern "C" fn(*mut sys::ngx_http_request_t)) -> Status {
+        // SAFETY: called once, from the content handler.
+        let status =
+            unsafe { sys::ngx_http_read_client_request_body(self.as_ptr(), Some(read)) };
+        if status >= sys::NGX_HTTP_SPECIAL_RESPONSE as isize { Status(status) } else { Status::DONE }
+    }
+
+    /// The body that was read, in order.
+    ///
+    /// # Errors
+    /// When the descriptor of the temporary file cannot be duplicated.
+    pub fn body(&self) -> std::io::Result<Vec<BodyPart<'_>>> {
+        let mut parts = Vec::new();
+        // SAFETY: the buffers are a null-terminated chain. The last may be neither in memory nor in a file (empty and
+        // chunked bodies). A file part is complete on disk; its descriptor is open while the request lives, so that it
+        // can be duplicated here.
+        unsafe {
+            let body = self.get().request_body;
+            let mut link = if body.is_null() { std::ptr::null_mut() } else { (*body).bufs };
+            while !link.is_null() {
+                let buffer = &*(*link).buf;
+                link = (*link).next;
+                if buffer.in_file() != 0 {
+                    let length = (buffer.file_last - buffer.file_pos).max(0) as u64;
+                    let file = duplicate((*buffer.file).fd)?.into();
+                    parts.push(BodyPart::File { file, offset: buffer.file_pos as u64, length });
+                } else if !buffer.pos.is_null() && buffer.last > buffer.pos {
+                    let length = buffer.last.offset_from(buffer.pos) as usize;
+                    parts.push(BodyPart::Memory(std::slice::from_raw_parts(buffer.pos, length)));
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The log of the connection; the request is named in its records.
+    pub fn log(&self) -> Log {
+        let log = self.connection().log;
+        // SAFETY: valid while the request is. Its handler names the current request, several may share a connection.
+        unsafe {
+            let context = (*log).data.cast::<sys::ngx_http_log_ctx_t>();
+            if !context.is_null() {
+                (*context).current_request = self.as_ptr();
+            }
+            Log::new(log)
+        }
+    }
+
+    /// Whether this is the client's request and not a subrequest of one.
+    pub fn is_main(&self) -> bool {
+        self.get().main == self.as_ptr()
+    }
+
+    /// Whether only the head of the answer is sent, as nginx found after it sent it (HEAD, 204, 304).
+    pub fn is_header_only(&self) -> bool {
+        self.get().header_only() != 0
+    }
+
+    /// Whether this is a HEAD request.
+    pub fn is_head(&self) -> bool {
+        self.get().method == sys::NGX_HTTP_HEAD as usize
+    }
+
+    /// Whether the head of an answer was sent.
+    pub fn is_header_sent(&self) -> bool {
+        self.get().header_sent() != 0
+    }
+
+    /// Installs `events` for the rest of the request; a client that leaves is noticed from now on.
+    ///
+    /// # Errors
+    /// Gives `events` back when the pool has no memory.
+    pub fn install<E: RequestEvents>(&self, events: E) -> Result<&E, E> {
+        // SAFETY: both clean-ups are registered before the value is published in the context. The first runs when
+        // nginx knows the request to be over, perhaps with references left; the second when its memory goes.
+        unsafe {
+            let request = self.as_ptr();
+            let cancel = sys::ngx_http_cleanup_add(request, 0);
+            let release = sys::ngx_pool_cleanup_add((*request).pool, 0);
+            if cancel.is_null() || release.is_null() {
+                return Err(events);
+            }
+            let events = Box::into_raw(Box::new(events));
+            (*release).data = events.cast();
+            (*release).handler = Some(release_events::<E>);
+            (*cancel).data = events.cast();
+            (*cancel).handler = Some(cancel_events::<E>);
+            *(*request).ctx.add(module::ctx_index()) = events.cast();
+            (*request).read_event_handler = Some(sys::ngx_http_test_reading);
+            (*request).write_event_handler = Some(write_event::<E>);
+            Ok(&*events)
+        }
+    }
+
+    /// Ends the request for this module: gives back its reference with nginx's verdict.
+    pub fn finalize(self, status: Status) {
+        // SAFETY: live by the rule of the type, and not used afterwards.
+        unsafe { sys::ngx_http_finalize_request(self.as_ptr(), status.0) };
+    }
+
+    /// Runs `body` from an event that is not the request's own, then what it posted.
+    pub fn in_foreign_event(self, body: impl FnOnce(Request)) {
+        let connection = self.get().connection;
+        self.log();
+        body(self);
+        // SAFETY: a connection structure stays allocated (nginx reuses it); with nothing posted this does nothing.
+        unsafe { sys::ngx_http_run_posted_requests(connection) };
+    }
+
+    /// Arms the event of the client's socket and `send_timeout`, while data waits to be sent.
+    pub fn wait_until_writable(&self) -> Result<(), Status> {
+        let location = self.core_location();
+        let (lowat, timeout) = (location.send_lowat, location.send_timeout);
+        // SAFETY: as in ngx_http_set_write_handler and ngx_http_writer.
+        unsafe {
+            let event = (*self.get().connection).write;
+            if (*event).delayed() == 0 {
+                ngx::ffi::ngx_add_timer(event, timeout);
+            }
+            if sys::ngx_handle_write_event(event, lowat) != Status::OK.0 {
+                return Err(Status::ERROR);
+            }
+        }
+        Ok(())
+    }
+
+    /// The data that waited has been sent.
+    pub fn stop_waiting(&self) {
+        // SAFETY: the write event of a live connection.
+        unsafe {
+            let event = (*self.get().connection).write;
+            if (*event).timer_set() != 0 && (*event).delayed() == 0 {
+                ngx::ffi::ngx_del_timer(event);
+            }
+        }
+    }
+
+    /// Whether nginx itself holds data of this request back.
+    pub fn has_buffered(&self) -> bool {
+        self.get().buffered() != 0 || self.connection().buffered() != 0
+    }
+
+    /// Whether this request may write to the connection now; a subrequest may have to wait for others.
+    pub fn is_active(&self) -> bool {
+        self.connection().data == self.as_ptr().cast()
+    }
+
+    /// The value of a parameter that may hold variables.
+    pub fn evaluate<'a>(&'a self, value: &'a super::conf::ComplexValue) -> Option<Cow<'a, [u8]>> {
+        value.evaluate(self.as_ptr())
+    }
+}
+
+fn duplicate(descriptor: i32) -> std::io::Result<OwnedFd> {
+    // SAFETY: an open descriptor of nginx, borrowed for the call.
+    unsafe { BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned()
+}
+
+unsafe extern "C" fn cancel_events<E: RequestEvents>(data: *mut std::ffi::c_void) {
+    // SAFETY: the value lives until `release_events`, which nginx runs later.
+    guard((), || unsafe { &*data.cast::<E>() }.cleanup());
+}
+
+unsafe extern "C" fn release_events<E: RequestEvents>(data: *mut std::ffi::c_void) {
+    guard((), || {
+        // SAFETY: made by `install`; nginx runs this once, when the pool of the request is destroyed. A request that
+        // ends without its own clean-up (out of memory) is cancelled here; cancelling twice does nothing.
+        let events = unsafe { Box::from_raw(data.cast::<E>()) };
+        events.cleanup();
+    });
+}
+
+unsafe extern "C" fn write_event<E: RequestEvents>(request: *mut sys::ngx_http_request_t) {
+    guard((), || {
+        // SAFETY: nginx calls this with a live request; an internal redirect clears the context, then there is nothing
+        // left to do here.
+        let (request, events) = unsafe {
+            let events = (*(*request).ctx.add(module::ctx_index())).cast::<E>();
+            (Request::new(request), events.as_ref())
+        };
+        let (Some(request), Some(events)) = (request, events) else { return };
+        // SAFETY: a live connection's write event.
+        let (timed_out, delayed) = unsafe {
+            let event = (*request.get().connection).write;
+            ((*event).timedout() != 0, (*event).delayed() != 0)
+        };
+        if timed_out && !delayed {
+            request.log().write(super::log::Level::Info, "client timed out while taking its answer");
+            // SAFETY: as ngx_http_writer does before it finalizes.
+            unsafe { (*request.get().connection).set_timedout(1) };
+            request.finalize(Status::CLIENT_TIMED_OUT);
+            return;
+        }
+        events.writable(request);
+    });
+}

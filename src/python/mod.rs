@@ -1,0 +1,17 @@
+//! Embedding CPython: the runtime of a worker, native classes, the way of text and tracebacks into a log.
+//!
+//! Knows CPython and nothing of nginx or WSGI. All `unsafe` towards the C API of Python is in this room; what leaves
+//! it is safe to call with an attached [`pyo3::Python`] token.
+
+pub mod class;
+pub mod fork;
+pub mod log;
+pub mod runtime;
+pub mod text;
+pub mod traceback;
+
+/// Functions of CPython that `pyo3::ffi` does not declare.
+#[allow(clippy::all, dead_code, non_camel_case_types, non_upper_case_globals)]
+mod missing {
+    include!(concat!(env!("OUT_DIR"), "/missing.rs"));
+}

@@ -1,0 +1,198 @@
+"""What every interpreter of a worker has before an application is loaded.
+
+Runs once an interpreter, with the native functions `_write`, `_flush` and `_after_fork_in_child` and the values
+`facts` and `path` in its globals.
+"""
+
+import atexit
+import io
+import os
+import signal
+import site
+import sys
+import threading
+import time
+import traceback
+import types
+
+
+class LogStream(io.TextIOBase):
+    """A text stream into nginx's error log: each line one record, never mixed between threads."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+    newlines = None
+    line_buffering = True
+    mode = "w"
+
+    def __init__(self, name):
+        self.name = name
+        self.buffer = LogBuffer(self)
+
+    def write(self, text):
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        _write(text)
+        return len(text)
+
+    def writelines(self, lines):
+        for line in lines:
+            self.write(line)
+
+    def flush(self):
+        _flush()
+
+    def close(self):
+        """The log stays open: another request may be writing to it."""
+        _flush()
+
+    def readable(self):
+        return False
+
+    def writable(self):
+        return True
+
+    def isatty(self):
+        return False
+
+    def fileno(self):
+        raise io.UnsupportedOperation("this stream writes to nginx's error log and has no descriptor")
+
+    def __repr__(self):
+        return f"<ngx_wsgi log stream {self.name!r}>"
+
+
+class LogBuffer(io.BufferedIOBase):
+    """The binary side of a log stream."""
+
+    mode = "wb"
+
+    def __init__(self, text):
+        self._text = text
+        self.name = text.name
+
+    def write(self, data):
+        if isinstance(data, str):
+            raise TypeError("a bytes-like object is required, not 'str'")
+        with memoryview(data) as view:
+            _write(bytes(view).decode("utf-8", "backslashreplace"))
+            return view.nbytes
+
+    def flush(self):
+        _flush()
+
+    def close(self):
+        _flush()
+
+    def writable(self):
+        return True
+
+    def fileno(self):
+        return self._text.fileno()
+
+
+class FileWrapper:
+    """`wsgi.file_wrapper` of PEP 3333: a file-like object in blocks."""
+
+    def __init__(self, filelike, blksize=65536):
+        self.filelike = filelike
+        self.blksize = blksize
+        if hasattr(filelike, "close"):
+            self.close = filelike.close
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        block = self.filelike.read(self.blksize)
+        if block:
+            return block
+        raise StopIteration
+
+
+class RequestTimeout(BaseException):
+    """Raised in the thread of a call that ran longer than wsgi_request_timeout."""
+
+
+class Shutdown:
+    """The callbacks of `ngx_wsgi.on_shutdown`, and the end of an interpreter."""
+
+    def __init__(self):
+        self._functions = []
+
+    def on_shutdown(self, function):
+        """Decorator: `function()` is called once, on the Python main thread, when the worker ends."""
+        if not callable(function):
+            raise TypeError("on_shutdown() needs a callable")
+        self._functions.append(function)
+        return function
+
+    def run(self, seconds):
+        """As the end of a Python process: callbacks, threads joined, atexit; the threads get half of the time."""
+        deadline = time.monotonic() + seconds / 2
+        while self._functions:
+            function = self._functions.pop()
+            try:
+                function()
+            except BaseException:
+                traceback.print_exc()
+        # threading._shutdown() joins every thread that is no daemon, for as long as it takes: so it is tried on a
+        # thread that nobody has to wait for. It also tells the executors of concurrent.futures to end.
+        if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
+            joiner = threading.Thread(target=threading._shutdown, name="ngx_wsgi shutdown", daemon=True)
+            joiner.start()
+            joiner.join(max(0.0, deadline - time.monotonic()))
+        atexit._run_exitfuncs()
+        _flush()
+
+
+def guard_signals():
+    """Keeps the application's signal handlers away from nginx, whose own they would replace."""
+    install = signal.signal
+    worker = os.getpid()
+
+    def guarded(signalnum, handler):
+        if os.getpid() != worker or threading.current_thread() is not threading.main_thread():
+            return install(signalnum, handler)
+        number = signal.Signals(signalnum)
+        stack = "".join(traceback.format_stack(sys._getframe(1), limit=5))
+        sys.stderr.write(
+            f"signal.signal({number.name}) ignored: nginx handles the signals of its workers; "
+            f"use ngx_wsgi.on_shutdown for clean-up\n{stack}"
+        )
+        return signal.getsignal(signalnum)
+
+    guarded.__doc__ = install.__doc__
+    signal.signal = guarded
+
+
+def add_paths(directories):
+    """Puts `directories` and what their .pth files name in front of sys.path, once and in order."""
+    before = list(sys.path)
+    for directory in directories:
+        if directory not in sys.path:
+            site.addsitedir(directory)
+    added = [entry for entry in sys.path if entry not in before]
+    front = list(directories) + [entry for entry in added if entry not in directories]
+    sys.path[:] = front + [entry for entry in sys.path if entry not in front]
+
+
+def public_module():
+    """The module `ngx_wsgi` that applications import."""
+    module = types.ModuleType("ngx_wsgi", "The nginx worker that this code runs in.")
+    RequestTimeout.__module__ = module.__name__
+    module.RequestTimeout = RequestTimeout
+    module.on_shutdown = shutdown.on_shutdown
+    module.__dict__.update(facts)
+    sys.modules[module.__name__] = module
+
+
+shutdown = Shutdown()
+sys.stdin = open(os.devnull)
+sys.stdout = sys.__stdout__ = LogStream("<stdout>")
+sys.stderr = sys.__stderr__ = LogStream("<stderr>")
+errors = LogStream("<wsgi.errors>")
+os.register_at_fork(after_in_child=_after_fork_in_child)
+guard_signals()
+add_paths(path)
+public_module()

@@ -1,0 +1,171 @@
+//! One call of an application: environ, the call itself, its answer, `close()`, and what is done when any of it fails.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use super::body::BodySource;
+use super::debug_page;
+use super::environ::Vocabulary;
+use super::exchange::Exchange;
+use super::input::Input;
+use super::request::RequestHead;
+use super::response::{Progress, Response};
+use super::start_response::Answer;
+use crate::python::{log, traceback};
+
+/// A request on its way to an application.
+pub struct Call {
+    pub head: RequestHead,
+    pub body: Box<dyn BodySource>,
+    pub exchange: Arc<dyn Exchange>,
+    /// `wsgi_debug`: show the client what went wrong.
+    pub debug: bool,
+    /// What the log calls the application.
+    pub application_name: Arc<str>,
+}
+
+/// What can be wrong with an answer.
+#[derive(Debug)]
+pub enum Failure {
+    Raised(PyErr),
+    NotStarted,
+    /// The body is shorter than its Content-Length.
+    Short { sent: u64, declared: u64 },
+}
+
+impl From<PyErr> for Failure {
+    fn from(error: PyErr) -> Self {
+        Self::Raised(error)
+    }
+}
+
+/// A call under way. Dropped attached to Python.
+pub struct Running {
+    answer: Answer,
+    input: Input,
+    response: Option<Response>,
+    context: Context,
+}
+
+/// What a failure is reported with.
+struct Context {
+    application_name: Arc<str>,
+    debug: bool,
+    accepts_html: bool,
+}
+
+impl Call {
+    /// Calls the application. The caller has entered the log sink of the exchange and goes on with
+    /// [`Running::advance`].
+    pub fn start<'py>(self, py: Python<'py>, vocabulary: &Vocabulary, application: &Bound<'py, PyAny>) -> Running {
+        let answer = Answer::new(self.exchange, self.head.is_head);
+        let input = Input::new(self.body);
+        let context = Context {
+            application_name: self.application_name,
+            debug: self.debug,
+            accepts_html: self.head.accepts_html,
+        };
+        let mut running = Running { answer, input, response: None, context };
+        let returned = vocabulary.environ(py, &self.head, &running.input).and_then(|environ| {
+            let start_response = vocabulary.start_response(py, &running.answer)?;
+            application.call1((environ, start_response))
+        });
+        match returned.map(|iterable| Response::new(running.answer.clone(), iterable)) {
+            Ok(Ok(response)) => running.response = Some(response),
+            Ok(Err((error, iterable))) => {
+                running.report(py, error.into());
+                running.close_iterable(&iterable);
+            }
+            Err(error) => running.report(py, error.into()),
+        }
+        running
+    }
+
+    /// Answers without the application, which could not be loaded: the traceback with `wsgi_debug`, else a plain error.
+    pub fn refuse(self, traceback: &str) {
+        let answer = Answer::new(self.exchange, self.head.is_head);
+        if self.debug {
+            let (head, body) = debug_page::page(traceback, self.head.accepts_html);
+            answer.replace(head, &body);
+        }
+        answer.close();
+    }
+}
+
+impl Running {
+    /// Sends as much of the answer as there is room for.
+    pub fn advance(&mut self, py: Python<'_>) -> Progress {
+        let Some(response) = &mut self.response else { return Progress::Done };
+        match response.advance(py) {
+            Ok(progress) => progress,
+            Err(failure) => {
+                self.report(py, failure);
+                Progress::Done
+            }
+        }
+    }
+
+    /// Waits, detached, until [`Running::advance`] has room again.
+    pub fn wait_for_room(&self, py: Python<'_>) {
+        let exchange = self.answer.exchange();
+        // A client that has left is found again, and dealt with, by the next attempt to send.
+        let _ = py.detach(|| exchange.wait_for_room());
+    }
+
+    /// Ends the call: `close()` of the iterable, then everything that the application may have kept.
+    pub fn finish(mut self, py: Python<'_>) {
+        if self.answer.has_surplus() {
+            self.log("sent more than its Content-Length, the rest was cut off");
+        }
+        if let Some(response) = self.response.take() {
+            let iterable = response.into_iterable(py);
+            self.close_iterable(&iterable);
+        }
+        self.input.close();
+        self.answer.close();
+    }
+
+    /// `close()` of an iterable that has one; an error of it is logged and changes nothing.
+    fn close_iterable(&self, iterable: &Bound<'_, PyAny>) {
+        let py = iterable.py();
+        let closed = match iterable.getattr_opt("close") {
+            Ok(None) => return,
+            Ok(Some(close)) => close.call0().map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = closed {
+            self.log_traceback(py, &error, "in close()");
+        }
+    }
+
+    /// Logs a failure and ends the answer with it.
+    fn report(&self, py: Python<'_>, failure: Failure) {
+        match failure {
+            Failure::Raised(error) => {
+                let text = self.log_traceback(py, &error, "");
+                if self.context.debug && !self.answer.is_sent() {
+                    let (head, body) = debug_page::page(&text, self.context.accepts_html);
+                    self.answer.replace(head, &body);
+                }
+            }
+            Failure::NotStarted => self.log("did not call start_response before its first data"),
+            Failure::Short { sent, declared } => {
+                self.log(&format!("sent {sent} of the {declared} bytes of its Content-Length"));
+            }
+        }
+        self.answer.fail();
+    }
+
+    fn log(&self, what: &str) {
+        log::error(&format!("application \"{}\" {what}", self.context.application_name));
+    }
+
+    fn log_traceback(&self, py: Python<'_>, error: &PyErr, place: &str) -> String {
+        let text = traceback::format(error, py);
+        let place = if place.is_empty() { String::new() } else { format!(" {place}") };
+        let summary = traceback::summary(error, py);
+        self.log(&format!("raised {summary}{place}\n{text}"));
+        text
+    }
+}

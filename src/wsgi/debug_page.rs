@@ -1,0 +1,69 @@
+//! The page that `wsgi_debug` shows in place of nginx's own 500.
+
+use super::head::ResponseHead;
+
+/// Head and body of a page with `traceback`, as HTML or as plain text.
+pub fn page(traceback: &str, html: bool) -> (ResponseHead, Vec<u8>) {
+    let (media_type, body) = if html {
+        ("text/html; charset=utf-8", html_page(traceback))
+    } else {
+        ("text/plain; charset=utf-8", traceback.to_owned())
+    };
+    let body = body.into_bytes();
+    let head = ResponseHead {
+        status: 500,
+        status_line: None,
+        headers: vec![
+            (b"Content-Type".to_vec(), media_type.as_bytes().to_vec()),
+            (b"Cache-Control".to_vec(), b"no-store".to_vec()),
+        ],
+        content_length: Some(body.len() as u64),
+        dropped: Vec::new(),
+    };
+    (head, body)
+}
+
+fn html_page(traceback: &str) -> String {
+    let last = traceback.trim_end().lines().last().unwrap_or_default();
+    let (title, text) = (escape(last), escape(traceback));
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\n<style>\n\
+         body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem; \
+         color: #222 }}\n\
+         h1 {{ font-size: 1.3rem; color: #b00020; overflow-wrap: anywhere }}\n\
+         pre {{ background: #f6f6f6; border-left: 4px solid #b00020; padding: 1rem; overflow: auto; \
+         font-size: .85rem }}\n\
+         p {{ color: #666; font-size: .85rem }}\n\
+         </style></head>\n<body><h1>{title}</h1>\n<pre>{text}</pre>\n\
+         <p>Shown because of <code>wsgi_debug on</code>. The same text is in nginx's error log.</p>\n\
+         </body></html>\n"
+    )
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_escapes_what_the_application_says() {
+        let (head, body) = page("Traceback\nValueError: <script>", true);
+        let body = String::from_utf8(body).unwrap();
+        assert!(body.contains("<title>ValueError: &lt;script&gt;</title>") && !body.contains("<script>"));
+        assert_eq!(head.content_length, Some(body.len() as u64));
+        assert_eq!(page("text", false).1, b"text");
+    }
+}

@@ -1,0 +1,124 @@
+//! The environ dictionary of a call, from the request's snapshot (PEP 3333, "environ Variables").
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use super::input::Input;
+use super::request::{Key, RequestHead, Variable};
+use super::start_response::Answer;
+use crate::python::class::ClassObject;
+use crate::python::runtime::Interpreter;
+use crate::python::text::latin1;
+
+/// What a server is like, the same for all requests of a worker.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// SERVER_SOFTWARE.
+    pub software: String,
+    /// `wsgi.multithread`: another thread of this process may call the same application.
+    pub multithread: bool,
+    /// `wsgi.multiprocess`: another process may.
+    pub multiprocess: bool,
+}
+
+/// All that environs of one interpreter have in common.
+pub struct Vocabulary {
+    /// Keys and values that are the same for every request; copied for each.
+    template: Py<PyDict>,
+    variables: [Py<PyString>; Variable::NAMES.len()],
+    /// `HTTP_…` keys that were seen before.
+    names: Cache,
+    /// Values that come again and again: methods, protocols, schemes.
+    values: Cache,
+    input_key: Py<PyString>,
+    input_class: ClassObject<Input>,
+    answer_class: ClassObject<Answer>,
+}
+
+/// Python strings by their bytes; bounded, as clients choose the bytes.
+struct Cache {
+    strings: Mutex<HashMap<Box<[u8]>, Py<PyString>>>,
+}
+
+const CACHED_STRINGS: usize = 512;
+
+impl Cache {
+    fn new() -> Self {
+        Self { strings: Mutex::new(HashMap::new()) }
+    }
+
+    fn get<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
+        // The lock is held by attached threads only, and not while Python code runs.
+        let mut strings = self.strings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(string) = strings.get(bytes) {
+            return Ok(string.bind(py).clone());
+        }
+        let string = latin1(py, bytes)?;
+        if strings.len() < CACHED_STRINGS {
+            strings.insert(bytes.into(), string.clone().unbind());
+        }
+        Ok(string)
+    }
+}
+
+impl Vocabulary {
+    /// Prepares environs in the current interpreter.
+    pub fn new(py: Python<'_>, interpreter: &Interpreter, server: &Server) -> PyResult<Self> {
+        let template = PyDict::new(py);
+        template.set_item("GATEWAY_INTERFACE", "CGI/1.1")?;
+        template.set_item("SERVER_SOFTWARE", &server.software)?;
+        template.set_item("wsgi.version", (1, 0))?;
+        template.set_item("wsgi.errors", interpreter.prelude(py, "errors")?)?;
+        template.set_item("wsgi.multithread", server.multithread)?;
+        template.set_item("wsgi.multiprocess", server.multiprocess)?;
+        template.set_item("wsgi.run_once", false)?;
+        template.set_item("wsgi.file_wrapper", interpreter.prelude(py, "FileWrapper")?)?;
+        // The input ends where the body ends, also without a Content-Length.
+        template.set_item("wsgi.input_terminated", true)?;
+        Ok(Self {
+            template: template.unbind(),
+            variables: Variable::NAMES.map(|name| PyString::intern(py, name).unbind()),
+            names: Cache::new(),
+            values: Cache::new(),
+            input_key: PyString::intern(py, "wsgi.input").unbind(),
+            input_class: ClassObject::new(py)?,
+            answer_class: ClassObject::new(py)?,
+        })
+    }
+
+    /// The environ of one call.
+    pub fn environ<'py>(&self, py: Python<'py>, head: &RequestHead, input: &Input) -> PyResult<Bound<'py, PyDict>> {
+        let environ = self.template.bind(py).copy()?;
+        for (key, value) in head.iter() {
+            match key {
+                Key::Variable(variable) => {
+                    let value = match variable {
+                        Variable::RequestMethod
+                        | Variable::ServerProtocol
+                        | Variable::RequestScheme
+                        | Variable::UrlScheme
+                        | Variable::ServerName
+                        | Variable::ServerPort
+                        | Variable::DocumentRoot => self.values.get(py, value)?,
+                        _ => latin1(py, value)?,
+                    };
+                    environ.set_item(self.variables[variable as usize].bind(py), value)?;
+                }
+                Key::Named(name) => environ.set_item(self.names.get(py, name)?, latin1(py, value)?)?,
+            }
+        }
+        let input = self.input_class.instance(py, input.clone())?;
+        environ.set_item(self.input_key.bind(py), input.into_object())?;
+        Ok(environ)
+    }
+
+    /// The `start_response` of one call.
+    pub fn start_response<'py>(&self, py: Python<'py>, answer: &Answer) -> PyResult<Bound<'py, PyAny>> {
+        self.answer_class
+            .instance(py, answer.clone())?
+            .bound_method(&super::start_response::START_RESPONSE)
+    }
+}

@@ -1,0 +1,248 @@
+//! `wsgi.input`: the request body as a file-like object, with the methods of `io.BytesIO` that read.
+
+use std::ffi::CStr;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+
+use super::body::BodySource;
+use crate::python::class::{Arguments, Class, Method};
+use crate::python::text::bytes_filled_detached;
+
+/// A handle of one request's input, kept by the call so that it can end it.
+#[derive(Clone)]
+pub struct Input(Arc<Shared>);
+
+struct Shared {
+    may_block: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// `None` once the request is over.
+    source: Option<Box<dyn BodySource>>,
+    /// What was read ahead to find the end of a line.
+    ahead: Vec<u8>,
+    position: usize,
+}
+
+/// Lines are looked for in blocks of this size.
+const BLOCK: usize = 64 * 1024;
+
+enum Failure {
+    Over,
+    Io(io::Error),
+}
+
+impl From<Failure> for PyErr {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Over => PyValueError::new_err("wsgi.input is used after its request has ended"),
+            Failure::Io(error) => error.into(),
+        }
+    }
+}
+
+impl State {
+    fn source(&mut self) -> Result<&mut Box<dyn BodySource>, Failure> {
+        self.source.as_mut().ok_or(Failure::Over)
+    }
+
+    fn available(&mut self) -> Result<u64, Failure> {
+        let ahead = (self.ahead.len() - self.position) as u64;
+        Ok(self.source()?.remaining() + ahead)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
+        let ahead = &self.ahead[self.position..];
+        let count = ahead.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&ahead[..count]);
+        self.position += count;
+        let rest = &mut buffer[count..];
+        let read = if rest.is_empty() { 0 } else { self.source()?.read(rest).map_err(Failure::Io)? };
+        Ok(count + read)
+    }
+
+    /// Reads one more block ahead; false at the end.
+    fn read_ahead(&mut self) -> Result<bool, Failure> {
+        self.ahead.drain(..self.position);
+        self.position = 0;
+        let source = self.source.as_mut().ok_or(Failure::Over)?;
+        let length = self.ahead.len();
+        self.ahead.resize(length + source.remaining().min(BLOCK as u64) as usize, 0);
+        let read = source.read(&mut self.ahead[length..]);
+        self.ahead.truncate(length + read.as_ref().copied().unwrap_or(0));
+        Ok(read.map_err(Failure::Io)? > 0)
+    }
+
+    /// The next line, with its end, or its first `limit` bytes.
+    fn line(&mut self, limit: usize) -> Result<Vec<u8>, Failure> {
+        self.source()?;
+        let mut searched = 0;
+        let length = loop {
+            let ahead = &self.ahead[self.position..];
+            let within = &ahead[..ahead.len().min(limit)];
+            if let Some(newline) = within[searched..].iter().position(|byte| *byte == b'\n') {
+                break searched + newline + 1;
+            }
+            searched = within.len();
+            if searched == limit || !self.read_ahead()? {
+                break searched;
+            }
+        };
+        let line = self.ahead[self.position..self.position + length].to_vec();
+        self.position += length;
+        Ok(line)
+    }
+}
+
+impl Input {
+    /// The input of a request with this body.
+    pub fn new(source: Box<dyn BodySource>) -> Self {
+        let may_block = source.may_block();
+        let state = State { source: Some(source), ahead: Vec::new(), position: 0 };
+        Self(Arc::new(Shared { may_block, state: Mutex::new(state) }))
+    }
+
+    /// Ends the input: the body is let go, and whoever kept the object gets a `ValueError`.
+    pub fn close(&self) {
+        self.with_state(|state| {
+            state.source = None;
+            state.ahead = Vec::new();
+            state.position = 0;
+        });
+    }
+
+    /// Never attaches to Python while it holds the lock, so that no thread waits for both.
+    fn with_state<R>(&self, body: impl FnOnce(&mut State) -> R) -> R {
+        body(&mut self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn while_detached<R: Send>(&self, py: Python<'_>, body: impl FnOnce(&mut State) -> R + Send) -> R {
+        if self.0.may_block { py.detach(|| self.with_state(body)) } else { self.with_state(body) }
+    }
+
+    fn read_bytes<'py>(&self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
+        let available = self.with_state(State::available)?;
+        let length = available.min(size.unwrap_or(usize::MAX) as u64) as usize;
+        if self.0.may_block {
+            let filled =
+                bytes_filled_detached(py, length, |buffer| self.with_state(|state| state.read(buffer)))?;
+            return Ok(filled?);
+        }
+        PyBytes::new_with(py, length, |buffer| {
+            self.with_state(|state| state.read(buffer))?;
+            Ok(())
+        })
+    }
+
+    fn line<'py>(&self, py: Python<'py>, limit: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
+        let limit = limit.unwrap_or(usize::MAX);
+        let line = self.while_detached(py, |state| state.line(limit))?;
+        Ok(PyBytes::new(py, &line))
+    }
+}
+
+/// A size argument: absent, `None` and negative numbers mean "no limit".
+fn size(argument: Option<Borrowed<'_, '_, PyAny>>) -> PyResult<Option<usize>> {
+    let Some(argument) = argument.filter(|argument| !argument.is_none()) else { return Ok(None) };
+    Ok(usize::try_from(argument.extract::<i64>()?).ok())
+}
+
+impl Class for Input {
+    const NAME: &'static CStr = c"ngx_wsgi.Input";
+    const ITERATOR: bool = true;
+
+    fn methods() -> &'static [Method] {
+        static METHODS: [Method; 6] = [
+            Method::of::<Input, _>(c"read", |input, arguments| {
+                let [limit] = arguments.bind("read", ["size"], 0)?;
+                Ok(input.read_bytes(arguments.py, size(limit)?)?.into_any())
+            }),
+            Method::of::<Input, _>(c"read1", |input, arguments| {
+                let [limit] = arguments.bind("read1", ["size"], 0)?;
+                Ok(input.read_bytes(arguments.py, Some(size(limit)?.unwrap_or(BLOCK)))?.into_any())
+            }),
+            Method::of::<Input, _>(c"readline", |input, arguments| {
+                let [limit] = arguments.bind("readline", ["size"], 0)?;
+                Ok(input.line(arguments.py, size(limit)?)?.into_any())
+            }),
+            Method::of::<Input, _>(c"readlines", |input, arguments| {
+                let [hint] = arguments.bind("readlines", ["hint"], 0)?;
+                Ok(readlines(input, arguments, size(hint)?)?.into_any())
+            }),
+            Method::of::<Input, _>(c"readable", |_, arguments| {
+                let [] = arguments.bind("readable", [], 0)?;
+                Ok(true.into_pyobject(arguments.py)?.to_owned().into_any())
+            }),
+            Method::END,
+        ];
+        &METHODS
+    }
+
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let line = self.line(py, None)?;
+        Ok((!line.as_bytes().is_empty()).then(|| line.into_any()))
+    }
+}
+
+/// All lines, or as many as make up at least `hint` bytes; a hint of 0 is none, as `io.BytesIO` has it.
+fn readlines<'py>(
+    input: &Input,
+    arguments: &Arguments<'_, 'py, Input>,
+    hint: Option<usize>,
+) -> PyResult<Bound<'py, PyList>> {
+    let hint = hint.filter(|hint| *hint > 0).unwrap_or(usize::MAX);
+    let lines = PyList::empty(arguments.py);
+    let mut total = 0;
+    while total < hint {
+        let line = input.line(arguments.py, None)?;
+        if line.as_bytes().is_empty() {
+            break;
+        }
+        total += line.as_bytes().len();
+        lines.append(line)?;
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wsgi::body::{BufferedBody, Piece};
+
+    fn state(pieces: &[&str]) -> State {
+        let pieces = pieces.iter().map(|piece| Piece::Memory(piece.as_bytes().to_vec()));
+        State { source: Some(Box::new(BufferedBody::new(pieces))), ahead: Vec::new(), position: 0 }
+    }
+
+    fn line(state: &mut State, limit: usize) -> String {
+        let line = state.line(limit).unwrap_or_else(|_| panic!("the input has ended"));
+        String::from_utf8(line).unwrap()
+    }
+
+    #[test]
+    fn lines_are_found_across_pieces_and_cut_at_the_limit() {
+        let mut state = state(&["ab", "c\n\nde", "f"]);
+        assert_eq!(line(&mut state, 2), "ab");
+        assert_eq!(line(&mut state, usize::MAX), "c\n");
+        assert_eq!(line(&mut state, 0), "");
+        assert_eq!(line(&mut state, 5), "\n");
+        let mut rest = [0; 2];
+        assert!(matches!(state.read(&mut rest), Ok(2)));
+        assert_eq!(&rest, b"de");
+        assert_eq!(line(&mut state, usize::MAX), "f");
+        assert_eq!(line(&mut state, usize::MAX), "");
+    }
+
+    #[test]
+    fn a_closed_input_is_an_error_and_no_end() {
+        let input = Input::new(Box::new(BufferedBody::new([])));
+        input.close();
+        assert!(input.with_state(|state| state.line(1)).is_err());
+        assert!(input.with_state(State::available).is_err());
+    }
+}

@@ -1,0 +1,132 @@
+//! The iterable that an application returned, pulled piece by piece as there is room for the answer.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
+
+use super::call::Failure;
+use super::start_response::{Answer, Completion};
+
+/// A running answer. Whoever has one calls [`Response::advance`] until it is done, then [`Response::close`].
+pub struct Response {
+    answer: Answer,
+    iterable: Py<PyAny>,
+    source: Source,
+    /// A piece that has been sent up to this byte.
+    current: Option<(Py<PyBytes>, usize)>,
+}
+
+enum Source {
+    /// A list or tuple: nothing runs between its items, so they can go out together.
+    Sequence(usize),
+    Iterator(Py<PyIterator>),
+}
+
+/// Where an answer stands.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There is no room for more; go on when there is.
+    NoRoom,
+    /// All of it has been handed over, or nobody is there to take it.
+    Done,
+}
+
+impl Response {
+    /// The answer that `iterable`, returned by an application, makes.
+    ///
+    /// # Errors
+    /// The iterable with the error, when it cannot be iterated.
+    pub fn new<'py>(
+        answer: Answer,
+        iterable: Bound<'py, PyAny>,
+    ) -> Result<Self, (PyErr, Bound<'py, PyAny>)> {
+        let source = if iterable.is_exact_instance_of::<PyList>() || iterable.is_exact_instance_of::<PyTuple>() {
+            Source::Sequence(0)
+        } else {
+            match iterable.try_iter() {
+                Ok(iterator) => Source::Iterator(iterator.unbind()),
+                Err(error) => return Err((error, iterable)),
+            }
+        };
+        Ok(Self { answer, iterable: iterable.unbind(), source, current: None })
+    }
+
+    /// Sends pieces until there is no room or no more of them.
+    ///
+    /// # Errors
+    /// What the application raised, or did wrong.
+    pub fn advance(&mut self, py: Python<'_>) -> Result<Progress, Failure> {
+        loop {
+            if let Some((piece, offset)) = &mut self.current {
+                let data = piece.bind(py).as_bytes();
+                let more_follows = matches!(self.source, Source::Sequence(_));
+                match self.answer.send(&data[*offset..], more_follows) {
+                    Err(_) => return Ok(Progress::Done),
+                    Ok(0) => return Ok(Progress::NoRoom),
+                    Ok(count) => *offset += count,
+                }
+                if *offset < data.len() {
+                    return Ok(Progress::NoRoom);
+                }
+                self.current = None;
+            }
+            let Some(piece) = self.next(py)? else { return self.complete() };
+            let piece = piece.cast_into::<PyBytes>().map_err(|error| not_bytes(&error.into_inner()))?;
+            // An empty piece sends nothing, not even the head (PEP 3333, "Buffering and Streaming").
+            if !piece.as_bytes().is_empty() {
+                if self.answer.is_waiting() {
+                    return Err(Failure::NotStarted);
+                }
+                self.suggest_length(py, &piece)?;
+                self.current = Some((piece.unbind(), 0));
+            }
+        }
+    }
+
+    fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match &mut self.source {
+            Source::Iterator(iterator) => iterator.bind(py).clone().next().transpose(),
+            Source::Sequence(position) => {
+                let iterable = self.iterable.bind(py);
+                if *position >= iterable.len()? {
+                    return Ok(None);
+                }
+                let item = iterable.get_item(*position)?;
+                *position += 1;
+                Ok(Some(item))
+            }
+        }
+    }
+
+    /// A list or tuple of one piece is the whole body (PEP 3333, "Handling the Content-Length Header").
+    fn suggest_length(&self, py: Python<'_>, piece: &Bound<'_, PyBytes>) -> PyResult<()> {
+        if matches!(self.source, Source::Sequence(1)) && self.iterable.bind(py).len()? == 1 {
+            self.answer.suggest_length(piece.as_bytes().len() as u64);
+        }
+        Ok(())
+    }
+
+    fn complete(&self) -> Result<Progress, Failure> {
+        // Without any data the head is still here, and the body is known to be empty.
+        self.answer.suggest_length(0);
+        // A list or tuple has no close() that could take its time.
+        match self.answer.complete(matches!(self.source, Source::Sequence(_))) {
+            Completion::Complete => Ok(Progress::Done),
+            Completion::NotStarted => Err(Failure::NotStarted),
+            Completion::Short(sent, declared) => Err(Failure::Short { sent, declared }),
+        }
+    }
+
+    /// Gives the iterable back for its `close()`.
+    pub fn into_iterable(self, py: Python<'_>) -> Bound<'_, PyAny> {
+        // Everything else of Python is let go here, attached.
+        self.iterable.into_bound(py)
+    }
+}
+
+fn not_bytes(found: &Bound<'_, PyAny>) -> PyErr {
+    let class = found.get_type().name().map(|name| name.to_string()).unwrap_or_default();
+    PyTypeError::new_err(format!(
+        "the iterable returned by the application must yield bytes, not {class}"
+    ))
+}

@@ -1,0 +1,261 @@
+//! `start_response` and the `write` callable it returns: the answer of one call, from its head to its last byte.
+
+use std::ffi::CStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::{PyBrokenPipeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+
+use super::exchange::{Disconnected, End, Exchange};
+use super::head::ResponseHead;
+use crate::python::class::{Arguments, BoundMethod, Class, Method};
+
+/// The answer of one call. Shared by its `start_response`, its `write` and its iteration.
+#[derive(Clone)]
+pub struct Answer(Arc<Shared>);
+
+struct Shared {
+    exchange: Arc<dyn Exchange>,
+    is_head: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    stage: Stage,
+    /// Content-Length, as the application declared it.
+    declared: Option<u64>,
+    sent: u64,
+    /// Whether data beyond Content-Length was cut off.
+    surplus: bool,
+    /// Whether the answer has no body, whatever the application gives (HEAD, 204, 304).
+    bodyless: bool,
+}
+
+/// `Waiting → Started → Sent → Ended`; an error leads to `Ended` from everywhere. `start_response` with `exc_info`
+/// stays in `Started`, where the head can still be replaced.
+enum Stage {
+    Waiting,
+    Started(ResponseHead),
+    Sent,
+    Ended,
+}
+
+/// What the iteration finds when it is done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Completion {
+    Complete,
+    NotStarted,
+    /// The body is shorter than Content-Length: sent and declared bytes.
+    Short(u64, u64),
+}
+
+impl Answer {
+    /// The answer that goes out through `exchange`.
+    pub fn new(exchange: Arc<dyn Exchange>, is_head: bool) -> Self {
+        let state =
+            State { stage: Stage::Waiting, declared: None, sent: 0, surplus: false, bodyless: false };
+        Self(Arc::new(Shared { exchange, is_head, state: Mutex::new(state) }))
+    }
+
+    /// Where the answer goes.
+    pub fn exchange(&self) -> &Arc<dyn Exchange> {
+        &self.0.exchange
+    }
+
+    /// The lock is never held while this thread attaches to Python or waits.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `start_response` has not been called yet.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.lock().stage, Stage::Waiting)
+    }
+
+    /// Whether the head is on its way and cannot be replaced by an error page.
+    pub fn is_sent(&self) -> bool {
+        matches!(self.lock().stage, Stage::Sent)
+    }
+
+    /// Whether data of this answer would be sent at all (not for HEAD, 204, 304).
+    fn has_body(&self, head: &ResponseHead) -> bool {
+        !self.0.is_head && head.has_body()
+    }
+
+    /// The application declares no length but hands over its body whole: `length` bytes.
+    pub fn suggest_length(&self, length: u64) {
+        let mut state = self.lock();
+        let Stage::Started(head) = &mut state.stage else { return };
+        if head.content_length.is_none() && self.has_body(head) {
+            head.content_length = Some(length);
+        }
+    }
+
+    /// Sends the head if it is not out, and says how many of `length` bytes may follow it.
+    ///
+    /// # Errors
+    /// `Disconnected` once the answer has ended.
+    fn admit(&self, length: usize) -> Result<usize, Disconnected> {
+        let mut state = self.lock();
+        match std::mem::replace(&mut state.stage, Stage::Sent) {
+            Stage::Started(head) => {
+                state.bodyless = !self.has_body(&head);
+                state.declared = head.content_length.filter(|_| !state.bodyless);
+                self.0.exchange.send_head(head);
+            }
+            Stage::Sent => {}
+            other => {
+                state.stage = other;
+                return Err(Disconnected);
+            }
+        }
+        if state.bodyless {
+            return Ok(0);
+        }
+        let room = state.declared.map_or(u64::MAX, |declared| declared.saturating_sub(state.sent));
+        let admitted = length.min(usize::try_from(room).unwrap_or(usize::MAX));
+        state.surplus |= admitted < length;
+        Ok(admitted)
+    }
+
+    /// Sends what there is room for. Returns how much of `data` is dealt with: sent, or cut off as surplus.
+    ///
+    /// # Errors
+    /// Nobody is there to take it.
+    pub fn send(&self, data: &[u8], more_follows: bool) -> Result<usize, Disconnected> {
+        let admitted = self.admit(data.len())?;
+        if admitted == 0 {
+            return Ok(data.len());
+        }
+        let sent = self.0.exchange.send(&data[..admitted], more_follows)?;
+        self.lock().sent += sent as u64;
+        Ok(if sent == admitted { data.len() } else { sent })
+    }
+
+    /// `write(data)`: sends all of it. To be called detached.
+    fn write(&self, data: &[u8]) -> Result<(), Disconnected> {
+        let admitted = self.admit(data.len())?;
+        self.lock().sent += admitted as u64;
+        if admitted == 0 { Ok(()) } else { self.0.exchange.send_all(&data[..admitted]) }
+    }
+
+    /// Ends a body that the application has given completely, see [`Exchange::end`].
+    pub fn complete(&self, closed_follows: bool) -> Completion {
+        if self.is_waiting() {
+            return Completion::NotStarted;
+        }
+        if self.admit(0).is_err() {
+            return Completion::Complete;
+        }
+        let mut state = self.lock();
+        match state.declared {
+            Some(declared) if state.sent < declared => Completion::Short(state.sent, declared),
+            _ => {
+                state.stage = Stage::Ended;
+                drop(state);
+                self.0.exchange.end(End::Complete, closed_follows);
+                Completion::Complete
+            }
+        }
+    }
+
+    /// Whether the application gave more than its Content-Length, which was cut off.
+    pub fn has_surplus(&self) -> bool {
+        self.lock().surplus
+    }
+
+    /// Ends the answer as failed, unless it has ended.
+    pub fn fail(&self) {
+        let stage = std::mem::replace(&mut self.lock().stage, Stage::Ended);
+        if !matches!(stage, Stage::Ended) {
+            self.0.exchange.end(End::Failed, true);
+        }
+    }
+
+    /// Ends the answer with a page of this module in place of what the application had started.
+    pub fn replace(&self, head: ResponseHead, body: &[u8]) {
+        self.lock().stage = Stage::Started(head);
+        // The page is short; if nobody takes it there is nothing left to tell.
+        let _ = self.write(body);
+        self.complete(true);
+    }
+
+    /// The call is over: what is left of its objects refuses to work.
+    pub fn close(&self) {
+        self.fail();
+        self.0.exchange.closed();
+    }
+
+    fn start<'py>(&self, arguments: &Arguments<'_, 'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let names = ["status", "response_headers", "exc_info"];
+        let [status, headers, exc_info] = arguments.bind("start_response", names, 2)?;
+        let exc_info = exc_info.filter(|exc_info| !exc_info.is_none());
+        let (ended, sent, started) = {
+            let stage = &self.lock().stage;
+            (matches!(stage, Stage::Ended), matches!(stage, Stage::Sent), matches!(stage, Stage::Started(_)))
+        };
+        match exc_info {
+            _ if ended => {
+                return Err(PyValueError::new_err("start_response is called after its request has ended"));
+            }
+            // The head is out: the application's handler must not run on (PEP 3333, "The start_response() Callable").
+            Some(exc_info) if sent => return Err(raised_again(&exc_info)?),
+            None if sent || started => {
+                return Err(PyValueError::new_err("start_response is called a second time without exc_info"));
+            }
+            _ => {}
+        }
+        let (Some(status), Some(headers)) = (status, headers) else {
+            return Err(PyTypeError::new_err("start_response() missing required arguments"));
+        };
+        let head = ResponseHead::from_python(&status, &headers)?;
+        let mut state = self.lock();
+        // Another thread of the application may have sent the head meanwhile.
+        if matches!(state.stage, Stage::Waiting | Stage::Started(_)) {
+            state.stage = Stage::Started(head);
+        }
+        drop(state);
+        WRITE.bind(arguments)
+    }
+}
+
+/// The error of an `exc_info` tuple, with its traceback.
+fn raised_again(exc_info: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+    let tuple = exc_info
+        .cast::<PyTuple>()
+        .map_err(|_| PyTypeError::new_err("exc_info must be a tuple as sys.exc_info() returns it"))?;
+    let value = tuple.get_item(1)?;
+    value.call_method1("with_traceback", (tuple.get_item(2)?,))?;
+    Ok(PyErr::from_value(value))
+}
+
+/// `start_response(status, response_headers, exc_info=None)`.
+pub static START_RESPONSE: BoundMethod<Answer> =
+    BoundMethod::of(c"start_response", |answer: &Answer, arguments| answer.start(arguments));
+
+/// `write(data)`.
+static WRITE: BoundMethod<Answer> = BoundMethod::of(c"write", |answer: &Answer, arguments| {
+    let [data] = arguments.bind("write", ["data"], 1)?;
+    let py = arguments.py;
+    let Some(data) = data else { return Err(PyTypeError::new_err("write() missing argument 'data'")) };
+    let Ok(data) = data.cast::<PyBytes>() else {
+        let found = data.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("write() argument must be bytes, not {found}")));
+    };
+    let bytes = data.as_bytes();
+    if !bytes.is_empty() {
+        py.detach(|| answer.write(bytes))
+            .map_err(|error| PyBrokenPipeError::new_err(error.to_string()))?;
+    }
+    Ok(py.None().into_bound(py))
+});
+
+impl Class for Answer {
+    const NAME: &'static CStr = c"ngx_wsgi.Answer";
+
+    fn methods() -> &'static [Method] {
+        static METHODS: [Method; 1] = [Method::END];
+        &METHODS
+    }
+}

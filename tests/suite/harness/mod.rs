@@ -1,0 +1,77 @@
+//! What every test stands on: `Site` describes an nginx, `Nginx` is one that runs, `Response` is what came back.
+
+// Each subject uses its part of the harness.
+#![allow(dead_code, unused_imports)]
+
+mod http;
+mod module;
+mod nginx;
+mod site;
+
+pub use http::{Conn, Framing, Response, latin1};
+pub use nginx::Nginx;
+pub use site::{Check, Site, is_root};
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long anything on this machine may take before a test says that it does not happen.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The two engines, as `wsgi_threads` names them. What holds for an application holds in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Threads,
+    Inline,
+}
+
+impl Engine {
+    pub fn directive(self) -> &'static str {
+        match self {
+            Engine::Threads => "wsgi_threads 4;",
+            Engine::Inline => "wsgi_threads off;",
+        }
+    }
+}
+
+/// Makes two tests of each `fn name(engine: Engine)`: `threads::name` and `inline::name`.
+macro_rules! both_engines {
+    ($($name:ident),+ $(,)?) => {
+        mod threads {
+            $(#[test] fn $name() { super::$name($crate::harness::Engine::Threads) })+
+        }
+        mod inline {
+            $(#[test] fn $name() { super::$name($crate::harness::Engine::Inline) })+
+        }
+    };
+}
+pub(crate) use both_engines;
+
+/// Asks `condition` until it gives a value; panics with `what` when it does not within `PATIENCE`.
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(
+            start.elapsed() < PATIENCE,
+            "waited {PATIENCE:?} in vain for {what}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The virtual environment with the frameworks of `tests/requirements.txt`.
+pub fn venv() -> PathBuf {
+    let path = std::env::var_os("WSGI_TEST_VENV").expect(
+        "WSGI_TEST_VENV is not set: run `make test`, which makes a virtual environment with the frameworks \
+         of tests/requirements.txt and names it in that variable",
+    );
+    PathBuf::from(path)
+}
+
+/// A file beside this crate's Cargo.toml.
+pub fn in_repository(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}

@@ -1,0 +1,40 @@
+//! The module under test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The module, built from the same sources and with the same profile as these tests.
+pub fn module() -> &'static Path {
+    static MODULE: OnceLock<PathBuf> = OnceLock::new();
+    MODULE.get_or_init(build)
+}
+
+/// cargo builds no cdylib for integration tests, as they cannot link to one, and a second crate type beside it would
+/// switch link-time optimisation off. So cargo is asked here, once; it has let go of its lock by now.
+fn build() -> PathBuf {
+    let executable = std::env::current_exe().expect("the test's own path");
+    // TARGET/PROFILE/deps/suite-HASH
+    let profile = executable.parent().and_then(Path::parent).unwrap();
+    let module = profile.join("libngx_http_wsgi_module.so");
+    // Not set when somebody starts the test executable by hand: then what is there is tested.
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let name = match profile.file_name().and_then(|n| n.to_str()).unwrap() {
+            "debug" => "dev",
+            name => name,
+        };
+        let output = Command::new(cargo)
+            .args(["build", "--lib", "--profile", name, "--manifest-path"])
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+            .env("CARGO_TARGET_DIR", profile.parent().unwrap())
+            .output()
+            .expect("run cargo build");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "the module does not build:\n{said}"
+        );
+    }
+    assert!(module.exists(), "{module:?} is missing: run `cargo build`");
+    module
+}

@@ -1,0 +1,336 @@
+//! Describes an nginx: its configuration and the files beside it.
+
+use super::module::module;
+use super::{Engine, Nginx, in_repository};
+use std::fmt::Write as _;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use tempfile::TempDir;
+
+/// An nginx to be: directives and files are collected here, `start` runs it.
+///
+/// In every text given, `@prefix@` stands for nginx's prefix, `@port@` for the first port it listens on.
+pub struct Site {
+    pub(super) dir: TempDir,
+    pub(super) port: u16,
+    pub(super) errors_expected: bool,
+    pub(super) wrapper: Vec<String>,
+    main: String,
+    events: String,
+    http: String,
+    server: String,
+    listen: Option<String>,
+    user: Option<String>,
+    workers: usize,
+    daemon: bool,
+    log_level: String,
+}
+
+/// What `nginx -t` said.
+#[derive(Debug)]
+pub struct Check {
+    pub ok: bool,
+    pub output: String,
+    conf: PathBuf,
+    conf_text: String,
+}
+
+impl Site {
+    /// A site whose applications run in this engine.
+    pub fn new(engine: Engine) -> Site {
+        Site::plain().http(engine.directive())
+    }
+
+    /// A site that says nothing about engines: the default holds.
+    pub fn plain() -> Site {
+        let dir = tempfile::Builder::new()
+            .prefix("ngx-wsgi-")
+            .tempdir()
+            .expect("a temporary directory");
+        // Workers may run as another user; they read applications and write what they saw here.
+        open_to_all(dir.path());
+        for name in ["conf", "logs", "tmp"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        Site {
+            dir,
+            port: free_port(),
+            errors_expected: false,
+            wrapper: Vec::new(),
+            main: String::new(),
+            events: String::new(),
+            http: String::new(),
+            server: String::new(),
+            listen: None,
+            user: None,
+            workers: 1,
+            daemon: false,
+            log_level: "info".to_owned(),
+        }
+    }
+
+    pub fn prefix(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A file below the prefix.
+    pub fn file(self, path: &str, content: &str) -> Site {
+        write_file(self.prefix(), self.port, path, content);
+        self
+    }
+
+    /// The application of most tests: `app.py` at the root.
+    pub fn app(self, source: &str) -> Site {
+        self.app_at("/", "app.py", source)
+    }
+
+    /// An application's source in `file`, served at `location`.
+    pub fn app_at(self, location: &str, file: &str, source: &str) -> Site {
+        let pass = format!("wsgi_pass {file};");
+        self.file(file, source).location(location, &pass)
+    }
+
+    /// An application of `tests/apps`, served at `location`.
+    pub fn repository_app(self, location: &str, file: &str) -> Site {
+        let path = in_repository("tests/apps").join(file);
+        let source = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        self.app_at(location, file, &source)
+    }
+
+    /// Directives of the main level.
+    pub fn main(mut self, directives: &str) -> Site {
+        writeln!(self.main, "{directives}").unwrap();
+        self
+    }
+
+    /// Directives of the events block.
+    pub fn events(mut self, directives: &str) -> Site {
+        writeln!(self.events, "    {directives}").unwrap();
+        self
+    }
+
+    /// Directives of the http level, in front of the server.
+    pub fn http(mut self, directives: &str) -> Site {
+        writeln!(self.http, "    {directives}").unwrap();
+        self
+    }
+
+    /// Directives of the server.
+    pub fn server(mut self, directives: &str) -> Site {
+        writeln!(self.server, "        {directives}").unwrap();
+        self
+    }
+
+    /// A location of the server.
+    pub fn location(self, name: &str, directives: &str) -> Site {
+        self.server(&format!("location {name} {{ {directives} }}"))
+    }
+
+    /// Replaces the `listen` and `server_name` lines of the server (`listen 127.0.0.1:@port@;`).
+    pub fn listen(mut self, directives: &str) -> Site {
+        self.listen = Some(directives.to_owned());
+        self
+    }
+
+    pub fn workers(mut self, workers: usize) -> Site {
+        self.workers = workers;
+        self
+    }
+
+    /// The workers' user, where the tests run as root; root itself if this is not called.
+    pub fn user(mut self, user: &str) -> Site {
+        self.user = Some(user.to_owned());
+        self
+    }
+
+    pub fn daemon(mut self) -> Site {
+        self.daemon = true;
+        self
+    }
+
+    /// The level of the error log; `info` if this is not called. The harness itself needs `notice`.
+    pub fn log_level(mut self, level: &str) -> Site {
+        self.log_level = level.to_owned();
+        self
+    }
+
+    /// Lines at `[error]` are part of this test. Anything worse still fails it.
+    pub fn errors_expected(mut self) -> Site {
+        self.errors_expected = true;
+        self
+    }
+
+    /// Runs nginx as the last arguments of this command (valgrind and the like).
+    pub fn wrapped_in(mut self, command: &[&str]) -> Site {
+        self.wrapper = command.iter().map(|s| s.to_string()).collect();
+        self
+    }
+
+    /// Another port for another `listen`.
+    pub fn another_port(&self) -> u16 {
+        free_port()
+    }
+
+    /// Writes the configuration; where it is.
+    pub(super) fn write(&self) -> PathBuf {
+        let path = self.dir.path().join("conf/nginx.conf");
+        fs::write(&path, fill_in(self.prefix(), self.port, &self.conf())).unwrap();
+        path
+    }
+
+    fn conf(&self) -> String {
+        let Site {
+            main,
+            events,
+            http,
+            server,
+            workers,
+            log_level,
+            ..
+        } = self;
+        let module = module().display();
+        let daemon = if self.daemon { "on" } else { "off" };
+        let user = match (&self.user, is_root()) {
+            (Some(user), true) => format!("user {user};"),
+            (None, true) => "user root;".to_owned(),
+            (_, false) => String::new(),
+        };
+        let listen = self
+            .listen
+            .as_deref()
+            .unwrap_or("listen 127.0.0.1:@port@; server_name localhost;");
+        format!(
+            "load_module {module};
+daemon {daemon};
+{user}
+worker_processes {workers};
+pid logs/nginx.pid;
+error_log logs/error.log {log_level};
+{main}
+events {{
+    worker_connections 512;
+{events}}}
+
+http {{
+    log_format harness '$status $request_method $request_uri $body_bytes_sent';
+    access_log logs/access.log harness;
+    client_body_temp_path tmp/body;
+    proxy_temp_path tmp/proxy;
+    fastcgi_temp_path tmp/fastcgi;
+    uwsgi_temp_path tmp/uwsgi;
+    scgi_temp_path tmp/scgi;
+{http}
+    server {{
+        {listen}
+{server}    }}
+}}
+"
+        )
+    }
+
+    /// `nginx -t`.
+    pub fn check(self) -> Check {
+        let conf = self.write();
+        let output = nginx_command(&self, &conf)
+            .arg("-t")
+            .stdin(Stdio::null())
+            .output()
+            .expect("run nginx -t");
+        Check {
+            ok: output.status.success(),
+            output: String::from_utf8_lossy(&output.stderr).into_owned(),
+            conf_text: fs::read_to_string(&conf).unwrap(),
+            conf,
+        }
+    }
+
+    /// Runs it. The test fails when nginx does not come up.
+    pub fn start(self) -> Nginx {
+        Nginx::start(self)
+    }
+
+    pub(super) fn new_port(&mut self) {
+        self.port = free_port();
+    }
+}
+
+impl Check {
+    #[track_caller]
+    pub fn assert_ok(&self) {
+        assert!(self.ok, "{}", self.output);
+    }
+
+    /// Refused in nginx's way: `MESSAGE in FILE:LINE`, where LINE is the last one that holds `at`.
+    #[track_caller]
+    pub fn assert_refused(&self, message: &str, at: &str) {
+        let line = 1 + self
+            .conf_text
+            .lines()
+            .enumerate()
+            .filter(|(_, l)| l.contains(at))
+            .map(|(n, _)| n)
+            .last()
+            .expect("the line that is wrong");
+        let wanted = format!("[emerg] {message} in {}:{line}", self.conf.display());
+        assert!(!self.ok, "accepted, though: {wanted}");
+        let said = self.output.lines().any(|l| l.ends_with(&wanted));
+        assert!(said, "wanted: {wanted}\ngot: {}", self.output);
+    }
+}
+
+/// nginx with the arguments that name prefix and configuration, and an empty environment as under an init system.
+pub(super) fn nginx_command(site: &Site, conf: &Path) -> Command {
+    let nginx = std::env::var("NGINX").unwrap_or_else(|_| "/usr/sbin/nginx".to_owned());
+    let mut words: Vec<&str> = site.wrapper.iter().map(String::as_str).collect();
+    words.push(&nginx);
+    let mut command = Command::new(words[0]);
+    command
+        .args(&words[1..])
+        .arg("-p")
+        .arg(site.prefix())
+        .arg("-c")
+        .arg(conf)
+        .arg("-e")
+        .arg(site.prefix().join("logs/error.log"))
+        .env_clear();
+    command
+}
+
+pub(super) fn write_file(prefix: &Path, port: u16, path: &str, content: &str) {
+    let path = prefix.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, fill_in(prefix, port, content)).unwrap();
+}
+
+fn fill_in(prefix: &Path, port: u16, text: &str) -> String {
+    text.replace("@prefix@", prefix.to_str().unwrap())
+        .replace("@port@", &port.to_string())
+}
+
+fn open_to_all(path: &Path) {
+    fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+}
+
+/// Whether nginx may run its workers as another user.
+pub fn is_root() -> bool {
+    // SAFETY: always succeeds and has no argument.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// A port nobody listens on, below those that the kernel gives to clients, so that none of these takes it meanwhile.
+fn free_port() -> u16 {
+    const FIRST: u16 = 10240;
+    const COUNT: u16 = 22000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() * 97 % u32::from(COUNT)) as u16;
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + ((u32::from(start) + u32::from(step)) % u32::from(COUNT)) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

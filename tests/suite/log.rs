@@ -1,0 +1,511 @@
+//! What an application prints, logs and raises is found whole in nginx's error log.
+
+use crate::harness::{Engine, Nginx, Site, both_engines, wait_for};
+
+both_engines!(
+    everything_printed_is_logged,
+    lines_carry_the_number_of_the_request,
+    output_of_an_import_is_logged,
+    output_of_a_background_thread_is_logged,
+    half_lines_are_joined,
+    an_unfinished_line_is_logged_at_the_end_of_the_request,
+    lines_of_two_requests_never_mix,
+    a_long_line_is_whole,
+    a_long_traceback_is_whole,
+    chained_exceptions_are_whole,
+    a_syntax_error_is_shown_with_its_line,
+    streams_behave_as_text_files_do,
+    any_character_can_be_written,
+    control_characters_do_not_reach_the_log,
+    a_line_cannot_forge_a_log_record,
+    logs_are_followed_after_they_were_reopened,
+    many_lines_lose_none,
+);
+
+/// An application with this body before its answer.
+fn does(engine: Engine, body: &str) -> Site {
+    let body = body.trim().replace('\n', "\n    ");
+    Site::new(engine)
+        .app(&format!(
+            r#"
+import logging
+import sys
+import warnings
+
+def application(environ, start_response):
+    {body}
+    start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
+    return [b"done"]
+"#
+        ))
+        .errors_expected()
+}
+
+/// What of a record the application wrote: without nginx's beginning, without the request's description at the end.
+fn message(line: &str) -> &str {
+    let rest = line.split_once("#").expect("a record").1;
+    let rest = rest.split_once(": ").expect("a record").1;
+    let rest = match rest.strip_prefix('*') {
+        Some(numbered) => numbered.split_once(' ').unwrap().1,
+        None => rest,
+    };
+    rest.split(", client: ").next().unwrap()
+}
+
+fn everything_printed_is_logged(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+errors = environ["wsgi.errors"]
+errors.write("by write\n")
+errors.writelines(["by writelines 1\n", "by writelines 2\n"])
+errors.flush()
+print("by print to errors", file=errors)
+print("by print")
+print("by print to stderr", file=sys.stderr)
+sys.stdout.buffer.write(b"by bytes\n")
+sys.stderr.buffer.write(bytearray(b"by bytearray\n"))
+logging.basicConfig()
+logging.getLogger("mine").error("by logging %s", "formatted")
+warnings.warn("by warnings")
+"#,
+    )
+    .start();
+    nginx.get("/").expect(200);
+    for text in [
+        "by write",
+        "by writelines 1",
+        "by writelines 2",
+        "by print to errors",
+        "by print",
+        "by print to stderr",
+        "by bytes",
+        "by bytearray",
+        "ERROR:mine:by logging formatted",
+    ] {
+        wait_for(text, || {
+            let count = nginx
+                .logged(text)
+                .iter()
+                .filter(|line| message(line).ends_with(text))
+                .count();
+            (count == 1).then_some(())
+        });
+    }
+    nginx.wait_log("UserWarning: by warnings");
+}
+
+/// The connection's number in nginx's `*7 `.
+fn number(line: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(": *")?;
+    rest.split_once(' ')?.0.parse().ok()
+}
+
+fn lines_carry_the_number_of_the_request(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+who = environ["PATH_INFO"][1:]
+environ["wsgi.errors"].write(f"errors of {who}\n")
+print(f"print of {who}")
+print(f"stderr of {who}", file=sys.stderr)
+logging.basicConfig()
+logging.error("logging of %s", who)
+if who == "c":
+    raise RuntimeError(f"failure of {who}")
+"#,
+    )
+    .start();
+    let mut numbers = Vec::new();
+    for who in ["a", "b", "c"] {
+        let mut conn = nginx.connect();
+        conn.send(format!("GET /{who} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        conn.response();
+        let mut texts = vec!["errors of", "print of", "stderr of", "logging of"];
+        if who == "c" {
+            texts.push("RuntimeError: failure of");
+        }
+        let mut own: Vec<u64> = texts
+            .iter()
+            .map(|text| nginx.wait_log(&format!("{text} {who}")))
+            .map(|line| number(&line).unwrap_or_else(|| panic!("no number: {line}")))
+            .collect();
+        own.dedup();
+        assert_eq!(own.len(), 1, "different numbers in one request");
+        numbers.extend(own);
+    }
+    numbers.dedup();
+    assert_eq!(numbers.len(), 3, "one number for different connections");
+    // Each line of a traceback has it too.
+    let line = nginx.wait_log("Traceback (most recent call last)");
+    assert_eq!(number(&line), numbers.last().copied());
+    let line = nginx.wait_log("raise RuntimeError(f");
+    assert_eq!(number(&line), numbers.last().copied());
+}
+
+fn output_of_an_import_is_logged(engine: Engine) {
+    let nginx = Site::new(engine)
+        .app(
+            r#"
+import sys
+print("printed at import")
+print("to stderr at import", file=sys.stderr)
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return []
+"#,
+        )
+        .errors_expected()
+        .start();
+    nginx.wait_log("printed at import");
+    nginx.wait_log("to stderr at import");
+}
+
+fn output_of_a_background_thread_is_logged(engine: Engine) {
+    let nginx = Site::new(engine)
+        .app(
+            r#"
+import threading
+import time
+
+def speak():
+    for i in range(3):
+        print(f"in the background {i}")
+        time.sleep(0.01)
+    raise RuntimeError("end of the background")
+
+def application(environ, start_response):
+    threading.Thread(target=speak, daemon=True).start()
+    start_response("200 OK", [])
+    return []
+"#,
+        )
+        .errors_expected()
+        .start();
+    nginx.get("/").expect(200);
+    nginx.wait_log("in the background 2");
+    nginx.wait_log("RuntimeError: end of the background");
+}
+
+fn half_lines_are_joined(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+for stream in (environ["wsgi.errors"], sys.stdout, sys.stderr):
+    for part in ("first ", "half, ", "", "second half\nnext", " line\n"):
+        stream.write(part)
+    stream.flush()
+print(1, 2, 3, sep="-", end="!\n")
+"#,
+    )
+    .start();
+    nginx.get("/").expect(200);
+    nginx.wait_log("1-2-3!");
+    for text in ["first half, second half", "next line"] {
+        let lines = nginx.logged(text);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines.iter().all(|line| message(line).ends_with(text)));
+    }
+}
+
+fn an_unfinished_line_is_logged_at_the_end_of_the_request(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+environ["wsgi.errors"].write("unfinished in errors")
+print("unfinished in stdout", end="")
+"#,
+    )
+    .start();
+    nginx.get("/").expect(200);
+    nginx.wait_log("unfinished in errors");
+    nginx.wait_log("unfinished in stdout");
+}
+
+fn lines_of_two_requests_never_mix(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+import time
+letter = environ["PATH_INFO"][1:]
+for _ in range(20):
+    for stream in (environ["wsgi.errors"], sys.stdout, sys.stderr):
+        for _ in range(10):
+            stream.write("mix" + letter)
+            time.sleep(0)
+        stream.write("\n")
+"#,
+    )
+    .start();
+    std::thread::scope(|scope| {
+        for letter in ["a", "b", "c", "d"] {
+            let nginx = &nginx;
+            scope.spawn(move || nginx.get(&format!("/{letter}")).expect(200));
+        }
+    });
+    wait_for("all lines", || {
+        (nginx.logged("mix").len() >= 4 * 60).then_some(())
+    });
+    for letter in ["a", "b", "c", "d"] {
+        let whole = format!("mix{letter}").repeat(10);
+        let lines = nginx.logged(&format!("mix{letter}"));
+        assert_eq!(lines.len(), 60, "{letter}");
+        for line in lines {
+            assert_eq!(message(&line), whole);
+        }
+    }
+}
+
+/// All that was logged between the two marks, in one piece, without the marks of the cuts.
+fn letters_logged(nginx: &Nginx, letter: char) -> usize {
+    nginx
+        .logged(&letter.to_string().repeat(10))
+        .iter()
+        .map(|line| message(line).chars().filter(|c| *c == letter).count())
+        .sum()
+}
+
+fn a_long_line_is_whole(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+print("q" * 10240)
+environ["wsgi.errors"].write("long: " + "j" * 100000 + "the very end\n")
+print("\u20ac" * 3000 + "euro end")
+"#,
+    )
+    .start();
+    nginx.get("/").expect(200);
+    nginx.wait_log("the very end");
+    nginx.wait_log("euro end");
+    assert_eq!(letters_logged(&nginx, 'q'), 10_240);
+    assert_eq!(letters_logged(&nginx, 'j'), 100_000);
+    // No character was cut in two either.
+    assert_eq!(letters_logged(&nginx, '\u{20ac}'), 3000);
+    for line in nginx.error_log().lines() {
+        assert!(line.len() <= 2048, "nginx cut a record of {}", line.len());
+    }
+}
+
+fn a_long_traceback_is_whole(engine: Engine) {
+    let nginx = Site::new(engine)
+        .app(
+            r#"
+# Sixty functions that call one another: f0 calls f1, and so on.
+source = "\n".join(f"def f{i}():\n    return f{i + 1}()\n" for i in range(60))
+exec(compile(source, "frames.py", "exec"))
+
+def f60():
+    raise ValueError("q" * 10240 + " the very end")
+
+def application(environ, start_response):
+    f0()
+"#,
+        )
+        .errors_expected()
+        .start();
+    nginx.get("/").expect(500);
+    nginx.wait_log("the very end");
+    nginx.wait_log("Traceback (most recent call last):");
+    let log = nginx.error_log();
+    for i in 0..=60 {
+        assert!(log.contains(&format!("in f{i}")), "frame f{i} is missing");
+    }
+    assert_eq!(letters_logged(&nginx, 'q'), 10_240);
+    assert!(log.contains("raise ValueError("), "no source line");
+}
+
+fn chained_exceptions_are_whole(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+try:
+    try:
+        {}["inner key"]
+    except KeyError as e:
+        raise ValueError("the middle\nof two lines") from e
+except ValueError:
+    raise RuntimeError("the outer")
+"#,
+    )
+    .start();
+    nginx.get("/").expect(500);
+    nginx.wait_log("RuntimeError: the outer");
+    let log = nginx.error_log();
+    let at: Vec<usize> = [
+        "KeyError: 'inner key'",
+        "The above exception was the direct cause of the following exception:",
+        "ValueError: the middle",
+        "of two lines",
+        "During handling of the above exception, another exception occurred:",
+        "RuntimeError: the outer",
+    ]
+    .iter()
+    .map(|text| log.find(text).unwrap_or_else(|| panic!("no {text}")))
+    .collect();
+    assert!(at.is_sorted(), "in another order");
+}
+
+fn a_syntax_error_is_shown_with_its_line(engine: Engine) {
+    let nginx = Site::new(engine)
+        .app("def application(environ, start_response):\n    retrun []\n    a b\n")
+        .errors_expected()
+        .start();
+    nginx.get("/").expect(500);
+    nginx.wait_log("SyntaxError: invalid syntax");
+    let line = nginx.wait_log("app.py\", line 2");
+    assert!(line.contains("File \""), "{line}");
+}
+
+fn streams_behave_as_text_files_do(engine: Engine) {
+    let nginx = Site::new(engine)
+        .app(
+            r#"
+import io
+import sys
+
+def check(stream):
+    wrong = []
+    def expect(what, value):
+        try:
+            found = value()
+        except BaseException as e:
+            found = e
+        if not found:
+            wrong.append(f"{what}: {found!r}")
+    def raises(what, kinds, action):
+        try:
+            wrong.append(f"{what}: {action()!r}")
+        except kinds:
+            pass
+        except BaseException as e:
+            wrong.append(f"{what}: {e!r}")
+    expect("write counts", lambda: stream.write("12345\n") == 6)
+    expect("write of nothing", lambda: stream.write("") == 0)
+    expect("writelines", lambda: stream.writelines(x for x in ("a\n", "b\n")) is None)
+    expect("flush", lambda: stream.flush() is None)
+    expect("isatty", lambda: stream.isatty() is False)
+    expect("name", lambda: isinstance(stream.name, str))
+    expect("encoding", lambda: stream.encoding.lower().replace("-", "") == "utf8")
+    expect("errors", lambda: isinstance(stream.errors, str))
+    expect("closed", lambda: stream.closed is False)
+    expect("writable", lambda: stream.writable() is True)
+    expect("readable", lambda: stream.readable() is False)
+    expect("seekable", lambda: stream.seekable() is False)
+    expect("buffer", lambda: stream.buffer.write(b"bytes\n") == 6)
+    expect("buffer.flush", lambda: stream.buffer.flush() is None)
+    expect("buffer of memory", lambda: stream.buffer.write(memoryview(b"memory\n")) == 7)
+    expect("print", lambda: print("printed", file=stream, flush=True) is None)
+    raises("fileno", OSError, lambda: stream.fileno())
+    raises("write of bytes", TypeError, lambda: stream.write(b"x"))
+    raises("write of None", TypeError, lambda: stream.write(None))
+    raises("buffer.write of text", TypeError, lambda: stream.buffer.write("x"))
+    return wrong
+
+def application(environ, start_response):
+    wrong = {}
+    for name, stream in {
+        "stdout": sys.stdout, "stderr": sys.stderr, "errors": environ["wsgi.errors"],
+        "__stdout__": sys.__stdout__, "__stderr__": sys.__stderr__,
+    }.items():
+        if found := check(stream):
+            wrong[name] = found
+    start_response("200 OK", [])
+    return [repr(wrong).encode()]
+"#,
+        )
+        .errors_expected()
+        .start();
+    assert_eq!(nginx.get("/").expect(200).text(), "{}");
+}
+
+fn any_character_can_be_written(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+print("caf\u00e9 \u20ac \U0001f40d end")
+environ["wsgi.errors"].write("half \ud800 a pair\n")
+sys.stdout.buffer.write(b"raw \xff\xfe bytes\n")
+"#,
+    )
+    .start();
+    nginx.get("/").expect(200);
+    nginx.wait_log("caf\u{e9} \u{20ac} \u{1f40d} end");
+    nginx.wait_log("a pair");
+    nginx.wait_log("raw ");
+}
+
+fn control_characters_do_not_reach_the_log(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+print("colour \x1b[31mred\x1b[0m nul \0 bell \a back \b\x7f end")
+print("carriage\rreturn")
+"#,
+    )
+    .start();
+    nginx.get("/").expect(200);
+    nginx.wait_log("carriage");
+    let line = nginx.wait_log("colour ");
+    assert!(line.contains(" end"), "{line}");
+    let log = std::fs::read(nginx.prefix().join("logs/error.log")).unwrap();
+    let raw: Vec<u8> = log
+        .into_iter()
+        .filter(|b| (*b < 32 && *b != b'\n' && *b != b'\t') || *b == 127)
+        .collect();
+    assert_eq!(raw, [0u8; 0]);
+}
+
+fn a_line_cannot_forge_a_log_record(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+print("x\n2026/01/01 00:00:00 [notice] 1#1: forged")
+"#,
+    )
+    .start();
+    nginx.get("/").expect(200);
+    let line = nginx.wait_log("forged");
+    assert!(!line.starts_with("2026/01/01 00:00:00"), "{line}");
+}
+
+fn logs_are_followed_after_they_were_reopened(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+print("printed for", environ["PATH_INFO"])
+environ["wsgi.errors"].write("written for " + environ["PATH_INFO"] + "\n")
+"#,
+    )
+    .start();
+    nginx.get("/before").expect(200);
+    nginx.wait_log("written for /before");
+    let log = nginx.prefix().join("logs/error.log");
+    std::fs::rename(&log, nginx.prefix().join("logs/error.log.1")).unwrap();
+    nginx.signal(libc::SIGUSR1);
+    // The master makes the new file; each worker changes over a moment later.
+    wait_for("output in the new log", || {
+        nginx.get("/after").expect(200);
+        let log = nginx.error_log();
+        (log.contains("printed for /after") && log.contains("written for /after")).then_some(())
+    });
+}
+
+fn many_lines_lose_none(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+for i in range(5000):
+    print(f"line number {i:05}")
+"#,
+    )
+    .start();
+    nginx.get("/").expect(200);
+    nginx.wait_log("line number 04999");
+    let lines = nginx.logged("line number ");
+    assert_eq!(lines.len(), 5000);
+    for (i, line) in lines.iter().enumerate() {
+        assert_eq!(message(line), format!("line number {i:05}"));
+    }
+}

@@ -1,0 +1,136 @@
+#!/bin/bash
+# Serves the demo, or the application that APP names, in the foreground: writes an nginx.conf below target/run/ and
+# starts nginx with it.
+
+here=${CALLER_DIR:-$PWD}
+absolute() { if [[ $1 == /* ]]; then realpath -sm -- "$1"; else realpath -sm -- "$here/$1"; fi; }
+
+# A virtual environment holds packages for one Python: unless another is asked for, that is the one to build for.
+venv=${VENV:+$(absolute "$VENV")}
+if [[ -z ${PYTHON:-} && -x $venv/bin/python ]]; then
+    export PYTHON=$venv/bin/python
+fi
+source "$(dirname "$0")/env.sh"
+
+port=${PORT:-8080} workers=${WORKERS:-1} threads=${THREADS:-}
+dir=${DIR:+$(absolute "$DIR")}
+app=${APP:-}
+
+# What was asked for, checked: one sentence is better than nginx's view of a file that nobody wrote by hand.
+[[ -n $app || -z $dir$venv ]] || die "DIR= and VENV= belong to an application: give APP= too."
+[[ $port =~ ^[0-9]+$ ]] || die "PORT=$port is not a number."
+[[ $workers =~ ^([0-9]+|auto)$ ]] || die "WORKERS=$workers is neither a number nor auto."
+[[ $threads =~ ^([0-9]*|off)$ ]] || die "THREADS=$threads is neither a number nor off."
+[[ -z $dir || -d $dir ]] || die "DIR=$dir is not a folder."
+[[ -z $venv || -x $venv/bin/python ]] || die "VENV=$venv is not a virtual environment: it has no bin/python."
+if [[ -n $venv && $(python_tag "$venv/bin/python") != $(python_tag "$python") ]]; then
+    die "VENV=$venv is for $(python_tag "$venv/bin/python"), PYTHON=$PYTHON is another: leave one out."
+fi
+
+# Braces, quotes and spaces may be in a path; nginx takes them in quotes.
+quote() {
+    local value=${1//\\/\\\\}
+    echo "\"${value//\"/\\\"}\""
+}
+
+if [[ -z $app ]]; then
+    owned=$PWD/demo
+    locations="location / {
+            wsgi_pass $(quote "$PWD/demo/app.py");
+        }
+
+        # nginx serves files itself; Python is not asked.
+        location /static/ {
+            alias $(quote "$PWD/demo/static/");
+        }"
+else
+    callable=
+    if [[ $app =~ ^(.+\.(py|wsgi)):([A-Za-z_][A-Za-z0-9_.]*(\(\))?)$ ]]; then
+        app=${BASH_REMATCH[1]} callable=${BASH_REMATCH[3]}
+    fi
+    if [[ $app == */* || $app == *.py || $app == *.wsgi ]]; then
+        app=$(absolute "$app")
+        [[ -f $app ]] || die "APP=$app: there is no such file."
+        dir=${dir:-${app%/*}}
+        owned=$app
+    else
+        [[ $app =~ ^[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_.]*(\(\))?)?$ ]] ||
+            die "APP=$app is neither the path of a script nor package.module or package.module:callable."
+        dir=${dir:-$here}
+        owned=$dir
+    fi
+    locations="location / {
+            wsgi_pass $(quote "$app")${callable:+ $callable};
+        }"
+fi
+
+# Workers of a master that runs as root change to another user, by default one who may read nobody's home. Here they
+# become whoever started this, or owns the application.
+main=
+if ((EUID == 0)); then
+    user=${SUDO_USER:-$(stat -L -c %U "$owned")}
+    id "$user" >/dev/null 2>&1 || user=root
+    main="user $user $(id -gn "$user");"
+fi
+
+# A development server: an uncaught exception is shown in the browser.
+http="wsgi_debug on;"
+[[ -z $venv ]] || http+="
+    wsgi_python_home $(quote "$venv");"
+[[ -z $dir ]] || http+="
+    wsgi_python_path $(quote "$dir");"
+[[ -z $threads ]] || http+="
+    wsgi_threads $threads;"
+
+# The access log goes to the terminal where that can be opened (not where stdout is a socket).
+access_log=off
+! (: >>/dev/stdout) 2>/dev/null || access_log=/dev/stdout
+
+# nginx brings its table of file types in the folder of its configuration.
+types=$("$nginx" -V 2>&1 | grep -oP -- '--conf-path=\K\S+(?=/)' || echo /usr/local/nginx/conf)/mime.types
+
+run=$PWD/target/run/$port
+mkdir -p "$run/temp"
+cat >"$run/nginx.conf" <<CONF
+# Written by make run; it is written anew each time.
+load_module $(quote "$module");
+$main
+worker_processes $workers;
+pid nginx.pid;
+error_log stderr;
+
+events {
+    worker_connections 1024;
+}
+
+http {
+    $http
+
+    access_log $access_log;
+    client_max_body_size 1g;
+    client_body_temp_path temp/body;
+    proxy_temp_path temp/proxy;
+    fastcgi_temp_path temp/fastcgi;
+    uwsgi_temp_path temp/uwsgi;
+    scgi_temp_path temp/scgi;
+
+    include $(quote "$types");
+    default_type application/octet-stream;
+
+    server {
+        listen 127.0.0.1:$port;
+        $locations
+    }
+}
+CONF
+
+tools/build.sh >/dev/null
+say "Serving ${app:-the demo} on http://127.0.0.1:$port/ (Ctrl-C ends it)"
+
+# nginx itself has a variable of this name: sockets to inherit from the nginx before it.
+unset NGINX
+"$nginx" -e stderr -p "$run" -c "$run/nginx.conf" -g 'daemon off;' &
+
+# Not exec: nginx takes the hang-up of a closed terminal for "reload", and would stay behind.
+trap 'kill -TERM $! 2>/dev/null || true; wait $!; exit' HUP INT TERM
+wait $!

@@ -1,0 +1,118 @@
+#!/bin/bash
+# Installs what is missing and configures nginx's source. Quick, silent and without root where there is nothing to do.
+# Arguments: packages that the caller needs beyond those of the build.
+
+source "$(dirname "$0")/env.sh"
+
+installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
+
+# Debian starts a service when it installs it, and at each boot from then on. Port 80 is not to be taken because
+# somebody tries a module: apt is told so through the file made for it, where the machine has no such policy already.
+keep_nginx_stopped() {
+    local policy=/usr/sbin/policy-rc.d
+    say "nginx's own service stays stopped and disabled: 'systemctl enable --now nginx' starts it."
+    [[ ! -e $policy ]] || return 0
+    trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+    as_root tee $policy >/dev/null <<'POLICY'
+#!/bin/sh
+case " $* " in *" nginx "* | *" nginx.service "*) exit 101 ;; esac
+POLICY
+    as_root chmod 755 $policy
+}
+
+install_packages() {
+    local new_service=no apt_get=(apt-get -q -o DPkg::Lock::Timeout=300)
+    if [[ " $* " == *" nginx"* ]] && ! installed nginx; then
+        new_service=yes
+    fi
+    say "Installing with apt-get: $*"
+    [[ $new_service == no ]] || keep_nginx_stopped
+    as_root "${apt_get[@]}" update >&2
+    as_root env DEBIAN_FRONTEND=noninteractive "${apt_get[@]}" install -y --no-install-recommends "$@" >&2 ||
+        die "apt-get could not install: $*
+nginx-dev comes with Debian 12, Ubuntu 24.04 and later, and fits the distribution's own nginx only. For another nginx
+say where its source is: make NGINX=/path/sbin/nginx NGINX_SOURCE_DIR=/path/nginx-1.28.0"
+    [[ $new_service == no ]] || as_root update-rc.d nginx disable >&2
+}
+
+# Without apt there is no telling what the packages are called; what can be seen to be missing is named.
+check_by_hand() {
+    local missing=() headers
+    headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null) || headers=
+    command -v cc >/dev/null || missing+=("a C compiler")
+    command -v "$nginx" >/dev/null || missing+=("nginx, or NGINX= with its path")
+    [[ -z $nginx_origin || -d $nginx_origin ]] || missing+=("nginx's source, as NGINX_SOURCE_DIR=")
+    [[ -f $headers/Python.h ]] || missing+=("Python 3.9 or later with its development files, at $python or as PYTHON=")
+    [[ -z ${missing[*]} ]] && return
+    say "There is no apt-get here to install what is missing. Install this, then run make again:"
+    printf '  %s\n' "${missing[@]}" "libclang, and the development files of pcre2, openssl and zlib, if not there" >&2
+    exit 1
+}
+
+install_missing() {
+    local package missing=() wanted=(gcc libc6-dev libclang-dev python3-dev libpcre2-dev libssl-dev zlib1g-dev "$@")
+    command -v "$nginx" >/dev/null || wanted+=(nginx)
+    [[ $nginx_origin != /usr/share/nginx/src ]] || wanted+=(nginx-dev)
+    for package in "${wanted[@]}"; do
+        installed "$package" || missing+=("$package")
+    done
+    [[ -z ${missing[*]} ]] || install_packages "${missing[@]}"
+}
+
+check_rust() {
+    local needed version
+    needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    command -v cargo >/dev/null ||
+        die "Rust $needed or later is missing. Install it with rustup (Debian 12's own is too old), then run make again."
+    version=$(cargo --version | cut -d' ' -f2)
+    printf '%s\n' "$needed" "$version" | sort -CV || die "Rust $needed or later is needed, and cargo here is $version."
+}
+
+# The arguments for nginx's configure: the distribution's list, or those that the binary was made with, less what the
+# module has no use for and its maker's machine had: compiler options, other modules, libraries' sources.
+configure_arguments() {
+    if [[ -f $nginx_origin/conf_flags ]]; then
+        source "$nginx_origin/conf_flags"
+        printf '%s\n' "${NGX_CONF_FLAGS[@]}"
+    else
+        eval "printf '%s\n' $("$nginx" -V 2>&1 | sed -n 's/^configure arguments://p')" |
+            grep -vE -e '=dynamic$' -e '^--add-' -e '^--with-(cc|ld|pcre|zlib|openssl)(-opt)?=' \
+                -e '^--with-(http_xslt|http_image_filter|http_geoip|http_perl|stream_geoip|google_perftools)_module'
+    fi
+}
+
+# nginx's headers exist only once its source is configured. That is done in a copy: the distribution's is root's, and
+# nobody's source is to change by our looking at it. Redone when the source has been touched since (an upgrade of
+# nginx-dev), or the arguments are others.
+configure_nginx() {
+    local stamp=$nginx_copy/.configured arguments list configure=./configure
+    [[ -d $nginx_origin/src/core ]] || die "NGINX_SOURCE_DIR=$nginx_origin is no source of nginx."
+    arguments=$(configure_arguments)
+    if [[ -f $stamp && $(<"$stamp") == "$nginx_origin"$'\n'"$arguments" ]] &&
+        [[ -z $(find "$nginx_origin"/{auto,src} -cnewer "$stamp" -print -quit) ]]; then
+        return
+    fi
+    say "Configuring nginx's source, $nginx_origin, in $nginx_copy"
+    rm -rf "$nginx_copy"
+    mkdir -p "${nginx_copy%/*}"
+    cp -r "$nginx_origin" "$nginx_copy"
+    (
+        cd "$nginx_copy"
+        [[ -x configure ]] || configure=auto/configure
+        mapfile -t list <<<"$arguments"
+        $configure "${list[@]}" >configure.log 2>&1
+    ) || die "nginx's configure failed: see $nginx_copy/configure.log"
+    printf '%s\n' "$nginx_origin" "$arguments" >"$stamp"
+}
+
+if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
+    install_missing "$@"
+else
+    check_by_hand
+fi
+check_rust
+if [[ -n $nginx_copy ]]; then
+    configure_nginx
+elif [[ ! -f $NGINX_BUILD_DIR/ngx_auto_config.h ]]; then
+    die "NGINX_BUILD_DIR=$NGINX_BUILD_DIR has no ngx_auto_config.h: nginx's source is not configured there."
+fi
