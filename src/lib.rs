@@ -67,8 +67,9 @@ unsafe impl HttpModuleLocationConf for Module {
 
 impl HttpModule for Module {
     fn module() -> &'static sys::ngx_module_t {
+        let module = &raw const ngx_http_wsgi_module;
         // SAFETY: nginx writes to the module while it loads it, before anybody asks.
-        unsafe { &*(&raw const ngx_http_wsgi_module) }
+        unsafe { &*module }
     }
 }
 
@@ -78,16 +79,17 @@ unsafe extern "C" fn preconfiguration(_: *mut sys::ngx_conf_t) -> isize {
     Status::NGX_OK.into()
 }
 
-unsafe extern "C" fn merge_loc_conf(
-    cf: *mut sys::ngx_conf_t,
-    outer: *mut c_void,
-    here: *mut c_void,
-) -> *mut c_char {
+unsafe extern "C" fn merge_loc_conf(cf: *mut sys::ngx_conf_t, outer: *mut c_void, here: *mut c_void) -> *mut c_char {
     nginx::guard(ngx::core::NGX_CONF_ERROR.cast(), || {
         // SAFETY: nginx passes two different configurations that create_loc_conf made; nobody else holds them or the
         // main configuration meanwhile.
-        let (conf, outer, here) =
-            unsafe { (Conf::new(cf), &*outer.cast::<LocationConf>(), &mut *here.cast::<LocationConf>()) };
+        let (conf, outer, here) = unsafe {
+            (
+                Conf::new(cf),
+                &*outer.cast::<LocationConf>(),
+                &mut *here.cast::<LocationConf>(),
+            )
+        };
         // SAFETY: as above.
         here.merge(outer, &conf, unsafe { conf.main_conf::<MainConf>() });
         ptr::null_mut()
@@ -123,9 +125,13 @@ unsafe extern "C" fn content_handler(request: *mut sys::ngx_http_request_t) -> i
 unsafe extern "C" fn body_read(request: *mut sys::ngx_http_request_t) {
     nginx::guard((), || {
         // SAFETY: nginx passes the live request whose body it has read.
-        let Some(request) = (unsafe { Request::new(request) }) else { return };
+        let Some(request) = (unsafe { Request::new(request) }) else {
+            return;
+        };
         // SAFETY: create_loc_conf makes this type.
-        http::handler::run(request, unsafe { nginx::module::location_conf::<LocationConf>(&request) });
+        http::handler::run(request, unsafe {
+            nginx::module::location_conf::<LocationConf>(&request)
+        });
     });
 }
 
@@ -136,7 +142,9 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
             return;
         }
         // SAFETY: nginx passes the live cycle; create_main_conf makes this type.
-        let Some(conf) = (unsafe { nginx::module::main_conf::<MainConf>(cycle) }) else { return };
+        let Some(conf) = (unsafe { nginx::module::main_conf::<MainConf>(cycle) }) else {
+            return;
+        };
         // SAFETY: as above.
         let multiprocess = unsafe { process::is_multiprocess(cycle) };
         if let Some(start) = http::worker::Start::new(conf, multiprocess) {
@@ -144,7 +152,10 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
             // SAFETY: nginx's process has one thread until the worker is started.
             unsafe { python::runtime::set_environment(&start.environment) };
             if let Err(error) = http::worker::start(start) {
-                Log::cycle().write(Level::Alert, &format!("wsgi: this worker cannot run applications: {error}"));
+                Log::cycle().write(
+                    Level::Alert,
+                    &format!("wsgi: this worker cannot run applications: {error}"),
+                );
             }
         }
     });

@@ -75,7 +75,11 @@ impl LocationConf {
             // `if` and `limit_except` stand in a location and are a part of it.
             self.mount.clone_from(&outer.mount);
             inherit(&mut self.pass, &outer.pass);
-            if location.is_limit_except() && !location.has_handler() && self.pass.is_some() && let Some(handler) = content_handler() {
+            if location.is_limit_except()
+                && !location.has_handler()
+                && self.pass.is_some()
+                && let Some(handler) = content_handler()
+            {
                 location.set_handler(handler);
             }
         } else {

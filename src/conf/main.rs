@@ -52,7 +52,10 @@ impl MainConf {
         location: &LocationConf,
         place: &str,
     ) -> Arc<Specification> {
-        let known = self.applications.iter().find(|known| *known.specification == specification);
+        let known = self
+            .applications
+            .iter()
+            .find(|known| *known.specification == specification);
         let specification = known.map_or_else(|| Arc::new(specification), |known| known.specification.clone());
         self.applications.push(Registered {
             specification: specification.clone(),
@@ -80,14 +83,18 @@ impl MainConf {
                 runtime::BUILD_VERSION
             ));
         }
-        self.settings().check().map_err(|problem| format!("wsgi_python: {problem}"))?;
+        self.settings()
+            .check()
+            .map_err(|problem| format!("wsgi_python: {problem}"))?;
         self.check_threads()?;
         self.environment().map(drop)
     }
 
     /// All applications share the main interpreter, and a pool belongs to an interpreter.
     fn check_threads(&self) -> Result<(), String> {
-        let Some(first) = self.applications.first() else { return Ok(()) };
+        let Some(first) = self.applications.first() else {
+            return Ok(());
+        };
         match self.applications.iter().find(|other| other.threads != first.threads) {
             None => Ok(()),
             Some(other) => Err(format!(
@@ -119,7 +126,10 @@ impl MainConf {
                 }
             }
         }
-        Ok(all.into_iter().map(|(name, value, _)| (name.to_owned(), value.to_owned())).collect())
+        Ok(all
+            .into_iter()
+            .map(|(name, value, _)| (name.to_owned(), value.to_owned()))
+            .collect())
     }
 
     /// What Python is started with.
@@ -146,7 +156,10 @@ impl MainConf {
     pub fn applications(&self) -> Vec<(Arc<Specification>, bool)> {
         let mut distinct: Vec<(Arc<Specification>, bool)> = Vec::new();
         for application in &self.applications {
-            match distinct.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &application.specification)) {
+            match distinct
+                .iter_mut()
+                .find(|(known, _)| Arc::ptr_eq(known, &application.specification))
+            {
                 Some((_, preload)) => *preload |= application.preload,
                 None => distinct.push((application.specification.clone(), application.preload)),
             }

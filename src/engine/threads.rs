@@ -71,7 +71,10 @@ const STACK_SIZE: usize = 8 * 1024 * 1024;
 impl Slot {
     /// An application that is not loaded.
     pub fn new(application: Application) -> Arc<Self> {
-        Arc::new(Self { application, stage: Mutex::new(Stage::Unloaded) })
+        Arc::new(Self {
+            application,
+            stage: Mutex::new(Stage::Unloaded),
+        })
     }
 
     /// The application.
@@ -103,7 +106,9 @@ impl Threads {
             let _ = main.send(Command::Load(slot));
         }
         let on_thread = shared.clone();
-        spawn("wsgi-main".to_owned(), move || python_main(&on_thread, &configuration, count, commands))?;
+        spawn("wsgi-main".to_owned(), move || {
+            python_main(&on_thread, &configuration, count, commands)
+        })?;
         Ok(Self { shared, main })
     }
 
@@ -138,7 +143,12 @@ impl Threads {
         pool.closed = true;
         let dropped = std::mem::take(&mut pool.queue);
         while pool.running > 0 && start.elapsed() < calls.min(limit) {
-            pool = self.shared.idle.wait_timeout(pool, TURN).unwrap_or_else(PoisonError::into_inner).0;
+            pool = self
+                .shared
+                .idle
+                .wait_timeout(pool, TURN)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
             drop(pool);
             meanwhile();
             pool = self.shared.lock();
@@ -208,7 +218,11 @@ impl Pool {
 }
 
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(body).map(drop)
+    thread::Builder::new()
+        .name(name)
+        .stack_size(STACK_SIZE)
+        .spawn(body)
+        .map(drop)
 }
 
 /// The Python main thread: stays until the process ends.
@@ -258,7 +272,9 @@ fn after_loading(shared: &Shared, slot: &Arc<Slot>, loaded: Result<(), String>) 
     let mut pool = shared.lock();
     let mut stage = slot.stage();
     let next = if loaded.is_ok() { Stage::Loaded } else { Stage::Unloaded };
-    let Stage::Loading(calls) = std::mem::replace(&mut *stage, next) else { return };
+    let Stage::Loading(calls) = std::mem::replace(&mut *stage, next) else {
+        return;
+    };
     drop(stage);
     match loaded {
         Ok(()) => {

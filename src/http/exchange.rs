@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
-use std::sync::{Arc, Weak, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::outgoing::{Batch, Outgoing};
 use super::worker::{Message, Post};
@@ -123,10 +123,18 @@ impl RequestExchange {
     fn step(&self, request: Request) -> Result<Option<Status>, Status> {
         let side = self.event_loop.get();
         let batch = self.lock().take(side.output.is_busy()).map_err(|error| {
-            request.log().write(Level::Error, &format!("cannot read the temporary file of an answer: {error}"));
+            request.log().write(
+                Level::Error,
+                &format!("cannot read the temporary file of an answer: {error}"),
+            );
             Status::ERROR
         })?;
-        let Batch { head, data, end, closed } = batch;
+        let Batch {
+            head,
+            data,
+            end,
+            closed,
+        } = batch;
         if let Some(head) = head {
             self.send_head(request, head)?;
         }
@@ -194,7 +202,11 @@ impl RequestExchange {
 
 /// The status of an answer that failed: an error page, or a broken connection when the head is out.
 fn failure(request: Request) -> Status {
-    if request.is_header_sent() { Status::ERROR } else { Status::INTERNAL_SERVER_ERROR }
+    if request.is_header_sent() {
+        Status::ERROR
+    } else {
+        Status::INTERNAL_SERVER_ERROR
+    }
 }
 
 fn set_head(request: Request, head: &ResponseHead) -> Result<(), NoMemory> {
@@ -260,7 +272,11 @@ impl Exchange for RequestExchange {
         while outgoing.room() == 0 && !outgoing.is_disconnected() {
             outgoing = self.room.wait(outgoing).unwrap_or_else(PoisonError::into_inner);
         }
-        if outgoing.is_disconnected() { Err(Disconnected) } else { Ok(()) }
+        if outgoing.is_disconnected() {
+            Err(Disconnected)
+        } else {
+            Ok(())
+        }
     }
 
     fn end(&self, end: End, closed_follows: bool) {
@@ -291,7 +307,10 @@ impl Sink for RequestExchange {
         if self.event_loop.is_here() {
             self.log_here(text);
         } else {
-            let message = Message::Log { exchange: Some(self.shared()), text: text.to_owned() };
+            let message = Message::Log {
+                exchange: Some(self.shared()),
+                text: text.to_owned(),
+            };
             self.post.mailbox.send_weighted(message, text.len());
         }
     }

@@ -28,7 +28,10 @@ pub enum Message {
     /// There is something of an answer to take.
     Answer(Arc<RequestExchange>),
     /// Text for the error log, of a request or of none.
-    Log { exchange: Option<Arc<RequestExchange>>, text: String },
+    Log {
+        exchange: Option<Arc<RequestExchange>>,
+        text: String,
+    },
 }
 
 /// The event loop's side of a worker.
@@ -48,7 +51,10 @@ impl Receiver for Post {
     fn receive(&self, message: Message) {
         match message {
             Message::Answer(exchange) => exchange.deliver(),
-            Message::Log { exchange: Some(exchange), text } => exchange.log_here(&text),
+            Message::Log {
+                exchange: Some(exchange),
+                text,
+            } => exchange.log_here(&text),
             Message::Log { exchange: None, text } => Log::cycle().write(Level::Error, &text),
         }
     }
@@ -65,7 +71,10 @@ impl Sink for WorkerSink {
         if self.event_loop.is_here() {
             Log::cycle().write(Level::Error, text);
         } else {
-            let message = Message::Log { exchange: None, text: text.to_owned() };
+            let message = Message::Log {
+                exchange: None,
+                text: text.to_owned(),
+            };
             self.post.mailbox.send_weighted(message, text.len());
         }
     }
@@ -85,7 +94,7 @@ pub struct Worker {
 }
 
 enum Engine {
-    Inline(Inline),
+    Inline(Box<Inline>),
     Threads(threads::Threads),
 }
 
@@ -137,29 +146,43 @@ pub fn get() -> Option<&'static Worker> {
 /// # Errors
 /// When the system gives no descriptor or thread; nothing that an application does.
 pub fn start(start: Start) -> io::Result<()> {
-    let post = Post { mailbox: Mailbox::new()?, calls: Hold::default() };
+    let post = Post {
+        mailbox: Mailbox::new()?,
+        calls: Hold::default(),
+    };
     let post = POST.get_or_init(|| post);
     mailbox::attach(post).map_err(io::Error::other)?;
-    log::set_worker_sink(Arc::new(WorkerSink { post, event_loop: EventLoopCell::new(()) }));
+    log::set_worker_sink(Arc::new(WorkerSink {
+        post,
+        event_loop: EventLoopCell::new(()),
+    }));
     crate::python::fork::set_in_child(process::disown_child);
 
     let slots: Vec<_> = start
         .applications
         .iter()
         .map(|(specification, _)| {
-            (specification.clone(), Slot::new(Application::new(Specification::clone(specification))))
+            (
+                specification.clone(),
+                Slot::new(Application::new(Specification::clone(specification))),
+            )
         })
         .collect();
-    let preloaded = slots.iter().zip(&start.applications).filter(|(_, (_, preload))| *preload);
+    let preloaded = slots
+        .iter()
+        .zip(&start.applications)
+        .filter(|(_, (_, preload))| *preload);
     let preloaded = preloaded.map(|((_, slot), _)| slot.clone());
     let engine = match start.threads {
-        Threads::Pool(count) => {
-            Engine::Threads(threads::Threads::start(start.configuration, count, preloaded.collect())?)
-        }
+        Threads::Pool(count) => Engine::Threads(threads::Threads::start(
+            start.configuration,
+            count,
+            preloaded.collect(),
+        )?),
         Threads::Off => {
             let inline = Inline::start(&start.configuration);
             preloaded.for_each(|slot| inline.preload(slot.application()));
-            Engine::Inline(inline)
+            Engine::Inline(Box::new(inline))
         }
     };
     WORKER.get_or_init(|| Worker {

@@ -31,9 +31,7 @@ impl Conf {
             .map(|word| {
                 // SAFETY: as above.
                 let word = unsafe { bytes(*word) };
-                str::from_utf8(word).map_err(|_| {
-                    format!("invalid UTF-8 in \"{}\"", String::from_utf8_lossy(word))
-                })
+                str::from_utf8(word).map_err(|_| format!("invalid UTF-8 in \"{}\"", String::from_utf8_lossy(word)))
             })
             .collect()
     }
@@ -79,7 +77,7 @@ impl Conf {
         // SAFETY: within an http block the context holds a location configuration of the core module.
         unsafe {
             let context = (*self.0).ctx.cast::<sys::ngx_http_conf_ctx_t>();
-            let index = (*(&raw const sys::ngx_http_core_module)).ctx_index;
+            let index = sys::ngx_http_core_module.ctx_index;
             CoreLocation((*(*context).loc_conf.add(index)).cast())
         }
     }
@@ -124,7 +122,10 @@ impl Conf {
 
 /// A time as nginx's directives take it (`10s`, `500ms`, `1m`), in milliseconds.
 pub fn parse_time(text: &str) -> Option<u64> {
-    let mut line = sys::ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
+    let mut line = sys::ngx_str_t {
+        len: text.len(),
+        data: text.as_ptr().cast_mut(),
+    };
     // SAFETY: nginx's parser only reads the text.
     let time = unsafe { sys::ngx_parse_time(&mut line, 0) };
     u64::try_from(time).ok()
@@ -167,10 +168,7 @@ impl CoreLocation {
     }
 
     /// Lets `handler` make the content of this location.
-    pub fn set_handler(
-        &self,
-        handler: unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> isize,
-    ) {
+    pub fn set_handler(&self, handler: unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> isize) {
         // SAFETY: the configuration is being read, on one thread.
         unsafe { (*self.0).handler = Some(handler) };
     }

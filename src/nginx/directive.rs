@@ -20,7 +20,9 @@ pub enum Problem {
 impl Problem {
     /// A value that does not fit, in nginx's wording.
     pub fn invalid_value(directive: &str, value: &str, must_be: &str) -> Self {
-        Self::Message(format!("invalid value \"{value}\" in \"{directive}\" directive, it must be {must_be}"))
+        Self::Message(format!(
+            "invalid value \"{value}\" in \"{directive}\" directive, it must be {must_be}"
+        ))
     }
 }
 
@@ -34,11 +36,9 @@ impl From<String> for Problem {
 pub type Apply<T> = fn(&Conf, &[&str], &mut T) -> Result<(), Problem>;
 
 /// `http`, `server` and `location`.
-pub const HTTP_SERVER_LOCATION: u32 =
-    sys::NGX_HTTP_MAIN_CONF | sys::NGX_HTTP_SRV_CONF | sys::NGX_HTTP_LOC_CONF;
+pub const HTTP_SERVER_LOCATION: u32 = sys::NGX_HTTP_MAIN_CONF | sys::NGX_HTTP_SRV_CONF | sys::NGX_HTTP_LOC_CONF;
 /// `location`, `if` in a location, and `limit_except`.
-pub const LOCATION_IF_LIMIT: u32 =
-    sys::NGX_HTTP_LOC_CONF | sys::NGX_HTTP_LIF_CONF | sys::NGX_HTTP_LMT_CONF;
+pub const LOCATION_IF_LIMIT: u32 = sys::NGX_HTTP_LOC_CONF | sys::NGX_HTTP_LIF_CONF | sys::NGX_HTTP_LMT_CONF;
 
 /// A directive of location configurations. `T` must be what the module's `create_loc_conf` makes.
 pub const fn location<T>(name: sys::ngx_str_t, contexts_and_arguments: u32, apply: Apply<T>) -> sys::ngx_command_t {
@@ -53,7 +53,14 @@ pub const fn main<T>(name: sys::ngx_str_t, arguments: u32, apply: Apply<T>) -> s
 }
 
 const fn command<T>(name: sys::ngx_str_t, type_: u32, conf: usize, apply: Apply<T>) -> sys::ngx_command_t {
-    sys::ngx_command_t { name, type_: type_ as usize, set: Some(set::<T>), conf, offset: 0, post: apply as *mut c_void }
+    sys::ngx_command_t {
+        name,
+        type_: type_ as usize,
+        set: Some(set::<T>),
+        conf,
+        offset: 0,
+        post: apply as *mut c_void,
+    }
 }
 
 unsafe extern "C" fn set<T>(

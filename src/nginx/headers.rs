@@ -15,8 +15,7 @@ impl Request {
             let request = self.as_ptr();
             (*request).headers_out.status = usize::from(code);
             if let Some(line) = line {
-                (*request).headers_out.status_line =
-                    pool_string((*request).pool, line).ok_or(NoMemory)?;
+                (*request).headers_out.status_line = pool_string((*request).pool, line).ok_or(NoMemory)?;
             }
         }
         Ok(())
@@ -44,8 +43,10 @@ impl Request {
             if let Some(charset) = charset {
                 out.content_type_len = length;
                 out.content_type.len = length;
-                out.charset =
-                    sys::ngx_str_t { data: text.data.add(charset.start), len: charset.len() };
+                out.charset = sys::ngx_str_t {
+                    data: text.data.add(charset.start),
+                    len: charset.len(),
+                };
             }
         }
         Ok(())
@@ -58,8 +59,7 @@ impl Request {
             let request = self.as_ptr();
             let key = pool_string((*request).pool, name).ok_or(NoMemory)?;
             let text = pool_string((*request).pool, value).ok_or(NoMemory)?;
-            let element = sys::ngx_list_push(&raw mut (*request).headers_out.headers)
-                .cast::<sys::ngx_table_elt_t>();
+            let element = sys::ngx_list_push(&raw mut (*request).headers_out.headers).cast::<sys::ngx_table_elt_t>();
             if element.is_null() {
                 return Err(NoMemory);
             }
@@ -87,16 +87,17 @@ impl Request {
     pub fn send_header(&self) -> Result<(), Status> {
         // SAFETY: called once a request.
         let result = unsafe { sys::ngx_http_send_header(self.as_ptr()) };
-        if result == Status::ERROR.0 || result > Status::OK.0 { Err(Status(result)) } else { Ok(()) }
+        if result == Status::ERROR.0 || result > Status::OK.0 {
+            Err(Status(result))
+        } else {
+            Ok(())
+        }
     }
 }
 
 /// # Safety
 /// `element` is a complete element of `out`'s header list.
-unsafe fn fill_slot(
-    out: &mut sys::ngx_http_headers_out_t,
-    element: *mut sys::ngx_table_elt_t,
-) -> Result<(), NoMemory> {
+unsafe fn fill_slot(out: &mut sys::ngx_http_headers_out_t, element: *mut sys::ngx_table_elt_t) -> Result<(), NoMemory> {
     // SAFETY: by the caller's promise.
     let (name, value) = unsafe { (bytes((*element).key), (*element).value) };
     let slot = match name.to_ascii_lowercase().as_slice() {
@@ -225,7 +226,10 @@ mod tests {
         assert_eq!(charset("text/html; charset=utf-8"), ("text/html", Some("utf-8")));
         assert_eq!(charset("text/html;Charset=\"koi8-r\""), ("text/html", Some("koi8-r")));
         assert_eq!(charset("text/html"), ("text/html", None));
-        assert_eq!(charset("multipart/mixed; boundary=x"), ("multipart/mixed; boundary=x", None));
+        assert_eq!(
+            charset("multipart/mixed; boundary=x"),
+            ("multipart/mixed; boundary=x", None)
+        );
         assert_eq!(charset(""), ("", None));
         assert_eq!(charset(";"), (";", None));
         assert_eq!(charset("a;charset="), ("a", Some("")));

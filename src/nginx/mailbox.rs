@@ -53,8 +53,15 @@ impl<T: Send> Mailbox<T> {
             }
             OwnedFd::from_raw_fd(descriptor)
         };
-        let queue = Mutex::new(Queue { messages: Vec::new(), weight: 0 });
-        Ok(Self { queue, emptied: Condvar::new(), descriptor })
+        let queue = Mutex::new(Queue {
+            messages: Vec::new(),
+            weight: 0,
+        });
+        Ok(Self {
+            queue,
+            emptied: Condvar::new(),
+            descriptor,
+        })
     }
 
     /// Sends a message from any thread and never waits.

@@ -20,7 +20,7 @@ pub(super) fn ctx_index() -> usize {
 ///
 /// # Safety
 /// `T` is the type that the module's `create_loc_conf` makes.
-pub unsafe fn location_conf<'a, T>(request: &'a Request) -> &'a T {
+pub unsafe fn location_conf<T>(request: &Request) -> &T {
     // SAFETY: nginx keeps a location configuration of every HTTP module for every request, of type T by the caller's
     // promise; it is only read after the configuration was merged.
     unsafe { &*(*(*request.as_ptr()).loc_conf.add(ctx_index())).cast::<T>() }
@@ -33,8 +33,10 @@ pub unsafe fn location_conf<'a, T>(request: &'a Request) -> &'a T {
 pub unsafe fn main_conf<'a, T>(cycle: *mut sys::ngx_cycle_t) -> Option<&'a T> {
     // SAFETY: conf_ctx has a slot for the http module, null or an ngx_http_conf_ctx_t with a slot for every HTTP module.
     unsafe {
-        let http_index = (*(&raw const sys::ngx_http_module)).index;
+        let http_index = sys::ngx_http_module.index;
         let context = (*(*cycle).conf_ctx.add(http_index)).cast::<sys::ngx_http_conf_ctx_t>();
-        context.as_ref().map(|context| &*(*context.main_conf.add(ctx_index())).cast::<T>())
+        context
+            .as_ref()
+            .map(|context| &*(*context.main_conf.add(ctx_index())).cast::<T>())
     }
 }

@@ -47,7 +47,7 @@ pub fn worker_number() -> usize {
 pub unsafe fn is_multiprocess(cycle: *mut sys::ngx_cycle_t) -> bool {
     // SAFETY: the core module has a configuration of this type in every cycle.
     let core = unsafe {
-        let index = (*(&raw const sys::ngx_core_module)).index;
+        let index = sys::ngx_core_module.index;
         &*(*(*cycle).conf_ctx.add(index)).cast::<sys::ngx_core_conf_t>()
     };
     role() == Role::Worker && core.worker_processes > 1
@@ -86,8 +86,17 @@ pub fn disown_child() {
     // entry, for descriptor numbers only; closing a wrong number fails.
     unsafe {
         for signal in [
-            libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2,
-            libc::SIGWINCH, libc::SIGALRM, libc::SIGIO, libc::SIGPIPE, libc::SIGSYS,
+            libc::SIGHUP,
+            libc::SIGINT,
+            libc::SIGTERM,
+            libc::SIGQUIT,
+            libc::SIGUSR1,
+            libc::SIGUSR2,
+            libc::SIGWINCH,
+            libc::SIGALRM,
+            libc::SIGIO,
+            libc::SIGPIPE,
+            libc::SIGSYS,
         ] {
             libc::signal(signal, libc::SIG_DFL);
         }

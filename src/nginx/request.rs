@@ -33,7 +33,11 @@ impl Status {
 pub enum BodyPart<'a> {
     Memory(&'a [u8]),
     /// `length` bytes of a file from `offset` on.
-    File { file: File, offset: u64, length: u64 },
+    File {
+        file: File,
+        offset: u64,
+        length: u64,
+    },
 }
 
 /// What runs at an event of a request.
@@ -120,7 +124,11 @@ impl Request {
         if request.host_start.is_null() || request.host_end.is_null() {
             return None;
         }
-        let end = if request.port_end.is_null() { request.host_end } else { request.port_end };
+        let end = if request.port_end.is_null() {
+            request.host_end
+        } else {
+            request.port_end
+        };
         // SAFETY: nginx's parser set both ends within the request line's buffer, which lives as long as the request.
         let length = unsafe { end.offset_from(request.host_start) };
         let length = usize::try_from(length).ok().filter(|length| *length > 0)?;
@@ -132,7 +140,7 @@ impl Request {
     pub fn server_name(&self) -> &[u8] {
         // SAFETY: every request has a server configuration of the core module.
         unsafe {
-            let index = (*(&raw const sys::ngx_http_core_module)).ctx_index;
+            let index = sys::ngx_http_core_module.ctx_index;
             let conf = (*self.get().srv_conf.add(index)).cast::<sys::ngx_http_core_srv_conf_t>();
             bytes((*conf).server_name)
         }
@@ -182,7 +190,7 @@ impl Request {
     fn core_location(&self) -> &sys::ngx_http_core_loc_conf_t {
         // SAFETY: every request has a location configuration of the core module.
         unsafe {
-            let index = (*(&raw const sys::ngx_http_core_module)).ctx_index;
+            let index = sys::ngx_http_core_module.ctx_index;
             &*(*self.get().loc_conf.add(index)).cast::<sys::ngx_http_core_loc_conf_t>()
         }
     }
@@ -225,9 +233,12 @@ impl Request {
     /// What it returns is what the content handler returns.
     pub fn read_body(&self, read: unsafe extern "C" fn(*mut sys::ngx_http_request_t)) -> Status {
         // SAFETY: called once, from the content handler.
-        let status =
-            unsafe { sys::ngx_http_read_client_request_body(self.as_ptr(), Some(read)) };
-        if status >= sys::NGX_HTTP_SPECIAL_RESPONSE as isize { Status(status) } else { Status::DONE }
+        let status = unsafe { sys::ngx_http_read_client_request_body(self.as_ptr(), Some(read)) };
+        if status >= sys::NGX_HTTP_SPECIAL_RESPONSE as isize {
+            Status(status)
+        } else {
+            Status::DONE
+        }
     }
 
     /// The body that was read, in order.
@@ -241,14 +252,22 @@ impl Request {
         // can be duplicated here.
         unsafe {
             let body = self.get().request_body;
-            let mut link = if body.is_null() { std::ptr::null_mut() } else { (*body).bufs };
+            let mut link = if body.is_null() {
+                std::ptr::null_mut()
+            } else {
+                (*body).bufs
+            };
             while !link.is_null() {
                 let buffer = &*(*link).buf;
                 link = (*link).next;
                 if buffer.in_file() != 0 {
                     let length = (buffer.file_last - buffer.file_pos).max(0) as u64;
                     let file = duplicate((*buffer.file).fd)?.into();
-                    parts.push(BodyPart::File { file, offset: buffer.file_pos as u64, length });
+                    parts.push(BodyPart::File {
+                        file,
+                        offset: buffer.file_pos as u64,
+                        length,
+                    });
                 } else if !buffer.pos.is_null() && buffer.last > buffer.pos {
                     let length = buffer.last.offset_from(buffer.pos) as usize;
                     parts.push(BodyPart::Memory(std::slice::from_raw_parts(buffer.pos, length)));
@@ -403,14 +422,18 @@ unsafe extern "C" fn write_event<E: RequestEvents>(request: *mut sys::ngx_http_r
             let events = (*(*request).ctx.add(module::ctx_index())).cast::<E>();
             (Request::new(request), events.as_ref())
         };
-        let (Some(request), Some(events)) = (request, events) else { return };
+        let (Some(request), Some(events)) = (request, events) else {
+            return;
+        };
         // SAFETY: a live connection's write event.
         let (timed_out, delayed) = unsafe {
             let event = (*request.get().connection).write;
             ((*event).timedout() != 0, (*event).delayed() != 0)
         };
         if timed_out && !delayed {
-            request.log().write(super::log::Level::Info, "client timed out while taking its answer");
+            request
+                .log()
+                .write(super::log::Level::Info, "client timed out while taking its answer");
             // SAFETY: as ngx_http_writer does before it finalizes.
             unsafe { (*request.get().connection).set_timedout(1) };
             request.finalize(Status::CLIENT_TIMED_OUT);

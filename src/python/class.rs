@@ -5,9 +5,9 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::marker::PhantomData;
-use std::mem::{MaybeUninit, offset_of, size_of};
+use std::mem::{offset_of, size_of};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi;
@@ -62,16 +62,18 @@ impl<T: Class> ClassObject<T> {
             name: T::NAME.as_ptr(),
             basicsize: size_of::<Instance<T>>() as c_int,
             itemsize: 0,
-            flags: (ffi::Py_TPFLAGS_DEFAULT
-                | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION
-                | ffi::Py_TPFLAGS_IMMUTABLETYPE) as _,
+            flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION | ffi::Py_TPFLAGS_IMMUTABLETYPE)
+                as _,
             slots: slots.as_mut_ptr(),
         };
         const { assert!(offset_of!(Instance<T>, header) == 0) };
         // SAFETY: the spec and its slots live through the call; the name and the method table are static, as the type
         // keeps pointers to them; basicsize is that of the layout which dealloc and the methods use.
         let type_object = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&mut spec))? };
-        Ok(Self { type_object: type_object.cast_into::<PyType>()?.unbind(), value: PhantomData })
+        Ok(Self {
+            type_object: type_object.cast_into::<PyType>()?.unbind(),
+            value: PhantomData,
+        })
     }
 
     /// A new instance that owns `value`.
@@ -83,7 +85,10 @@ impl<T: Class> ClassObject<T> {
             let object = ffi::PyType_GenericAlloc(type_object, 0);
             let object = Bound::from_owned_ptr_or_err(py, object)?;
             ptr::write(&raw mut (*object.as_ptr().cast::<Instance<T>>()).value, value);
-            Ok(Instantiated { object, value: PhantomData })
+            Ok(Instantiated {
+                object,
+                value: PhantomData,
+            })
         }
     }
 }
@@ -115,7 +120,10 @@ pub struct BoundMethod<T> {
 impl<T: Class> BoundMethod<T> {
     /// See [`Method::of`].
     pub const fn of<F: MethodBody<T>>(name: &'static CStr, body: F) -> Self {
-        Self { method: Method::of(name, body), class: PhantomData }
+        Self {
+            method: Method::of(name, body),
+            class: PhantomData,
+        }
     }
 
     /// A function object of this method, from within another method of the same instance.
@@ -174,7 +182,9 @@ impl Method {
     const fn entry(name: &'static CStr, code: ffi::PyCFunctionFastWithKeywords) -> Self {
         Self(ffi::PyMethodDef {
             ml_name: name.as_ptr(),
-            ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: code },
+            ml_meth: ffi::PyMethodDefPointer {
+                PyCFunctionFastWithKeywords: code,
+            },
             ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
             ml_doc: ptr::null(),
         })
@@ -194,12 +204,7 @@ fn new_function<'py>(
     let definition = (&raw const method.0).cast_mut();
     let receiver = receiver.map_or(ptr::null_mut(), |object| object.as_ptr());
     // SAFETY: the definition is static and never written to; the receiver is alive and referenced by the new object.
-    unsafe {
-        Bound::from_owned_ptr_or_err(
-            py,
-            ffi::PyCFunction_NewEx(definition, receiver, ptr::null_mut()),
-        )
-    }
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyCFunction_NewEx(definition, receiver, ptr::null_mut())) }
 }
 
 /// The arguments of one call, borrowed from the caller.
@@ -226,8 +231,7 @@ impl<'a, 'py, T> Arguments<'a, 'py, T> {
     ) -> PyResult<[Option<Borrowed<'a, 'py, PyAny>>; N]> {
         let mut bound = [const { None }; N];
         if self.positional > N {
-            let message =
-                format!("{function}() takes at most {N} arguments ({} given)", self.positional);
+            let message = format!("{function}() takes at most {N} arguments ({} given)", self.positional);
             return Err(PyTypeError::new_err(message));
         }
         for (index, target) in bound.iter_mut().enumerate().take(self.positional) {
@@ -237,21 +241,22 @@ impl<'a, 'py, T> Arguments<'a, 'py, T> {
             for (index, keyword) in keywords.iter().enumerate() {
                 let keyword = keyword.cast::<PyString>()?.to_str()?.to_owned();
                 let Some(parameter) = names.iter().position(|name| *name == keyword) else {
-                    let message =
-                        format!("{function}() got an unexpected keyword argument '{keyword}'");
+                    let message = format!("{function}() got an unexpected keyword argument '{keyword}'");
                     return Err(PyTypeError::new_err(message));
                 };
                 if bound[parameter].is_some() {
-                    let message =
-                        format!("{function}() got multiple values for argument '{keyword}'");
+                    let message = format!("{function}() got multiple values for argument '{keyword}'");
                     return Err(PyTypeError::new_err(message));
                 }
                 bound[parameter] = Some(self.value(self.positional + index));
             }
         }
         if let Some(missing) = (0..required).find(|index| bound[*index].is_none()) {
-            let message =
-                format!("{function}() missing required argument '{}' (pos {})", names[missing], missing + 1);
+            let message = format!(
+                "{function}() missing required argument '{}' (pos {})",
+                names[missing],
+                missing + 1
+            );
             return Err(PyTypeError::new_err(message));
         }
         Ok(bound)
@@ -268,10 +273,7 @@ fn slot(slot: c_int, pfunc: *mut c_void) -> ffi::PyType_Slot {
 }
 
 /// Runs `body` attached, turns its error and a panic into a Python exception.
-fn guarded<R>(
-    error_value: R,
-    body: impl for<'py> FnOnce(Python<'py>) -> PyResult<R>,
-) -> R {
+fn guarded<R>(error_value: R, body: impl for<'py> FnOnce(Python<'py>) -> PyResult<R>) -> R {
     // The caller holds the GIL already; attaching again tells pyo3 so, also on threads that the application started.
     Python::attach(|py| match catch_unwind(AssertUnwindSafe(|| body(py))) {
         Ok(Ok(value)) => value,
@@ -300,7 +302,7 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 fn conjure<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0) };
     // SAFETY: a value of this type was given to `Method::of` or `Method::function`, it is Copy and has no bytes.
-    unsafe { MaybeUninit::<F>::uninit().assume_init() }
+    unsafe { NonNull::<F>::dangling().read() }
 }
 
 /// # Safety
@@ -315,14 +317,24 @@ unsafe fn call_arguments<'a, 'py, T>(
     // SAFETY: by the protocol `names` is null or a tuple, and `values` holds the positional arguments followed by one
     // value a name; a free function's receiver is null, then None stands in and is never looked at.
     unsafe {
-        let names = (!names.is_null())
-            .then(|| Borrowed::from_ptr(py, names).cast_unchecked::<PyTuple>());
+        let names = (!names.is_null()).then(|| Borrowed::from_ptr(py, names).cast_unchecked::<PyTuple>());
         let positional = positional as usize;
         let total = positional + names.map_or(0, |names| names.len());
-        let values = if total == 0 { &[] } else { std::slice::from_raw_parts(values, total) };
+        let values = if total == 0 {
+            &[]
+        } else {
+            std::slice::from_raw_parts(values, total)
+        };
         let receiver = if receiver.is_null() { ffi::Py_None() } else { receiver };
         let receiver = Borrowed::from_ptr(py, receiver);
-        Arguments { py, receiver, values, positional, names, class: PhantomData }
+        Arguments {
+            py,
+            receiver,
+            values,
+            positional,
+            names,
+            class: PhantomData,
+        }
     }
 }
 

@@ -36,7 +36,9 @@ pub fn set_worker_sink(sink: Arc<dyn Sink>) {
 
 /// Makes `sink` the current one of this thread until the guard is dropped.
 pub fn enter(sink: Arc<dyn Sink>) -> Entered {
-    Entered { outer: CURRENT.replace(Some(sink)) }
+    Entered {
+        outer: CURRENT.replace(Some(sink)),
+    }
 }
 
 /// See [`enter`].

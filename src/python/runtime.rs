@@ -44,12 +44,19 @@ pub enum Fact {
 pub fn library_version() -> String {
     // SAFETY: returns static text, callable before Python is initialised.
     let version = unsafe { CStr::from_ptr(ffi::Py_GetVersion()) };
-    version.to_string_lossy().split_whitespace().next().unwrap_or_default().to_owned()
+    version
+        .to_string_lossy()
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// Whether a `version` such as `3.11.2` is of the minor version this module is linked with.
 pub fn is_build_version(version: &str) -> bool {
-    version.strip_prefix(BUILD_VERSION).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    version
+        .strip_prefix(BUILD_VERSION)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 impl Settings {
@@ -116,8 +123,8 @@ fn is_virtual_environment(home: &Path) -> bool {
 /// The `version` (venv) or `version_info` (virtualenv, uv) of a `pyvenv.cfg`.
 fn virtual_environment_version(home: &Path) -> Result<String, String> {
     let file = home.join("pyvenv.cfg");
-    let text = std::fs::read_to_string(&file)
-        .map_err(|error| format!("cannot read \"{}\": {error}", file.display()))?;
+    let text =
+        std::fs::read_to_string(&file).map_err(|error| format!("cannot read \"{}\": {error}", file.display()))?;
     text.lines()
         .filter_map(|line| line.split_once('='))
         .find(|(key, _)| matches!(key.trim(), "version" | "version_info"))
@@ -160,7 +167,10 @@ impl Interpreter {
 
         Python::attach(|py| {
             Self::run_prelude(py, settings, facts).map_err(|error| {
-                format!("Python cannot run its prelude: {}", super::traceback::format(&error, py))
+                format!(
+                    "Python cannot run its prelude: {}",
+                    super::traceback::format(&error, py)
+                )
             })
         })
     }
@@ -171,7 +181,10 @@ impl Interpreter {
         globals.set_item("_write", class::function(py, &log::WRITE)?)?;
         globals.set_item("_flush", class::function(py, &log::FLUSH)?)?;
         globals.set_item("_after_fork_in_child", class::function(py, &fork::AFTER_FORK_IN_CHILD)?)?;
-        globals.set_item("path", PyList::new(py, settings.path.iter().map(|path| path.as_os_str()))?)?;
+        globals.set_item(
+            "path",
+            PyList::new(py, settings.path.iter().map(|path| path.as_os_str()))?,
+        )?;
         let values = PyDict::new(py);
         for fact in facts {
             match fact {
@@ -181,7 +194,9 @@ impl Interpreter {
         }
         globals.set_item("facts", values)?;
         run_code(py, c_str!(include_str!("prelude.py")), c"ngx_wsgi/prelude.py", &globals)?;
-        Ok(Self { prelude: globals.unbind() })
+        Ok(Self {
+            prelude: globals.unbind(),
+        })
     }
 
     /// A name of the prelude, as `errors` or `FileWrapper`.
@@ -203,20 +218,13 @@ impl Interpreter {
 }
 
 /// Runs Python code that is part of this module, with `globals` as its namespace.
-pub fn run_code(
-    py: Python<'_>,
-    code: &CStr,
-    file: &CStr,
-    globals: &Bound<'_, PyDict>,
-) -> PyResult<()> {
+pub fn run_code(py: Python<'_>, code: &CStr, file: &CStr, globals: &Bound<'_, PyDict>) -> PyResult<()> {
     // SAFETY: null-terminated texts; both results are checked for null.
     unsafe {
-        let compiled =
-            ffi::Py_CompileString(code.as_ptr(), file.as_ptr(), ffi::Py_file_input);
+        let compiled = ffi::Py_CompileString(code.as_ptr(), file.as_ptr(), ffi::Py_file_input);
         let compiled = Bound::from_owned_ptr_or_err(py, compiled)?;
         globals.set_item("__builtins__", py.import("builtins")?)?;
-        let result =
-            ffi::PyEval_EvalCode(compiled.as_ptr(), globals.as_ptr(), globals.as_ptr());
+        let result = ffi::PyEval_EvalCode(compiled.as_ptr(), globals.as_ptr(), globals.as_ptr());
         Bound::from_owned_ptr_or_err(py, result).map(drop)
     }
 }
@@ -277,7 +285,11 @@ fn check(status: ffi::PyStatus) -> Result<(), String> {
                 CStr::from_ptr(pointer).to_string_lossy().into_owned()
             }
         };
-        Err(format!("Python cannot be initialised: {} ({})", text(status.err_msg), text(status.func)))
+        Err(format!(
+            "Python cannot be initialised: {} ({})",
+            text(status.err_msg),
+            text(status.func)
+        ))
     }
 }
 

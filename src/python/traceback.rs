@@ -11,7 +11,11 @@ pub fn summary(error: &PyErr, py: Python<'_>) -> String {
     let class = class_name(error, py);
     let message = value.str().map(|text| utf8_lossless(&text)).unwrap_or_default();
     let first_line = message.lines().next().unwrap_or_default();
-    if first_line.is_empty() { class } else { format!("{class}: {first_line}") }
+    if first_line.is_empty() {
+        class
+    } else {
+        format!("{class}: {first_line}")
+    }
 }
 
 /// The qualified class name of an exception, as a traceback's last line shows it.
@@ -31,9 +35,7 @@ pub fn class_name(error: &PyErr, py: Python<'_>) -> String {
 /// The whole traceback, as `traceback.format_exception` gives it.
 pub fn format(error: &PyErr, py: Python<'_>) -> String {
     let formatted = format_with_module(error, py);
-    formatted.unwrap_or_else(|_| {
-        format!("{}\n(the traceback could not be formatted)", summary(error, py))
-    })
+    formatted.unwrap_or_else(|_| format!("{}\n(the traceback could not be formatted)", summary(error, py)))
 }
 
 fn format_with_module(error: &PyErr, py: Python<'_>) -> PyResult<String> {

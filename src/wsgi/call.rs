@@ -31,7 +31,10 @@ pub enum Failure {
     Raised(PyErr),
     NotStarted,
     /// The body is shorter than its Content-Length.
-    Short { sent: u64, declared: u64 },
+    Short {
+        sent: u64,
+        declared: u64,
+    },
 }
 
 impl From<PyErr> for Failure {
@@ -66,7 +69,12 @@ impl Call {
             debug: self.debug,
             accepts_html: self.head.accepts_html,
         };
-        let mut running = Running { answer, input, response: None, context };
+        let mut running = Running {
+            answer,
+            input,
+            response: None,
+            context,
+        };
         let returned = vocabulary.environ(py, &self.head, &running.input).and_then(|environ| {
             let start_response = vocabulary.start_response(py, &running.answer)?;
             application.call1((environ, start_response))
@@ -96,7 +104,9 @@ impl Call {
 impl Running {
     /// Sends as much of the answer as there is room for.
     pub fn advance(&mut self, py: Python<'_>) -> Progress {
-        let Some(response) = &mut self.response else { return Progress::Done };
+        let Some(response) = &mut self.response else {
+            return Progress::Done;
+        };
         match response.advance(py) {
             Ok(progress) => progress,
             Err(failure) => {
@@ -163,7 +173,11 @@ impl Running {
 
     fn log_traceback(&self, py: Python<'_>, error: &PyErr, place: &str) -> String {
         let text = traceback::format(error, py);
-        let place = if place.is_empty() { String::new() } else { format!(" {place}") };
+        let place = if place.is_empty() {
+            String::new()
+        } else {
+            format!(" {place}")
+        };
         let summary = traceback::summary(error, py);
         self.log(&format!("raised {summary}{place}\n{text}"));
         text

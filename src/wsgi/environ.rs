@@ -47,7 +47,9 @@ const CACHED_STRINGS: usize = 512;
 
 impl Cache {
     fn new() -> Self {
-        Self { strings: Mutex::new(HashMap::new()) }
+        Self {
+            strings: Mutex::new(HashMap::new()),
+        }
     }
 
     fn get<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {

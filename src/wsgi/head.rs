@@ -56,8 +56,13 @@ impl ResponseHead {
             return invalid("it holds a control character");
         }
         let (digits, phrase) = status.split_at(status.len().min(3));
-        let code = str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-        let Some(code) = code.filter(|text| text.len() == 3).and_then(|text| text.parse::<u16>().ok()) else {
+        let code = str::from_utf8(digits)
+            .ok()
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some(code) = code
+            .filter(|text| text.len() == 3)
+            .and_then(|text| text.parse::<u16>().ok())
+        else {
             return invalid("it must begin with three digits");
         };
         if !(phrase.is_empty() || phrase.starts_with(b" ")) {
@@ -86,8 +91,13 @@ impl ResponseHead {
             return Err(InvalidHead(format!("invalid header name {shown:?}")));
         }
         // What the value holds stays out of the message: it may be an attack on the log.
-        if value.iter().any(|byte| (byte.is_ascii_control() && *byte != b'\t') || *byte == 0x7f) {
-            return Err(InvalidHead(format!("the value of header {shown:?} holds a control character")));
+        if value
+            .iter()
+            .any(|byte| (byte.is_ascii_control() && *byte != b'\t') || *byte == 0x7f)
+        {
+            return Err(InvalidHead(format!(
+                "the value of header {shown:?} holds a control character"
+            )));
         }
         if name.eq_ignore_ascii_case(b"content-length") {
             return self.set_content_length(value);
@@ -103,7 +113,10 @@ impl ResponseHead {
     fn set_content_length(&mut self, value: &[u8]) -> Result<(), InvalidHead> {
         let text = String::from_utf8_lossy(value).into_owned();
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let length = text.parse::<u64>().ok().filter(|length| digits && *length <= i64::MAX as u64);
+        let length = text
+            .parse::<u64>()
+            .ok()
+            .filter(|length| digits && *length <= i64::MAX as u64);
         let Some(length) = length else {
             return Err(InvalidHead(format!("invalid Content-Length {text:?}")));
         };
@@ -125,7 +138,7 @@ impl ResponseHead {
     pub fn from_python(status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<Self> {
         let value_error = |error: InvalidHead| PyValueError::new_err(error.to_string());
         let status = native_string(status, "status")?;
-        let mut head = Self::new(bytes_of(&status, "status")?).map_err(value_error)?;
+        let mut head = Self::new(bytes_of(status, "status")?).map_err(value_error)?;
         let Ok(list) = headers.cast::<PyList>() else {
             return Err(type_error("headers", "a list of tuples", headers));
         };
@@ -134,14 +147,17 @@ impl ResponseHead {
                 return Err(type_error("a header", "a tuple (name, value)", &item));
             };
             if pair.len() != 2 {
-                let message = format!("a header must be a tuple (name, value), not one of {} items", pair.len());
+                let message = format!(
+                    "a header must be a tuple (name, value), not one of {} items",
+                    pair.len()
+                );
                 return Err(PyTypeError::new_err(message));
             }
             let name = pair.get_item(0)?;
             let value = pair.get_item(1)?;
             let name = native_string(&name, "a header name")?;
             let value = native_string(&value, "a header value")?;
-            head.add(bytes_of(&name, "a header name")?, bytes_of(&value, "a header value")?)
+            head.add(bytes_of(name, "a header name")?, bytes_of(value, "a header value")?)
                 .map_err(value_error)?;
         }
         Ok(head)
@@ -159,7 +175,9 @@ fn native_string<'a, 'py>(object: &'a Bound<'py, PyAny>, what: &str) -> PyResult
 
 fn bytes_of<'a>(string: &'a Bound<'_, PyString>, what: &str) -> PyResult<&'a [u8]> {
     latin1_bytes(string).ok_or_else(|| {
-        PyValueError::new_err(format!("{what} holds a character above U+00FF, which HTTP cannot carry"))
+        PyValueError::new_err(format!(
+            "{what} holds a character above U+00FF, which HTTP cannot carry"
+        ))
     })
 }
 
@@ -175,10 +193,24 @@ mod tests {
     #[test]
     fn a_status_is_three_digits_and_perhaps_a_phrase() {
         let head = ResponseHead::new(b"404 Not Found").unwrap();
-        assert_eq!((head.status, head.status_line.as_deref()), (404, Some(&b"404 Not Found"[..])));
+        assert_eq!(
+            (head.status, head.status_line.as_deref()),
+            (404, Some(&b"404 Not Found"[..]))
+        );
         assert_eq!(ResponseHead::new(b"200").unwrap().status_line, None);
         assert_eq!(ResponseHead::new(b"200 ").unwrap().status_line, None);
-        for refused in ["", "2", "20", "2000", "200OK", "abc", "100 Continue", "200 a\r\nb", "+20 x", "200 \0"] {
+        for refused in [
+            "",
+            "2",
+            "20",
+            "2000",
+            "200OK",
+            "abc",
+            "100 Continue",
+            "200 a\r\nb",
+            "+20 x",
+            "200 \0",
+        ] {
             assert!(ResponseHead::new(refused.as_bytes()).is_err(), "{refused:?}");
         }
     }
@@ -194,9 +226,21 @@ mod tests {
 
     #[test]
     fn content_length_is_one_number() {
-        for (value, valid) in [("0", true), ("12", true), ("+1", false), ("1 ", false), ("-1", false), ("", false), ("99999999999999999999", false)] {
+        for (value, valid) in [
+            ("0", true),
+            ("12", true),
+            ("+1", false),
+            ("1 ", false),
+            ("-1", false),
+            ("", false),
+            ("99999999999999999999", false),
+        ] {
             let mut head = ResponseHead::new(b"200 OK").unwrap();
-            assert_eq!(head.add(b"Content-Length", value.as_bytes()).is_ok(), valid, "{value:?}");
+            assert_eq!(
+                head.add(b"Content-Length", value.as_bytes()).is_ok(),
+                valid,
+                "{value:?}"
+            );
         }
         let mut head = ResponseHead::new(b"200 OK").unwrap();
         head.add(b"content-length", b"1").unwrap();

@@ -62,7 +62,11 @@ impl State {
         buffer[..count].copy_from_slice(&ahead[..count]);
         self.position += count;
         let rest = &mut buffer[count..];
-        let read = if rest.is_empty() { 0 } else { self.source()?.read(rest).map_err(Failure::Io)? };
+        let read = if rest.is_empty() {
+            0
+        } else {
+            self.source()?.read(rest).map_err(Failure::Io)?
+        };
         Ok(count + read)
     }
 
@@ -72,7 +76,8 @@ impl State {
         self.position = 0;
         let source = self.source.as_mut().ok_or(Failure::Over)?;
         let length = self.ahead.len();
-        self.ahead.resize(length + source.remaining().min(BLOCK as u64) as usize, 0);
+        self.ahead
+            .resize(length + source.remaining().min(BLOCK as u64) as usize, 0);
         let read = source.read(&mut self.ahead[length..]);
         self.ahead.truncate(length + read.as_ref().copied().unwrap_or(0));
         Ok(read.map_err(Failure::Io)? > 0)
@@ -103,8 +108,15 @@ impl Input {
     /// The input of a request with this body.
     pub fn new(source: Box<dyn BodySource>) -> Self {
         let may_block = source.may_block();
-        let state = State { source: Some(source), ahead: Vec::new(), position: 0 };
-        Self(Arc::new(Shared { may_block, state: Mutex::new(state) }))
+        let state = State {
+            source: Some(source),
+            ahead: Vec::new(),
+            position: 0,
+        };
+        Self(Arc::new(Shared {
+            may_block,
+            state: Mutex::new(state),
+        }))
     }
 
     /// Ends the input: the body is let go, and whoever kept the object gets a `ValueError`.
@@ -122,15 +134,18 @@ impl Input {
     }
 
     fn while_detached<R: Send>(&self, py: Python<'_>, body: impl FnOnce(&mut State) -> R + Send) -> R {
-        if self.0.may_block { py.detach(|| self.with_state(body)) } else { self.with_state(body) }
+        if self.0.may_block {
+            py.detach(|| self.with_state(body))
+        } else {
+            self.with_state(body)
+        }
     }
 
     fn read_bytes<'py>(&self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
         let available = self.with_state(State::available)?;
         let length = available.min(size.unwrap_or(usize::MAX) as u64) as usize;
         if self.0.may_block {
-            let filled =
-                bytes_filled_detached(py, length, |buffer| self.with_state(|state| state.read(buffer)))?;
+            let filled = bytes_filled_detached(py, length, |buffer| self.with_state(|state| state.read(buffer)))?;
             return Ok(filled?);
         }
         PyBytes::new_with(py, length, |buffer| {
@@ -148,7 +163,9 @@ impl Input {
 
 /// A size argument: absent, `None` and negative numbers mean "no limit".
 fn size(argument: Option<Borrowed<'_, '_, PyAny>>) -> PyResult<Option<usize>> {
-    let Some(argument) = argument.filter(|argument| !argument.is_none()) else { return Ok(None) };
+    let Some(argument) = argument.filter(|argument| !argument.is_none()) else {
+        return Ok(None);
+    };
     Ok(usize::try_from(argument.extract::<i64>()?).ok())
 }
 
@@ -164,7 +181,9 @@ impl Class for Input {
             }),
             Method::of::<Input, _>(c"read1", |input, arguments| {
                 let [limit] = arguments.bind("read1", ["size"], 0)?;
-                Ok(input.read_bytes(arguments.py, Some(size(limit)?.unwrap_or(BLOCK)))?.into_any())
+                Ok(input
+                    .read_bytes(arguments.py, Some(size(limit)?.unwrap_or(BLOCK)))?
+                    .into_any())
             }),
             Method::of::<Input, _>(c"readline", |input, arguments| {
                 let [limit] = arguments.bind("readline", ["size"], 0)?;
@@ -216,7 +235,11 @@ mod tests {
 
     fn state(pieces: &[&str]) -> State {
         let pieces = pieces.iter().map(|piece| Piece::Memory(piece.as_bytes().to_vec()));
-        State { source: Some(Box::new(BufferedBody::new(pieces))), ahead: Vec::new(), position: 0 }
+        State {
+            source: Some(Box::new(BufferedBody::new(pieces))),
+            ahead: Vec::new(),
+            position: 0,
+        }
     }
 
     fn line(state: &mut State, limit: usize) -> String {

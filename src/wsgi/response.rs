@@ -36,10 +36,7 @@ impl Response {
     ///
     /// # Errors
     /// The iterable with the error, when it cannot be iterated.
-    pub fn new<'py>(
-        answer: Answer,
-        iterable: Bound<'py, PyAny>,
-    ) -> Result<Self, (PyErr, Bound<'py, PyAny>)> {
+    pub fn new<'py>(answer: Answer, iterable: Bound<'py, PyAny>) -> Result<Self, (PyErr, Bound<'py, PyAny>)> {
         let source = if iterable.is_exact_instance_of::<PyList>() || iterable.is_exact_instance_of::<PyTuple>() {
             Source::Sequence(0)
         } else {
@@ -48,7 +45,12 @@ impl Response {
                 Err(error) => return Err((error, iterable)),
             }
         };
-        Ok(Self { answer, iterable: iterable.unbind(), source, current: None })
+        Ok(Self {
+            answer,
+            iterable: iterable.unbind(),
+            source,
+            current: None,
+        })
     }
 
     /// Sends pieces until there is no room or no more of them.
@@ -70,8 +72,12 @@ impl Response {
                 }
                 self.current = None;
             }
-            let Some(piece) = self.next(py)? else { return self.complete() };
-            let piece = piece.cast_into::<PyBytes>().map_err(|error| not_bytes(&error.into_inner()))?;
+            let Some(piece) = self.next(py)? else {
+                return self.complete();
+            };
+            let piece = piece
+                .cast_into::<PyBytes>()
+                .map_err(|error| not_bytes(&error.into_inner()))?;
             // An empty piece sends nothing, not even the head (PEP 3333, "Buffering and Streaming").
             if !piece.as_bytes().is_empty() {
                 if self.answer.is_waiting() {

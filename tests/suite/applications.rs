@@ -153,10 +153,7 @@ fn a_module_is_imported(engine: Engine) {
 fn a_module_may_name_its_callable(engine: Engine) {
     let nginx = Site::new(engine)
         .file("lib/package/__init__.py", "")
-        .file(
-            "lib/package/wsgi.py",
-            &answers("'mine'").replace("application", "mine"),
-        )
+        .file("lib/package/wsgi.py", &answers("'mine'").replace("application", "mine"))
         .http("wsgi_python_path @prefix@/lib;")
         .location("/colon", "wsgi_pass package.wsgi:mine;")
         .location("/word", "wsgi_pass package.wsgi mine;")
@@ -309,12 +306,7 @@ fn an_import_may_raise_anything(engine: Engine) {
     }
     nginx.get("/fine").expect(200);
     assert_eq!(nginx.workers(), workers);
-    for name in [
-        "SystemExit",
-        "KeyboardInterrupt",
-        "RecursionError",
-        "SyntaxError",
-    ] {
+    for name in ["SystemExit", "KeyboardInterrupt", "RecursionError", "SyntaxError"] {
         nginx.wait_log(name);
     }
 }
@@ -322,10 +314,7 @@ fn an_import_may_raise_anything(engine: Engine) {
 fn several_applications_live_side_by_side(engine: Engine) {
     let mut site = Site::new(engine);
     for i in 0..10 {
-        let source = format!(
-            "STATE = []\n{}",
-            answers("str(STATE.append(1) or len(STATE))")
-        );
+        let source = format!("STATE = []\n{}", answers("str(STATE.append(1) or len(STATE))"));
         site = site.app_at(&format!("/{i}/"), &format!("app{i}.py"), &source);
     }
     let nginx = site.start();
@@ -343,10 +332,7 @@ fn an_application_may_stand_in_an_if(engine: Engine) {
             "app.py",
             &answers("environ['SCRIPT_NAME'] + ' ' + environ['PATH_INFO']"),
         )
-        .location(
-            "/api/",
-            "if ($arg_python) { wsgi_pass app.py; } return 200 static;",
-        )
+        .location("/api/", "if ($arg_python) { wsgi_pass app.py; } return 200 static;")
         .location(
             "/other/",
             "wsgi_pass app.py; if ($arg_no) { return 403; } if ($arg_set) { set $x 1; }",
@@ -362,14 +348,8 @@ fn an_application_may_stand_in_limit_except(engine: Engine) {
     let nginx = Site::new(engine)
         .file("app.py", &answers("environ['REQUEST_METHOD']"))
         .file("other.py", &answers("'other ' + environ['REQUEST_METHOD']"))
-        .location(
-            "/switch",
-            "wsgi_pass app.py; limit_except GET { wsgi_pass other.py; }",
-        )
-        .location(
-            "/closed",
-            "wsgi_pass app.py; limit_except GET { deny all; }",
-        )
+        .location("/switch", "wsgi_pass app.py; limit_except GET { wsgi_pass other.py; }")
+        .location("/closed", "wsgi_pass app.py; limit_except GET { deny all; }")
         .errors_expected()
         .start();
     assert_eq!(nginx.get("/switch").expect(200).text(), "GET");
@@ -384,10 +364,7 @@ fn an_application_may_be_reached_by_error_page(engine: Engine) {
             "app.py",
             &answers("environ['PATH_INFO'] + ' ' + environ['REQUEST_METHOD']"),
         )
-        .file(
-            "fails.py",
-            "def application(e, s):\n    raise RuntimeError('first')\n",
-        )
+        .file("fails.py", "def application(e, s):\n    raise RuntimeError('first')\n")
         .location("/", "root html; error_page 404 = /app/missing;")
         .location("/app/", "wsgi_pass app.py;")
         .location("/named/", "return 404; error_page 404 @named;")
@@ -422,10 +399,7 @@ fn a_source_in_another_encoding_is_read(engine: Engine) {
     let mut source = b"# -*- coding: latin-1 -*-\nTEXT = '\xe9'\n".to_vec();
     source.extend_from_slice(answers("ascii(TEXT)").as_bytes());
     let site = Site::new(engine)
-        .file(
-            "utf8.py",
-            &format!("TEXT = '\u{e9}'\n{}", answers("ascii(TEXT)")),
-        )
+        .file("utf8.py", &format!("TEXT = '\u{e9}'\n{}", answers("ascii(TEXT)")))
         .file(
             "bom.py",
             &format!("\u{feff}TEXT = '\u{e9}'\n{}", answers("ascii(TEXT)")),

@@ -172,10 +172,7 @@ fn the_application_never_starts_on_a_body_cut_by_a_reset(engine: Engine) {
 }
 
 fn the_application_never_starts_on_a_body_that_stalls(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(DIGEST)
-        .http("client_body_timeout 200ms;")
-        .start();
+    let nginx = Site::new(engine).app(DIGEST).http("client_body_timeout 200ms;").start();
     let mut conn = started_upload(&nginx);
     conn.read_to_end();
     nginx.wait_access("408 POST /cut");
@@ -213,10 +210,7 @@ fn an_unread_body_does_not_disturb_the_next_request(engine: Engine) {
     // A body that looks like a request.
     let trap = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     for body in [&trap[..], &pattern(100_000)] {
-        let head = format!(
-            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
         assert_next_request_undisturbed(&nginx, &head, body);
     }
     assert_next_request_undisturbed(
@@ -242,10 +236,7 @@ def application(environ, start_response):
 }
 
 fn an_early_answer_to_a_large_body_arrives(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(IGNORE)
-        .http("client_max_body_size 0;")
-        .start();
+    let nginx = Site::new(engine).app(IGNORE).http("client_max_body_size 0;").start();
     let mut conn = nginx.connect();
     conn.send("POST /x?413+Too+Large HTTP/1.1\r\nHost: a\r\nContent-Length: 20000000\r\n\r\n");
     conn.send(pattern(20_000_000));
@@ -296,13 +287,8 @@ fn continue_is_sent_before_the_body_is_read(engine: Engine) {
     for app in [ECHO, IGNORE] {
         let nginx = Site::new(engine).app(app).start();
         let mut conn = nginx.connect();
-        conn.send(
-            "POST /body HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
-        );
-        assert_eq!(
-            conn.read_until("\r\n\r\n"),
-            b"HTTP/1.1 100 Continue\r\n\r\n"
-        );
+        conn.send("POST /body HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+        assert_eq!(conn.read_until("\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n");
         conn.send("/body");
         assert_eq!(conn.response().expect(200).text(), "/body");
     }
@@ -329,10 +315,7 @@ fn a_body_of_a_get_is_passed(engine: Engine) {
 fn a_body_forced_into_a_file_is_passed(engine: Engine) {
     let nginx = Site::new(engine)
         .app(ECHO)
-        .location(
-            "/single/",
-            "client_body_in_single_buffer on; wsgi_pass app.py;",
-        )
+        .location("/single/", "client_body_in_single_buffer on; wsgi_pass app.py;")
         .server("client_body_in_file_only clean;")
         .start();
     for path in ["/", "/single/"] {
@@ -343,10 +326,7 @@ fn a_body_forced_into_a_file_is_passed(engine: Engine) {
 }
 
 fn temporary_files_go_with_the_request(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(ECHO)
-        .http("client_body_buffer_size 1k;")
-        .start();
+    let nginx = Site::new(engine).app(ECHO).http("client_body_buffer_size 1k;").start();
     nginx.post("/", pattern(50_000)).expect(200);
     wait_for("an empty folder of temporary files", || {
         let mut left = std::fs::read_dir(nginx.prefix().join("tmp/body")).unwrap();
@@ -373,9 +353,7 @@ def application(environ, start_response):
     let worker = nginx.workers()[0];
     let before = peak_memory(worker);
     let mut conn = nginx.connect();
-    conn.send(format!(
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n"
-    ));
+    conn.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n"));
     let block = pattern(1 << 20);
     for _ in 0..SIZE / block.len() {
         conn.send(&block);

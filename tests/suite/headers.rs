@@ -66,10 +66,7 @@ fn repeated_headers_stay_apart_and_in_order(engine: Engine) {
         ["Basic realm=\"a, b\"", "Digest a=1, b=2"]
     );
     assert_eq!(response.all("X-Twice"), ["1", "2"]);
-    assert_eq!(
-        response.all("Link"),
-        ["</a>; rel=preload", "</b>; rel=preload"]
-    );
+    assert_eq!(response.all("Link"), ["</a>; rel=preload", "</b>; rel=preload"]);
     assert_eq!(response.all("Cache-Control"), ["private", "max-age=5"]);
     assert_eq!(response.all("Vary"), ["Cookie", "Accept"]);
 }
@@ -116,10 +113,7 @@ fn hop_by_hop_headers_are_dropped_with_a_warning(engine: Engine) {
             assert_eq!(response.header("X-After"), Some("2"));
         }
         let line = nginx.wait_log("[warn]");
-        assert!(
-            line.to_lowercase().contains(&name.to_lowercase()),
-            "{name}: {line}"
-        );
+        assert!(line.to_lowercase().contains(&name.to_lowercase()), "{name}: {line}");
     }
 }
 
@@ -159,11 +153,7 @@ fn headers_that_nginx_makes_too_are_sent_once(engine: Engine) {
     // And what the application does not say nginx says, once each.
     let nginx = with_headers(engine, "[]").start();
     let response = ask(&nginx, "").expect(200);
-    let names: Vec<String> = response
-        .headers
-        .iter()
-        .map(|(n, _)| n.to_lowercase())
-        .collect();
+    let names: Vec<String> = response.headers.iter().map(|(n, _)| n.to_lowercase()).collect();
     let once: HashSet<&String> = names.iter().collect();
     assert_eq!(once.len(), names.len(), "{names:?}");
     assert!(response.header("Date").is_some());
@@ -182,6 +172,11 @@ fn charset_is_added_to_a_text_type(engine: Engine) {
         ("text/html", "text/html; charset=utf-8"),
         ("text/html; charset=latin-1", "text/html; charset=latin-1"),
         ("text/html;charset=koi8-r", "text/html;charset=koi8-r"),
+        ("text/html; charset=\\\"utf-8\\\"", "text/html; charset=\"utf-8\""),
+        (
+            "multipart/x; boundary=b; charset=c; more=d",
+            "multipart/x; boundary=b; charset=c; more=d",
+        ),
         ("image/png", "image/png"),
     ] {
         let nginx = with_headers(engine, &format!(r#"[("content-type", "{given}")]"#))
@@ -205,9 +200,7 @@ fn answers_are_compressed(engine: Engine) {
     for kind in ["text/plain", "text/plain; charset=utf-8"] {
         let nginx = with_headers(
             engine,
-            &format!(
-                r#"[("Content-Type", "{kind}"), ("ETag", '"tag"'), ("Content-Length", "503")]"#
-            ),
+            &format!(r#"[("Content-Type", "{kind}"), ("ETag", '"tag"'), ("Content-Length", "503")]"#),
         )
         .http("gzip on; gzip_types text/plain; gzip_min_length 100; gzip_vary on;")
         .start();
@@ -225,12 +218,9 @@ fn answers_are_compressed(engine: Engine) {
         assert_eq!(response.header("Content-Length"), Some("503"));
     }
     // Too short to be worth it: nginx knows the length.
-    let nginx = with_headers(
-        engine,
-        r#"[("Content-Type", "text/plain"), ("Content-Length", "503")]"#,
-    )
-    .http("gzip on; gzip_types text/plain; gzip_min_length 504;")
-    .start();
+    let nginx = with_headers(engine, r#"[("Content-Type", "text/plain"), ("Content-Length", "503")]"#)
+        .http("gzip on; gzip_types text/plain; gzip_min_length 504;")
+        .start();
     let response = ask(&nginx, "Accept-Encoding: gzip\r\n").expect(200);
     assert_eq!(response.header("Content-Encoding"), None);
 }
@@ -279,35 +269,18 @@ fn a_matching_etag_is_answered_by_304(engine: Engine) {
 }
 
 fn an_unmodified_page_is_answered_by_304(engine: Engine) {
-    let nginx = with_headers(
-        engine,
-        r#"[("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")]"#,
-    )
-    .start();
-    ask(
-        &nginx,
-        "If-Modified-Since: Wed, 21 Oct 2015 07:28:00 GMT\r\n",
-    )
-    .expect(304);
-    ask(
-        &nginx,
-        "If-Modified-Since: Wed, 21 Oct 2015 07:27:59 GMT\r\n",
-    )
-    .expect(200);
+    let nginx = with_headers(engine, r#"[("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")]"#).start();
+    ask(&nginx, "If-Modified-Since: Wed, 21 Oct 2015 07:28:00 GMT\r\n").expect(304);
+    ask(&nginx, "If-Modified-Since: Wed, 21 Oct 2015 07:27:59 GMT\r\n").expect(200);
     // A date that is none does no harm.
     let nginx = with_headers(engine, r#"[("Last-Modified", "yesterday")]"#).start();
-    let response = ask(
-        &nginx,
-        "If-Modified-Since: Wed, 21 Oct 2015 07:28:00 GMT\r\n",
-    );
+    let response = ask(&nginx, "If-Modified-Since: Wed, 21 Oct 2015 07:28:00 GMT\r\n");
     let response = response.expect(200);
     assert_eq!(response.header("Last-Modified"), Some("yesterday"));
 }
 
 fn a_failed_precondition_is_answered_by_412(engine: Engine) {
-    let nginx = with_headers(engine, r#"[("ETag", '"tag"')]"#)
-        .errors_expected()
-        .start();
+    let nginx = with_headers(engine, r#"[("ETag", '"tag"')]"#).errors_expected().start();
     ask(&nginx, "If-Match: \"tag\"\r\n").expect(200);
     ask(&nginx, "If-Match: \"other\"\r\n").expect(412);
     assert_eq!(ask(&nginx, "").expect(200).body.len(), 503);
@@ -323,13 +296,7 @@ def application(environ, start_response):
 "#,
         )
         .start();
-    for target in [
-        "/next?a=b",
-        "next",
-        "../up",
-        "https://example.com/x",
-        "//host/x",
-    ] {
+    for target in ["/next?a=b", "next", "../up", "https://example.com/x", "//host/x"] {
         let mut conn = nginx.connect();
         conn.send(format!("GET /?{target} HTTP/1.1\r\nHost: a\r\n\r\n"));
         let response = conn.response().expect(302);
@@ -382,10 +349,7 @@ fn many_and_long_headers_arrive(engine: Engine) {
         let value = i.to_string();
         assert_eq!(response.header(&format!("X-{i}")), Some(value.as_str()));
     }
-    assert_eq!(
-        response.header("X-Long"),
-        Some("v".repeat(100_000).as_str())
-    );
+    assert_eq!(response.header("X-Long"), Some("v".repeat(100_000).as_str()));
     assert_eq!(response.header(&"N".repeat(1000)), Some("name"));
 }
 

@@ -118,10 +118,7 @@ fn a_reason_of_ones_own_is_sent(engine: Engine) {
         let mut conn = nginx.connect();
         conn.send(format!("GET /?{query} HTTP/1.1\r\nHost: a\r\n\r\n"));
         let response = conn.response();
-        assert_eq!(
-            (response.status, response.reason.as_str()),
-            (status, reason)
-        );
+        assert_eq!((response.status, response.reason.as_str()), (status, reason));
         // An error status that the application chose is an answer like any other, with its own body.
         assert_eq!(response.text(), "body");
     }
@@ -365,21 +362,9 @@ def application(environ, start_response):
 
 fn never_calling_it_is_an_error(engine: Engine) {
     let nginx = Site::new(engine)
-        .app_at(
-            "/list",
-            "list.py",
-            "def application(e, s):\n    return [b'x']\n",
-        )
-        .app_at(
-            "/empty",
-            "empty.py",
-            "def application(e, s):\n    return []\n",
-        )
-        .app_at(
-            "/generator",
-            "generator.py",
-            "def application(e, s):\n    yield b'x'\n",
-        )
+        .app_at("/list", "list.py", "def application(e, s):\n    return [b'x']\n")
+        .app_at("/empty", "empty.py", "def application(e, s):\n    return []\n")
+        .app_at("/generator", "generator.py", "def application(e, s):\n    yield b'x'\n")
         .errors_expected()
         .start();
     for path in ["/list", "/empty", "/generator"] {
@@ -442,10 +427,7 @@ def application(environ, start_response):
 "#,
         )
         .start();
-    assert_eq!(
-        nginx.get("/").expect(200).text(),
-        "one two three [None, None, None]"
-    );
+    assert_eq!(nginx.get("/").expect(200).text(), "one two three [None, None, None]");
 }
 
 fn write_takes_bytes_only(engine: Engine) {
@@ -512,9 +494,5 @@ def application(environ, start_response):
 }
 
 fn wrong_numbers_of_arguments_are_type_errors(engine: Engine) {
-    outcomes(
-        engine,
-        "TypeError",
-        r#"[(), ("200 OK",), ("200 OK", [], None, None)]"#,
-    );
+    outcomes(engine, "TypeError", r#"[(), ("200 OK",), ("200 OK", [], None, None)]"#);
 }

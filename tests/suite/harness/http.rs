@@ -139,10 +139,7 @@ impl Conn {
                 true
             }
             Err(e) if e.kind() == ErrorKind::ConnectionReset => false,
-            Err(e) => panic!(
-                "nothing more came ({e}); so far: {:?}",
-                latin1(&self.pending)
-            ),
+            Err(e) => panic!("nothing more came ({e}); so far: {:?}", latin1(&self.pending)),
         }
     }
 
@@ -196,22 +193,21 @@ impl Conn {
             "both Content-Length and chunked: {:?}",
             latin1(&head)
         );
-        (response.framing, response.body) =
-            if method == "HEAD" || matches!(response.status, 100..200 | 204 | 304) {
-                (Framing::None, Vec::new())
-            } else if chunked {
-                self.chunks()
-            } else if let Some(length) = length {
-                let body = self.read_exactly(length);
-                let framing = if body.len() == length {
-                    Framing::Length
-                } else {
-                    Framing::Cut
-                };
-                (framing, body)
+        (response.framing, response.body) = if method == "HEAD" || matches!(response.status, 100..200 | 204 | 304) {
+            (Framing::None, Vec::new())
+        } else if chunked {
+            self.chunks()
+        } else if let Some(length) = length {
+            let body = self.read_exactly(length);
+            let framing = if body.len() == length {
+                Framing::Length
             } else {
-                (Framing::Close, self.read_to_end())
+                Framing::Cut
             };
+            (framing, body)
+        } else {
+            (Framing::Close, self.read_to_end())
+        };
         response
     }
 

@@ -3,13 +3,19 @@
 // Each subject uses its part of the harness.
 #![allow(dead_code, unused_imports)]
 
+mod curl;
 mod http;
+mod load;
 mod module;
 mod nginx;
+mod process;
 mod site;
 
+pub use curl::{Curl, curl};
 pub use http::{Conn, Framing, Response, latin1};
+pub use load::{Load, Tally};
 pub use nginx::Nginx;
+pub use process::Process;
 pub use site::{Check, Site, is_root};
 
 use std::path::PathBuf;
@@ -54,10 +60,7 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(
-            start.elapsed() < PATIENCE,
-            "waited {PATIENCE:?} in vain for {what}"
-        );
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -30,10 +30,7 @@ fn build() -> PathBuf {
             .output()
             .expect("run cargo build");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "the module does not build:\n{said}"
-        );
+        assert!(output.status.success(), "the module does not build:\n{said}");
     }
     assert!(module.exists(), "{module:?} is missing: run `cargo build`");
     module

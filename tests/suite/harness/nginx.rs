@@ -74,10 +74,7 @@ impl Nginx {
             std::thread::sleep(std::time::Duration::from_millis(3));
         }
         let master = wait_for("the pid file", || {
-            read(&site.prefix().join("logs/nginx.pid"))
-                .trim()
-                .parse()
-                .ok()
+            read(&site.prefix().join("logs/nginx.pid")).trim().parse().ok()
         });
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -87,14 +84,20 @@ impl Nginx {
             .timeout_global(Some(PATIENCE * 2))
             .build()
             .into();
-        Ok(Nginx {
+        let nginx = Nginx {
             site,
             child,
             master,
             agent,
             stopped: false,
             told: Vec::new(),
-        })
+        };
+        if conf_has_master(&conf) {
+            // A worker has its title a moment after it was forked.
+            let count = nginx.site.workers;
+            wait_for("the workers", || (nginx.workers().len() == count).then_some(()));
+        }
+        Ok(nginx)
     }
 
     // ---- asking -------------------------------------------------------------------------------------------------
@@ -123,16 +126,8 @@ impl Nginx {
 
     /// A request through the HTTP client; an empty body is none.
     #[track_caller]
-    pub fn request(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> Response {
-        let mut request = ureq::http::Request::builder()
-            .method(method)
-            .uri(self.url(path));
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        let mut request = ureq::http::Request::builder().method(method).uri(self.url(path));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -206,9 +201,7 @@ impl Nginx {
     #[track_caller]
     pub fn wait_access(&self, text: &str) -> String {
         wait_for(&format!("{text:?} in the access log"), || {
-            lines_with(&self.read("logs/access.log"), text)
-                .into_iter()
-                .next()
+            lines_with(&self.read("logs/access.log"), text).into_iter().next()
         })
     }
 
@@ -292,9 +285,7 @@ impl Nginx {
     pub fn reload_refused(&mut self) -> String {
         let before = self.logged("[emerg]").len();
         self.signal(libc::SIGHUP);
-        let line = wait_for("a refused reload", || {
-            self.logged("[emerg]").into_iter().nth(before)
-        });
+        let line = wait_for("a refused reload", || self.logged("[emerg]").into_iter().nth(before));
         self.told.push(line.clone());
         line
     }
@@ -322,6 +313,13 @@ impl Nginx {
         }
         self.stopped = true;
         self.error_log()
+    }
+
+    /// The exit code of the process that was started, once it has gone.
+    #[track_caller]
+    pub fn exit_code(&mut self) -> Option<i32> {
+        assert!(self.stopped, "it runs");
+        self.child.wait().expect("its status").code()
     }
 
     fn end(&mut self, signal: i32) {

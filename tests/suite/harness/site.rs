@@ -24,7 +24,7 @@ pub struct Site {
     server: String,
     listen: Option<String>,
     user: Option<String>,
-    workers: usize,
+    pub(super) workers: usize,
     daemon: bool,
     log_level: String,
 }
@@ -35,7 +35,7 @@ pub struct Check {
     pub ok: bool,
     pub output: String,
     conf: PathBuf,
-    conf_text: String,
+    pub conf_text: String,
 }
 
 impl Site {

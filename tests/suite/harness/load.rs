@@ -1,0 +1,143 @@
+//! Clients that ask again and again on kept connections while a test does something to nginx.
+
+use super::{Nginx, PATIENCE};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Clients at work.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<Tally>>,
+}
+
+/// What became of the requests of a load.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Answers with status 200.
+    pub good: usize,
+    /// What else came, or why nothing did.
+    pub bad: Vec<String>,
+    /// The longest time from a request to its answer.
+    pub longest: Duration,
+}
+
+impl Load {
+    /// `clients` connections that ask for `path`.
+    pub fn start(nginx: &Nginx, path: &str, clients: usize) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let clients = (0..clients)
+            .map(|_| {
+                let (stop, address, path) = (stop.clone(), nginx.address(), path.to_owned());
+                std::thread::spawn(move || run(&stop, address, &path))
+            })
+            .collect();
+        Load { stop, clients }
+    }
+
+    /// Ends it; what became of all its requests.
+    pub fn stop(self) -> Tally {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Tally::default();
+        for client in self.clients {
+            let tally = client.join().expect("a client");
+            all.good += tally.good;
+            all.bad.extend(tally.bad);
+            all.longest = all.longest.max(tally.longest);
+        }
+        all
+    }
+}
+
+impl Tally {
+    /// Every request was answered by a 200, and there were some.
+    #[track_caller]
+    pub fn assert_good(&self) {
+        assert!(self.bad.is_empty(), "{} good, {:?}", self.good, self.bad);
+        assert!(self.good > 0, "nothing was asked");
+    }
+}
+
+fn run(stop: &AtomicBool, address: SocketAddr, path: &str) -> Tally {
+    let mut tally = Tally::default();
+    let mut kept = None;
+    while !stop.load(Ordering::Relaxed) {
+        let start = Instant::now();
+        match ask(&mut kept, address, path) {
+            Ok(200) => tally.good += 1,
+            Ok(status) => tally.bad.push(format!("status {status}")),
+            Err(e) => tally.bad.push(e),
+        }
+        tally.longest = tally.longest.max(start.elapsed());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    tally
+}
+
+/// One request, on the kept connection if there is one.
+///
+/// A server may close an idle connection at any time, also while a request is on its way there: as every client does
+/// (RFC 9112, 9.3.1), this one asks again on a new connection if a kept one ended before any byte of an answer.
+fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str) -> Result<u16, String> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    if let Some(mut stream) = kept.take() {
+        let sent = stream.write_all(request.as_bytes());
+        if sent.is_ok()
+            && let Some((status, keep)) = answer(&mut stream)?
+        {
+            *kept = keep.then_some(stream);
+            return Ok(status);
+        }
+    }
+    let mut stream = TcpStream::connect(address).map_err(|e| format!("connect: {e}"))?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request.as_bytes()).map_err(|e| format!("send: {e}"))?;
+    match answer(&mut stream)? {
+        Some((status, keep)) => {
+            *kept = keep.then_some(stream);
+            Ok(status)
+        }
+        None => Err("a new connection ended without an answer".to_owned()),
+    }
+}
+
+/// Status and whether the connection stays; `None` when it ended before the first byte.
+fn answer(stream: &mut TcpStream) -> Result<Option<(u16, bool)>, String> {
+    let mut got = Vec::new();
+    let mut buffer = [0; 16384];
+    loop {
+        if let Some(end) = whole(&got)? {
+            return Ok(Some(end));
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) if got.is_empty() => return Ok(None),
+            Ok(0) => return Err(format!("cut after {} bytes", got.len())),
+            Ok(n) => got.extend_from_slice(&buffer[..n]),
+            Err(e) if e.kind() == ErrorKind::ConnectionReset && got.is_empty() => return Ok(None),
+            Err(e) => return Err(format!("{e} after {} bytes", got.len())),
+        }
+    }
+}
+
+/// Status and whether the connection stays, once the answer is whole.
+fn whole(got: &[u8]) -> Result<Option<(u16, bool)>, String> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut head = httparse::Response::new(&mut headers);
+    let parsed = head.parse(got).map_err(|e| e.to_string())?;
+    let httparse::Status::Complete(body) = parsed else {
+        return Ok(None);
+    };
+    let value = |name: &str| {
+        let header = head.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));
+        header.map(|h| String::from_utf8_lossy(h.value).into_owned())
+    };
+    let complete = match value("Content-Length") {
+        Some(length) => got.len() - body >= length.parse().map_err(|_| "Content-Length")?,
+        None => got.ends_with(b"0\r\n\r\n"),
+    };
+    let keep = value("Connection").is_none_or(|v| v != "close");
+    Ok(complete.then_some((head.code.unwrap(), keep)))
+}

@@ -1,0 +1,72 @@
+//! What the kernel says of a process.
+
+use super::{latin1, wait_for};
+use std::fs;
+use std::time::Duration;
+
+/// A process, by its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process(pub i32);
+
+impl Process {
+    /// It runs; a zombie does not.
+    pub fn is_alive(self) -> bool {
+        !matches!(self.stat().first().map(String::as_str), None | Some("Z"))
+    }
+
+    #[track_caller]
+    pub fn wait_gone(self) {
+        wait_for(&format!("the end of process {}", self.0), || {
+            (!self.is_alive()).then_some(())
+        });
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(self) -> u64 {
+        self.status("VmRSS:").map_or(0, |kib| kib * 1024)
+    }
+
+    /// The most memory that was resident at a time, in bytes.
+    pub fn peak_memory(self) -> u64 {
+        self.status("VmHWM:").map_or(0, |kib| kib * 1024)
+    }
+
+    pub fn threads(self) -> u64 {
+        self.status("Threads:").unwrap_or(0)
+    }
+
+    pub fn descriptors(self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.0)).map_or(0, Iterator::count)
+    }
+
+    /// The lines of its memory map.
+    pub fn mappings(self) -> Vec<String> {
+        let text = fs::read(format!("/proc/{}/maps", self.0)).unwrap_or_default();
+        latin1(&text).lines().map(str::to_owned).collect()
+    }
+
+    /// Processor time it has used, to a hundredth of a second.
+    pub fn cpu(self) -> Duration {
+        let stat = self.stat();
+        let ticks: u64 = stat[11..13].iter().map(|t| t.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    pub fn signal(self, signal: i32) {
+        // SAFETY: no memory is involved.
+        unsafe { libc::kill(self.0, signal) };
+    }
+
+    /// The fields after the name, from the state on.
+    fn stat(self) -> Vec<String> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
+        let fields = text.rfind(')').map_or("", |at| &text[at + 1..]);
+        fields.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn status(self, name: &str) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.0)).ok()?;
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+}
