@@ -44,7 +44,7 @@ fn missing_bindings(python: &pyo3_build_config::InterpreterConfig) {
     bindgen::builder()
         .header("src/python/missing.h")
         .clang_arg(format!("-I{}", include.trim()))
-        .allowlist_function("_PyBytes_Resize")
+        .allowlist_function("_PyBytes_Resize|PySys_AddAuditHook")
         .blocklist_type("PyObject|_object|Py_ssize_t|_?ssize_t|__ssize_t")
         .raw_line("use pyo3::ffi::{PyObject, Py_ssize_t};")
         .generate()

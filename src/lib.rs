@@ -83,13 +83,8 @@ unsafe extern "C" fn merge_loc_conf(cf: *mut sys::ngx_conf_t, outer: *mut c_void
     nginx::guard(ngx::core::NGX_CONF_ERROR.cast(), || {
         // SAFETY: nginx passes two different configurations that create_loc_conf made; nobody else holds them or the
         // main configuration meanwhile.
-        let (conf, outer, here) = unsafe {
-            (
-                Conf::new(cf),
-                &*outer.cast::<LocationConf>(),
-                &mut *here.cast::<LocationConf>(),
-            )
-        };
+        let (conf, outer, here) =
+            unsafe { (Conf::new(cf), &*outer.cast::<LocationConf>(), &mut *here.cast::<LocationConf>()) };
         // SAFETY: as above.
         here.merge(outer, &conf, unsafe { conf.main_conf::<MainConf>() });
         ptr::null_mut()
@@ -129,9 +124,7 @@ unsafe extern "C" fn body_read(request: *mut sys::ngx_http_request_t) {
             return;
         };
         // SAFETY: create_loc_conf makes this type.
-        http::handler::run(request, unsafe {
-            nginx::module::location_conf::<LocationConf>(&request)
-        });
+        http::handler::run(request, unsafe { nginx::module::location_conf::<LocationConf>(&request) });
     });
 }
 
@@ -152,10 +145,7 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
             // SAFETY: nginx's process has one thread until the worker is started.
             unsafe { python::runtime::set_environment(&start.environment) };
             if let Err(error) = http::worker::start(start) {
-                Log::cycle().write(
-                    Level::Alert,
-                    &format!("wsgi: this worker cannot run applications: {error}"),
-                );
+                Log::cycle().write(Level::Alert, &format!("wsgi: this worker cannot run applications: {error}"));
             }
         }
     });

@@ -22,9 +22,7 @@ impl Loader {
         let namespace = PyDict::new(py);
         namespace.set_item("__name__", "_ngx_wsgi_loader")?;
         run_code(py, c_str!(include_str!("loader.py")), c"ngx_wsgi/loader.py", &namespace)?;
-        Ok(Self {
-            namespace: namespace.unbind(),
-        })
+        Ok(Self { namespace: namespace.unbind() })
     }
 
     fn load<'py>(&self, py: Python<'py>, specification: &Specification) -> PyResult<Bound<'py, PyAny>> {
@@ -33,11 +31,8 @@ impl Loader {
             Target::Module(name) => (None, Some(name)),
         };
         let pair = |callable: &Callable| (callable.name.clone(), callable.is_factory);
-        let middleware: Vec<_> = specification
-            .middleware
-            .iter()
-            .map(|(module, callable)| (module, pair(callable)))
-            .collect();
+        let middleware: Vec<_> =
+            specification.middleware.iter().map(|(module, callable)| (module, pair(callable))).collect();
         let middleware = PyList::new(py, middleware)?;
         let load = self.namespace.bind(py).as_any().get_item("load")?;
         load.call1((script, module, pair(&specification.callable), middleware))
@@ -55,11 +50,7 @@ impl Application {
     /// The application that `specification` names, not loaded.
     pub fn new(specification: Specification) -> Self {
         let name = specification.to_string().into();
-        Self {
-            specification,
-            name,
-            callable: Mutex::new(None),
-        }
+        Self { specification, name, callable: Mutex::new(None) }
     }
 
     /// What the log calls it.
@@ -89,10 +80,7 @@ impl Application {
             Err(error) => {
                 let text = traceback::format(&error, py);
                 let summary = traceback::summary(&error, py);
-                log::error(&format!(
-                    "application \"{}\" could not be loaded: {summary}\n{text}",
-                    self.name
-                ));
+                log::error(&format!("application \"{}\" could not be loaded: {summary}\n{text}", self.name));
                 Err(text)
             }
         }

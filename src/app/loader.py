@@ -9,6 +9,13 @@ import threading
 import zlib
 
 
+class ScriptLoader(importlib.machinery.SourceFileLoader):
+    """Loads a script from its text: byte code of the same second and size would be that of an older text."""
+
+    def get_code(self, fullname):
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 class ImportRecorder:
     """A finder that finds nothing, but notes what this thread imports."""
 
@@ -70,19 +77,22 @@ def import_script(path, recorder):
     # As `python script.py` does, and for a package the directory that it is imported from.
     if root not in sys.path:
         sys.path.insert(0, root)
-    if len(names) > 1 and extension == ".py" and all(name.isidentifier() for name in names):
-        module = importlib.import_module(".".join(names))
-        # Another package of the same name may come first on the path.
-        if module.__file__ and os.path.samefile(module.__file__, path):
-            return module
     name = f"_wsgi_{stem}_{zlib.crc32(os.fsencode(path)):08x}"
+    package = None
+    if len(names) > 1 and extension == ".py" and all(name.isidentifier() for name in names):
+        parent = importlib.import_module(".".join(names[:-1]))
+        # Another package of the same name may come first on the path.
+        if os.path.realpath(directory) in map(os.path.realpath, parent.__path__):
+            package, name = parent, ".".join(names)
     if name in sys.modules:
         return sys.modules[name]
-    loader = importlib.machinery.SourceFileLoader(name, path)
+    loader = ScriptLoader(name, path)
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     recorder.names.append(name)
+    if package:
+        setattr(package, stem, module)
     loader.exec_module(module)
     return module
 

@@ -63,14 +63,9 @@ impl Callable {
             None => (text, false),
         };
         if is_dotted_name(name) {
-            return Ok(Self {
-                name: name.to_owned(),
-                is_factory,
-            });
+            return Ok(Self { name: name.to_owned(), is_factory });
         }
-        Err(format!(
-            "\"{text}\" is not the name of a Python callable, as in \"application\" or \"create_app()\""
-        ))
+        Err(format!("\"{text}\" is not the name of a Python callable, as in \"application\" or \"create_app()\""))
     }
 }
 
@@ -82,9 +77,7 @@ fn is_path(text: &str) -> bool {
 pub fn is_dotted_name(text: &str) -> bool {
     text.split('.').all(|name| {
         let mut characters = name.chars();
-        characters
-            .next()
-            .is_some_and(|first| first == '_' || first.is_alphabetic())
+        characters.next().is_some_and(|first| first == '_' || first.is_alphabetic())
             && characters.all(|character| character == '_' || character.is_alphanumeric())
     })
 }
@@ -125,18 +118,9 @@ mod tests {
     fn a_target_is_a_path_or_a_module() {
         assert_eq!(parse("/srv/a.py"), Ok((Target::Script("/srv/a.py".into()), None)));
         assert_eq!(parse("a.wsgi"), Ok((Target::Script("/prefix/a.wsgi".into()), None)));
-        assert_eq!(
-            parse("a.py:app"),
-            Ok((Target::Script("/prefix/a.py".into()), Some("app")))
-        );
-        assert_eq!(
-            parse("site.wsgi_app"),
-            Ok((Target::Module("site.wsgi_app".into()), None))
-        );
-        assert_eq!(
-            parse("pkg.mod:make()"),
-            Ok((Target::Module("pkg.mod".into()), Some("make()")))
-        );
+        assert_eq!(parse("a.py:app"), Ok((Target::Script("/prefix/a.py".into()), Some("app"))));
+        assert_eq!(parse("site.wsgi_app"), Ok((Target::Module("site.wsgi_app".into()), None)));
+        assert_eq!(parse("pkg.mod:make()"), Ok((Target::Module("pkg.mod".into()), Some("make()"))));
         assert_eq!(parse("/a:b/c"), Ok((Target::Script("/a:b/c".into()), None)));
         for refused in ["", "a b", "1a", "a..b", ".a", "a-b"] {
             assert!(parse(refused).is_err(), "{refused:?}");
@@ -145,20 +129,8 @@ mod tests {
 
     #[test]
     fn a_callable_is_a_name_or_a_call() {
-        assert_eq!(
-            Callable::parse("app"),
-            Ok(Callable {
-                name: "app".into(),
-                is_factory: false
-            })
-        );
-        assert_eq!(
-            Callable::parse("a.make()"),
-            Ok(Callable {
-                name: "a.make".into(),
-                is_factory: true
-            })
-        );
+        assert_eq!(Callable::parse("app"), Ok(Callable { name: "app".into(), is_factory: false }));
+        assert_eq!(Callable::parse("a.make()"), Ok(Callable { name: "a.make".into(), is_factory: true }));
         for refused in ["", "()", "make(1)", "a b"] {
             assert!(Callable::parse(refused).is_err(), "{refused:?}");
         }

@@ -52,10 +52,7 @@ impl MainConf {
         location: &LocationConf,
         place: &str,
     ) -> Arc<Specification> {
-        let known = self
-            .applications
-            .iter()
-            .find(|known| *known.specification == specification);
+        let known = self.applications.iter().find(|known| *known.specification == specification);
         let specification = known.map_or_else(|| Arc::new(specification), |known| known.specification.clone());
         self.applications.push(Registered {
             specification: specification.clone(),
@@ -83,9 +80,7 @@ impl MainConf {
                 runtime::BUILD_VERSION
             ));
         }
-        self.settings()
-            .check()
-            .map_err(|problem| format!("wsgi_python: {problem}"))?;
+        self.settings().check().map_err(|problem| format!("wsgi_python: {problem}"))?;
         self.check_threads()?;
         self.environment().map(drop)
     }
@@ -126,10 +121,7 @@ impl MainConf {
                 }
             }
         }
-        Ok(all
-            .into_iter()
-            .map(|(name, value, _)| (name.to_owned(), value.to_owned()))
-            .collect())
+        Ok(all.into_iter().map(|(name, value, _)| (name.to_owned(), value.to_owned())).collect())
     }
 
     /// What Python is started with.
@@ -156,10 +148,7 @@ impl MainConf {
     pub fn applications(&self) -> Vec<(Arc<Specification>, bool)> {
         let mut distinct: Vec<(Arc<Specification>, bool)> = Vec::new();
         for application in &self.applications {
-            match distinct
-                .iter_mut()
-                .find(|(known, _)| Arc::ptr_eq(known, &application.specification))
-            {
+            match distinct.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &application.specification)) {
                 Some((_, preload)) => *preload |= application.preload,
                 None => distinct.push((application.specification.clone(), application.preload)),
             }

@@ -20,58 +20,28 @@ const FLAG: u32 = HTTP_SERVER_LOCATION | NGX_CONF_FLAG;
 /// The table, in the order of the README.
 pub const DIRECTIVES: [ngx_command_t; 16] = [
     location(ngx_string!("wsgi_pass"), LOCATION_IF_LIMIT | NGX_CONF_TAKE12, wsgi_pass),
-    location(
-        ngx_string!("wsgi_script_name"),
-        HTTP_SERVER_LOCATION | NGX_CONF_TAKE1,
-        wsgi_script_name,
-    ),
-    location(
-        ngx_string!("wsgi_var"),
-        HTTP_SERVER_LOCATION | NGX_CONF_TAKE23,
-        wsgi_var,
-    ),
-    location(
-        ngx_string!("wsgi_middleware"),
-        HTTP_SERVER_LOCATION | NGX_CONF_TAKE12,
-        wsgi_middleware,
-    ),
+    location(ngx_string!("wsgi_script_name"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_script_name),
+    location(ngx_string!("wsgi_var"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE23, wsgi_var),
+    location(ngx_string!("wsgi_middleware"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE12, wsgi_middleware),
     location::<LocationConf>(ngx_string!("wsgi_pass_authorization"), FLAG, |_, words, conf| {
         flag(words, &mut conf.pass_authorization)
     }),
-    location::<LocationConf>(ngx_string!("wsgi_preload"), FLAG, |_, words, conf| {
-        flag(words, &mut conf.preload)
-    }),
+    location::<LocationConf>(ngx_string!("wsgi_preload"), FLAG, |_, words, conf| flag(words, &mut conf.preload)),
     main::<MainConf>(ngx_string!("wsgi_python_home"), NGX_CONF_TAKE1, |cf, words, conf| {
         path(cf, words, &mut conf.home)
     }),
-    main::<MainConf>(
-        ngx_string!("wsgi_python_executable"),
-        NGX_CONF_TAKE1,
-        |cf, words, conf| path(cf, words, &mut conf.executable),
-    ),
+    main::<MainConf>(ngx_string!("wsgi_python_executable"), NGX_CONF_TAKE1, |cf, words, conf| {
+        path(cf, words, &mut conf.executable)
+    }),
     main(ngx_string!("wsgi_python_path"), NGX_CONF_1MORE, wsgi_python_path),
-    main(
-        ngx_string!("wsgi_python_optimize"),
-        NGX_CONF_TAKE1,
-        wsgi_python_optimize,
-    ),
+    main(ngx_string!("wsgi_python_optimize"), NGX_CONF_TAKE1, wsgi_python_optimize),
     location(ngx_string!("wsgi_env"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE2, wsgi_env),
-    location(
-        ngx_string!("wsgi_threads"),
-        HTTP_SERVER_LOCATION | NGX_CONF_TAKE1,
-        wsgi_threads,
-    ),
-    main(
-        ngx_string!("wsgi_shutdown_timeout"),
-        NGX_CONF_TAKE1,
-        wsgi_shutdown_timeout,
-    ),
+    location(ngx_string!("wsgi_threads"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_threads),
+    main(ngx_string!("wsgi_shutdown_timeout"), NGX_CONF_TAKE1, wsgi_shutdown_timeout),
     location::<LocationConf>(ngx_string!("wsgi_allow_ranges"), FLAG, |_, words, conf| {
         flag(words, &mut conf.allow_ranges)
     }),
-    location::<LocationConf>(ngx_string!("wsgi_debug"), FLAG, |_, words, conf| {
-        flag(words, &mut conf.debug)
-    }),
+    location::<LocationConf>(ngx_string!("wsgi_debug"), FLAG, |_, words, conf| flag(words, &mut conf.debug)),
     ngx_command_t::empty(),
 ];
 
@@ -125,23 +95,13 @@ fn wsgi_pass(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
         let metadata = std::fs::metadata(script)
             .map_err(|error| Problem::Message(format!("wsgi_pass \"{}\" cannot be used: {error}", script.display())))?;
         if !metadata.is_file() {
-            return Err(Problem::Message(format!(
-                "wsgi_pass \"{}\" is not a file",
-                script.display()
-            )));
+            return Err(Problem::Message(format!("wsgi_pass \"{}\" is not a file", script.display())));
         }
     }
     if let Some(handler) = content_handler() {
         cf.core_location().set_handler(handler);
     }
-    once(
-        &mut conf.pass,
-        Pass {
-            target,
-            callable,
-            place: cf.place(),
-        },
-    )
+    once(&mut conf.pass, Pass { target, callable, place: cf.place() })
 }
 
 fn wsgi_script_name(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
@@ -159,9 +119,7 @@ fn wsgi_script_name(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Appli
 fn wsgi_var(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
     let name = words[1];
     if name.is_empty() || (name.starts_with("wsgi.") && name != "wsgi.url_scheme") {
-        return Err(Problem::Message(format!(
-            "\"{name}\" cannot be set by the \"wsgi_var\" directive"
-        )));
+        return Err(Problem::Message(format!("\"{name}\" cannot be set by the \"wsgi_var\" directive")));
     }
     let if_not_empty = match words.get(3) {
         None => false,
@@ -169,11 +127,7 @@ fn wsgi_var(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
         Some(other) => return Err(Problem::Message(format!("invalid parameter \"{other}\""))),
     };
     let value = cf.complex_value(words[2]).map_err(|()| Problem::Logged)?;
-    let variable = EnvironVariable {
-        name: name.to_owned(),
-        value,
-        if_not_empty,
-    };
+    let variable = EnvironVariable { name: name.to_owned(), value, if_not_empty };
     conf.variables.get_or_insert_default().push(variable);
     Ok(())
 }
@@ -185,9 +139,7 @@ fn wsgi_middleware(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied
     }
     let callable = Callable::parse(callable)
         .map_err(|problem| Problem::Message(format!("{problem} in \"wsgi_middleware\" directive")))?;
-    conf.middleware
-        .get_or_insert_default()
-        .push((module.to_owned(), callable));
+    conf.middleware.get_or_insert_default().push((module.to_owned(), callable));
     Ok(())
 }
 
@@ -212,17 +164,11 @@ fn wsgi_python_optimize(_: &Conf, words: &[&str], conf: &mut MainConf) -> Applie
 fn wsgi_env(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
     let (name, value) = (words[1], words[2]);
     if name.is_empty() || name.contains('=') || words[1..].iter().any(|word| word.contains('\0')) {
-        return Err(Problem::invalid_value(
-            words[0],
-            name,
-            "the name of an environment variable",
-        ));
+        return Err(Problem::invalid_value(words[0], name, "the name of an environment variable"));
     }
     let variables = conf.environment.get_or_insert_default();
     if variables.iter().any(|(known, _)| known == name) {
-        return Err(Problem::Message(format!(
-            "duplicate \"{name}\" in \"wsgi_env\" directive"
-        )));
+        return Err(Problem::Message(format!("duplicate \"{name}\" in \"wsgi_env\" directive")));
     }
     variables.push((name.to_owned(), value.to_owned()));
     Ok(())
@@ -240,11 +186,7 @@ fn wsgi_threads(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
         value => match value.parse() {
             Ok(count) if (1..=MOST_THREADS).contains(&count) => Threads::Pool(count),
             _ => {
-                return Err(Problem::invalid_value(
-                    words[0],
-                    value,
-                    "\"off\" or a number from 1 to 1024",
-                ));
+                return Err(Problem::invalid_value(words[0], value, "\"off\" or a number from 1 to 1024"));
             }
         },
     };

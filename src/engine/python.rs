@@ -43,11 +43,7 @@ impl World {
         Python::attach(|py| {
             let vocabulary = Vocabulary::new(py, &interpreter, &configuration.server)?;
             let loader = Loader::new(py)?;
-            Ok(Self {
-                interpreter,
-                vocabulary,
-                loader,
-            })
+            Ok(Self { interpreter, vocabulary, loader })
         })
         .map_err(|error: PyErr| Python::attach(|py| traceback::format(&error, py)))
     }

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use super::guarded;
 use super::python::{Configuration, World};
 use crate::app::application::Application;
-use crate::python::log;
+use crate::python::{log, traceback};
 use crate::wsgi::call::Call;
 use crate::wsgi::response::Progress;
 
@@ -29,7 +29,6 @@ struct Shared {
     work: Condvar,
     /// Signalled when the last running call has ended.
     idle: Condvar,
-    world: OnceLock<World>,
 }
 
 #[derive(Default)]
@@ -71,10 +70,7 @@ const STACK_SIZE: usize = 8 * 1024 * 1024;
 impl Slot {
     /// An application that is not loaded.
     pub fn new(application: Application) -> Arc<Self> {
-        Arc::new(Self {
-            application,
-            stage: Mutex::new(Stage::Unloaded),
-        })
+        Arc::new(Self { application, stage: Mutex::new(Stage::Unloaded) })
     }
 
     /// The application.
@@ -93,12 +89,7 @@ impl Threads {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(configuration: Configuration, count: usize, preloaded: Vec<Arc<Slot>>) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
-            pool: Mutex::new(Pool::default()),
-            work: Condvar::new(),
-            idle: Condvar::new(),
-            world: OnceLock::new(),
-        });
+        let shared = Arc::new(Shared { pool: Mutex::new(Pool::default()), work: Condvar::new(), idle: Condvar::new() });
         let (main, commands) = mpsc::channel();
         for slot in preloaded {
             *slot.stage() = Stage::Loading(Vec::new());
@@ -106,9 +97,7 @@ impl Threads {
             let _ = main.send(Command::Load(slot));
         }
         let on_thread = shared.clone();
-        spawn("wsgi-main".to_owned(), move || {
-            python_main(&on_thread, &configuration, count, commands)
-        })?;
+        spawn("wsgi-main".to_owned(), move || python_main(&on_thread, &configuration, count, commands))?;
         Ok(Self { shared, main })
     }
 
@@ -143,12 +132,7 @@ impl Threads {
         pool.closed = true;
         let dropped = std::mem::take(&mut pool.queue);
         while pool.running > 0 && start.elapsed() < calls.min(limit) {
-            pool = self
-                .shared
-                .idle
-                .wait_timeout(pool, TURN)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            pool = self.shared.idle.wait_timeout(pool, TURN).unwrap_or_else(PoisonError::into_inner).0;
             drop(pool);
             meanwhile();
             pool = self.shared.lock();
@@ -218,21 +202,19 @@ impl Pool {
 }
 
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    thread::Builder::new()
-        .name(name)
-        .stack_size(STACK_SIZE)
-        .spawn(body)
-        .map(drop)
+    thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(body).map(drop)
 }
 
 /// The Python main thread: stays until the process ends.
 fn python_main(shared: &Arc<Shared>, configuration: &Configuration, count: usize, commands: Receiver<Command>) {
     match World::start(configuration) {
         Ok(world) => {
-            let world = shared.world.get_or_init(|| world);
+            // It lives as long as the process, which never finalises Python.
+            let world: &'static World = Box::leak(Box::new(world));
             for number in 1..=count {
                 let on_thread = shared.clone();
-                if let Err(error) = spawn(format!("wsgi-{number}"), move || pool_thread(&on_thread)) {
+                let name = format!("wsgi-{number}");
+                if let Err(error) = spawn(name.clone(), move || pool_thread(&on_thread, world, &name)) {
                     log::error(&format!("cannot start pool thread {number} of {count}: {error}"));
                 }
             }
@@ -294,28 +276,31 @@ fn after_loading(shared: &Shared, slot: &Arc<Slot>, loaded: Result<(), String>) 
 }
 
 /// A pool thread: attached to its interpreter for its whole life, so that `threading.local` lasts from call to call.
-fn pool_thread(shared: &Shared) {
+fn pool_thread(shared: &Shared, world: &World, name: &str) {
     Python::attach(|py| {
+        if let Err(error) = world.interpreter.adopt_thread(py, name) {
+            log::error(&traceback::format(&error, py));
+        }
         loop {
             // Only a thread that would sleep gives the GIL up: going on with it saves two hand-overs a call.
             let (slot, call) = match shared.try_next() {
                 Some(next) => next,
                 None => py.detach(|| shared.next()),
             };
-            run(py, shared, &slot, call);
+            run(py, world, &slot, call);
             shared.call_ended();
         }
     });
 }
 
-fn run(py: Python<'_>, shared: &Shared, slot: &Slot, call: Call) {
+fn run(py: Python<'_>, world: &World, slot: &Slot, call: Call) {
     let exchange = call.exchange.clone();
     if exchange.is_disconnected() {
         exchange.closed();
         return;
     }
     guarded(&exchange, || {
-        let (Some(world), Some(callable)) = (shared.world.get(), slot.application.callable(py)) else {
+        let Some(callable) = slot.application.callable(py) else {
             return call.refuse("the application is not loaded");
         };
         let mut running = call.start(py, &world.vocabulary, &callable);

@@ -6,10 +6,7 @@ pub fn complete(mut variables: Vec<(String, String)>) -> Vec<(String, String)> {
         std::env::var_os(name).is_none() && !variables.iter().any(|(known, _)| known == name)
     };
     let mut defaults = vec![
-        (
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
-        ),
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
         ("LANG", "C.UTF-8".to_owned()),
     ];
     // A user without an entry in the password file has no home.

@@ -34,6 +34,12 @@ struct EventLoopSide {
     output: Output,
     /// Whether the last buffer is on its way.
     ended: Cell<bool>,
+    /// Whether the answer failed and nothing follows.
+    failed: Cell<bool>,
+    /// Whether the call is over.
+    closed: Cell<bool>,
+    /// What nginx said when it could not send.
+    error: Cell<Option<Status>>,
     /// With `wsgi_threads off`: the call whose answer waits for the client.
     suspended: RefCell<Option<Suspended>>,
 }
@@ -53,6 +59,9 @@ impl RequestExchange {
                 request: Cell::new(Some(request)),
                 output: Output::default(),
                 ended: Cell::new(false),
+                failed: Cell::new(false),
+                closed: Cell::new(false),
+                error: Cell::new(None),
                 suspended: RefCell::new(None),
             }),
         })
@@ -71,9 +80,14 @@ impl RequestExchange {
         *self.event_loop.get().suspended.borrow_mut() = suspended;
     }
 
-    /// Tells the event loop, unless this is its thread, that there is something to take.
+    /// Tells the event loop that there is something to take; on its own thread hands it to nginx right away.
     fn announce(&self, mut outgoing: MutexGuard<'_, Outgoing>) {
-        if !self.event_loop.is_here() && outgoing.announce() {
+        if self.event_loop.is_here() {
+            drop(outgoing);
+            if let Some(request) = self.event_loop.get().request.get() {
+                self.transfer(request);
+            }
+        } else if outgoing.announce() {
             drop(outgoing);
             self.post.mailbox.send(Message::Answer(self.shared()));
         }
@@ -82,87 +96,79 @@ impl RequestExchange {
     /// Hands to nginx what there is, from an event that is not the request's own.
     pub fn deliver(&self) {
         if let Some(request) = self.event_loop.get().request.get() {
-            request.in_foreign_event(|request| self.pump(request));
+            request.in_foreign_event(|_| self.pump());
         }
     }
 
-    /// Hands to nginx what there is, and lets a suspended call go on, until one of the two has to wait.
-    pub fn pump(&self, request: Request) {
+    /// Hands to nginx what there is, and lets a suspended call go on, until one of the two has to wait. Finalizes the
+    /// request when its answer is over.
+    pub fn pump(&self) {
         let side = self.event_loop.get();
-        loop {
-            let finished = match self.step(request) {
-                Ok(finished) => finished,
-                Err(status) => Some(status),
-            };
-            if let Some(status) = finished {
+        while let Some(request) = side.request.get() {
+            self.transfer(request);
+            if let Some(status) = side.verdict(request) {
                 return self.finalize(request, status);
             }
             if side.output.is_busy() {
-                break;
+                if request.is_active()
+                    && let Err(status) = request.wait_until_writable()
+                {
+                    self.finalize(request, status);
+                }
+                return;
             }
             if self.lock().has_data() {
                 continue;
             }
-            let Some(suspended) = side.suspended.take() else { break };
-            let suspended = super::worker::resume(suspended);
-            // The application may have run for long, but nothing else has: nginx's state is as it was.
-            self.suspend(suspended);
-        }
-        if side.output.is_busy() {
-            if request.is_active()
-                && let Err(status) = request.wait_until_writable()
-            {
-                self.finalize(request, status);
-            }
-        } else {
-            request.stop_waiting();
+            let Some(suspended) = side.suspended.take() else { return request.stop_waiting() };
+            self.suspend(super::worker::resume(suspended));
         }
     }
 
-    /// Takes one batch. Returns the status to finalize with when the answer is over.
-    fn step(&self, request: Request) -> Result<Option<Status>, Status> {
+    /// Moves one batch into nginx's filters. Finalizes nothing, so a call that runs on this thread may use it.
+    fn transfer(&self, request: Request) {
         let side = self.event_loop.get();
-        let batch = self.lock().take(side.output.is_busy()).map_err(|error| {
-            request.log().write(
-                Level::Error,
-                &format!("cannot read the temporary file of an answer: {error}"),
-            );
-            Status::ERROR
-        })?;
-        let Batch {
-            head,
-            data,
-            end,
-            closed,
-        } = batch;
+        if side.error.get().is_some() {
+            return;
+        }
+        let batch = self.lock().take(side.output.is_busy());
+        let moved = match batch {
+            Ok(batch) => self.move_batch(request, batch),
+            Err(error) => {
+                request.log().write(Level::Error, &format!("cannot read the temporary file of an answer: {error}"));
+                Err(Status::ERROR)
+            }
+        };
+        if let Err(status) = moved {
+            side.error.set(Some(status));
+            self.lock().disconnect();
+            self.room.notify_all();
+        }
+    }
+
+    fn move_batch(&self, request: Request, batch: Batch) -> Result<(), Status> {
+        let side = self.event_loop.get();
+        let Batch { head, data, end, closed } = batch;
+        if closed {
+            // What the call has logged was queued before it was closed, and is to be logged before the request goes.
+            self.post.write_log();
+        }
+        side.closed.set(closed);
+        side.failed.set(end == Some(End::Failed));
         if let Some(head) = head {
             self.send_head(request, head)?;
         }
-        if end == Some(End::Failed) {
-            return if closed { Err(failure(request)) } else { Ok(None) };
+        if !request.is_header_sent() || side.ended.get() {
+            return Ok(());
         }
-        if request.is_header_sent() && !side.ended.get() {
-            let last = end == Some(End::Complete);
-            let sent = if request.is_header_only() {
-                data.len()
-            } else {
-                side.output.send(request, data, last)?
-            };
-            side.ended.set(last);
-            self.sent(sent);
-        } else if side.output.is_busy() {
-            let sent = side.output.flush(request)?;
-            self.sent(sent);
-        }
-        // After the last buffer nginx itself sends on what is left.
-        Ok((side.ended.get() && closed).then_some(Status::OK))
-    }
-
-    fn sent(&self, count: usize) {
-        if count > 0 {
-            self.lock().sent(count);
+        let last = end == Some(End::Complete);
+        let sent = if request.is_header_only() { data.len() } else { side.output.send(request, data, last)? };
+        side.ended.set(last);
+        if sent > 0 {
+            self.lock().sent(sent);
             self.room.notify_all();
         }
+        Ok(())
     }
 
     fn send_head(&self, request: Request, head: ResponseHead) -> Result<(), Status> {
@@ -200,12 +206,27 @@ impl RequestExchange {
     }
 }
 
-/// The status of an answer that failed: an error page, or a broken connection when the head is out.
-fn failure(request: Request) -> Status {
-    if request.is_header_sent() {
-        Status::ERROR
-    } else {
-        Status::INTERNAL_SERVER_ERROR
+impl EventLoopSide {
+    /// The status to finalize with when the answer is over.
+    fn verdict(&self, request: Request) -> Option<Status> {
+        if let Some(status) = self.error.get() {
+            return Some(status);
+        }
+        if !self.closed.get() {
+            return None;
+        }
+        if self.failed.get() {
+            // An error page, or once the head is out a broken connection, after the data that came before.
+            return if !request.is_header_sent() {
+                Some(Status::INTERNAL_SERVER_ERROR)
+            } else if self.output.is_busy() {
+                None
+            } else {
+                Some(Status::ERROR)
+            };
+        }
+        // After the last buffer nginx itself sends on what is left.
+        self.ended.get().then_some(Status::OK)
     }
 }
 
@@ -249,12 +270,18 @@ impl Exchange for RequestExchange {
             if outgoing.is_disconnected() {
                 return Err(Disconnected);
             }
-            return outgoing.push_all(data, &self.temporary_files).map_err(|error| {
-                outgoing.disconnect();
-                drop(outgoing);
-                self.error(&format!("cannot write a temporary file for an answer: {error}"));
-                Disconnected
-            });
+            return match outgoing.push_all(data, &self.temporary_files) {
+                Ok(()) => {
+                    self.announce(outgoing);
+                    Ok(())
+                }
+                Err(error) => {
+                    outgoing.disconnect();
+                    drop(outgoing);
+                    self.log_here(&format!("cannot write a temporary file for an answer: {error}"));
+                    Err(Disconnected)
+                }
+            };
         }
         let mut rest = data;
         while !rest.is_empty() {
@@ -272,11 +299,7 @@ impl Exchange for RequestExchange {
         while outgoing.room() == 0 && !outgoing.is_disconnected() {
             outgoing = self.room.wait(outgoing).unwrap_or_else(PoisonError::into_inner);
         }
-        if outgoing.is_disconnected() {
-            Err(Disconnected)
-        } else {
-            Ok(())
-        }
+        if outgoing.is_disconnected() { Err(Disconnected) } else { Ok(()) }
     }
 
     fn end(&self, end: End, closed_follows: bool) {
@@ -307,11 +330,7 @@ impl Sink for RequestExchange {
         if self.event_loop.is_here() {
             self.log_here(text);
         } else {
-            let message = Message::Log {
-                exchange: Some(self.shared()),
-                text: text.to_owned(),
-            };
-            self.post.mailbox.send_weighted(message, text.len());
+            self.post.log(Some(self.shared()), text);
         }
     }
 }
@@ -330,10 +349,8 @@ impl RequestExchange {
 pub struct Installed(pub Arc<RequestExchange>);
 
 impl RequestEvents for Installed {
-    fn writable(&self, request: Request) {
-        if self.0.event_loop.get().request.get().is_some() {
-            self.0.pump(request);
-        }
+    fn writable(&self) {
+        self.0.pump();
     }
 
     fn cleanup(&self) {

@@ -18,10 +18,7 @@ struct Refusal {
 
 impl Refusal {
     fn internal(reason: impl Into<String>) -> Self {
-        Self {
-            status: Status::INTERNAL_SERVER_ERROR,
-            reason: reason.into(),
-        }
+        Self { status: Status::INTERNAL_SERVER_ERROR, reason: reason.into() }
     }
 }
 
@@ -30,7 +27,7 @@ pub fn run(request: Request, conf: &LocationConf) {
     match submit(request, conf) {
         Ok(None) => {}
         // The call has run on this thread: its answer, or the first part of it, is there.
-        Ok(Some(exchange)) => exchange.pump(request),
+        Ok(Some(exchange)) => exchange.pump(),
         Err(Refusal { status, reason }) => {
             request.log().write(Level::Error, &reason);
             if status == Status::SERVICE_UNAVAILABLE {
@@ -45,20 +42,14 @@ pub fn run(request: Request, conf: &LocationConf) {
 /// Returns the exchange if the caller has to pump it.
 fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExchange>>, Refusal> {
     let worker = worker::get().ok_or_else(|| Refusal::internal("this worker could not start Python"))?;
-    let specification = conf
-        .application()
-        .ok_or_else(|| Refusal::internal("no \"wsgi_pass\" holds for this location"))?;
+    let specification =
+        conf.application().ok_or_else(|| Refusal::internal("no \"wsgi_pass\" holds for this location"))?;
     let body = snapshot::body(request)
         .map_err(|error| Refusal::internal(format!("cannot take over the request body: {error}")))?;
     let head = snapshot::head(request, conf, &body)
         .map_err(|snapshot::Failed| Refusal::internal("cannot evaluate a variable for environ"))?;
 
-    let exchange = RequestExchange::new(
-        request,
-        worker.post,
-        worker.temporary_files.clone(),
-        conf.allow_ranges(),
-    );
+    let exchange = RequestExchange::new(request, worker.post, worker.temporary_files.clone(), conf.allow_ranges());
     if request.install(Installed(exchange.clone())).is_err() {
         exchange.release();
         return Err(Refusal::internal("no memory for the request"));
@@ -80,10 +71,7 @@ fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExc
         Submitted::Refused => {
             exchange.release();
             let reason = "too many requests wait for the applications of this worker".to_owned();
-            Err(Refusal {
-                status: Status::SERVICE_UNAVAILABLE,
-                reason,
-            })
+            Err(Refusal { status: Status::SERVICE_UNAVAILABLE, reason })
         }
     }
 }

@@ -57,21 +57,12 @@ impl Outgoing {
 
     /// Gives the answer up: nothing of it is taken any more.
     pub fn disconnect(&mut self) {
-        *self = Self {
-            disconnected: true,
-            closed: self.closed,
-            end: self.end,
-            ..Self::default()
-        };
+        *self = Self { disconnected: true, closed: self.closed, end: self.end, ..Self::default() };
     }
 
     /// How many bytes there is room for.
     pub fn room(&self) -> usize {
-        if self.overflow.is_some() {
-            0
-        } else {
-            LIMIT.saturating_sub(self.data.len() + self.in_flight)
-        }
+        if self.overflow.is_some() { 0 } else { LIMIT.saturating_sub(self.data.len() + self.in_flight) }
     }
 
     /// Whether there is data to take that nginx could send now.
@@ -97,11 +88,7 @@ impl Outgoing {
         }
         if self.overflow.is_none() {
             let file = tempfile::tempfile_in(directory)?;
-            self.overflow = Some(Overflow {
-                file,
-                read: 0,
-                written: 0,
-            });
+            self.overflow = Some(Overflow { file, read: 0, written: 0 });
         }
         if let Some(overflow) = &mut self.overflow {
             overflow.file.write_all_at(rest, overflow.written)?;
@@ -131,11 +118,7 @@ impl Outgoing {
     /// When the file cannot be read.
     pub fn take(&mut self, busy: bool) -> io::Result<Batch> {
         self.announced = false;
-        let mut batch = Batch {
-            head: self.head.take(),
-            closed: self.closed,
-            ..Batch::default()
-        };
+        let mut batch = Batch { head: self.head.take(), closed: self.closed, ..Batch::default() };
         if !busy {
             if self.data.is_empty() {
                 self.refill()?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::environment;
 use super::exchange::RequestExchange;
+use super::log_queue::{LogQueue, Record};
 use crate::app::application::Application;
 use crate::app::specification::Specification;
 use crate::conf::location::Threads;
@@ -27,18 +28,30 @@ use crate::wsgi::environ::Server;
 pub enum Message {
     /// There is something of an answer to take.
     Answer(Arc<RequestExchange>),
-    /// Text for the error log, of a request or of none.
-    Log {
-        exchange: Option<Arc<RequestExchange>>,
-        text: String,
-    },
+    /// There are records in the log queue.
+    Log,
 }
 
 /// The event loop's side of a worker.
 pub struct Post {
     pub mailbox: Mailbox<Message>,
+    log: LogQueue,
     /// The calls under way.
     pub calls: Hold,
+}
+
+impl Post {
+    /// Logs text of another thread, of a request or of none.
+    pub fn log(&self, exchange: Option<Arc<RequestExchange>>, text: &str) {
+        if self.log.push(Record { exchange, text: text.to_owned() }) {
+            self.mailbox.send(Message::Log);
+        }
+    }
+
+    /// Writes what other threads have logged up to now. On the event loop thread.
+    pub fn write_log(&self) {
+        self.log.write_all();
+    }
 }
 
 impl Receiver for Post {
@@ -51,11 +64,7 @@ impl Receiver for Post {
     fn receive(&self, message: Message) {
         match message {
             Message::Answer(exchange) => exchange.deliver(),
-            Message::Log {
-                exchange: Some(exchange),
-                text,
-            } => exchange.log_here(&text),
-            Message::Log { exchange: None, text } => Log::cycle().write(Level::Error, &text),
+            Message::Log => self.write_log(),
         }
     }
 }
@@ -71,11 +80,7 @@ impl Sink for WorkerSink {
         if self.event_loop.is_here() {
             Log::cycle().write(Level::Error, text);
         } else {
-            let message = Message::Log {
-                exchange: None,
-                text: text.to_owned(),
-            };
-            self.post.mailbox.send_weighted(message, text.len());
+            self.post.log(None, text);
         }
     }
 }
@@ -146,39 +151,26 @@ pub fn get() -> Option<&'static Worker> {
 /// # Errors
 /// When the system gives no descriptor or thread; nothing that an application does.
 pub fn start(start: Start) -> io::Result<()> {
-    let post = Post {
-        mailbox: Mailbox::new()?,
-        calls: Hold::default(),
-    };
+    let post = Post { mailbox: Mailbox::new()?, log: LogQueue::default(), calls: Hold::default() };
     let post = POST.get_or_init(|| post);
     mailbox::attach(post).map_err(io::Error::other)?;
-    log::set_worker_sink(Arc::new(WorkerSink {
-        post,
-        event_loop: EventLoopCell::new(()),
-    }));
+    log::set_worker_sink(Arc::new(WorkerSink { post, event_loop: EventLoopCell::new(()) }));
     crate::python::fork::set_in_child(process::disown_child);
+    crate::python::fork::set_before_exec(process::close_sockets_on_exec);
 
     let slots: Vec<_> = start
         .applications
         .iter()
         .map(|(specification, _)| {
-            (
-                specification.clone(),
-                Slot::new(Application::new(Specification::clone(specification))),
-            )
+            (specification.clone(), Slot::new(Application::new(Specification::clone(specification))))
         })
         .collect();
-    let preloaded = slots
-        .iter()
-        .zip(&start.applications)
-        .filter(|(_, (_, preload))| *preload);
+    let preloaded = slots.iter().zip(&start.applications).filter(|(_, (_, preload))| *preload);
     let preloaded = preloaded.map(|((_, slot), _)| slot.clone());
     let engine = match start.threads {
-        Threads::Pool(count) => Engine::Threads(threads::Threads::start(
-            start.configuration,
-            count,
-            preloaded.collect(),
-        )?),
+        Threads::Pool(count) => {
+            Engine::Threads(threads::Threads::start(start.configuration, count, preloaded.collect())?)
+        }
         Threads::Off => {
             let inline = Inline::start(&start.configuration);
             preloaded.for_each(|slot| inline.preload(slot.application()));
@@ -244,7 +236,11 @@ impl Worker {
             (self.shutdown_timeout, self.shutdown_timeout)
         };
         match &self.engine {
-            Engine::Inline(inline) => inline.shut_down(limit),
+            Engine::Inline(inline) => {
+                // Nothing else of this process runs on, so it may just as well end in the middle of a handler.
+                process::leave_after(limit);
+                inline.shut_down(limit);
+            }
             Engine::Threads(threads) => threads.shut_down(calls, limit, || mailbox::deliver(self.post)),
         }
         process::leave_without_destructors();

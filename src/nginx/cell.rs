@@ -24,10 +24,7 @@ unsafe impl<T> Sync for EventLoopCell<T> {}
 impl<T> EventLoopCell<T> {
     /// A value of the current thread, which is the event loop's.
     pub fn new(value: T) -> Self {
-        Self {
-            owner: this_thread(),
-            value,
-        }
+        Self { owner: this_thread(), value }
     }
 
     /// Whether this is the thread of the value.

@@ -122,10 +122,7 @@ impl Conf {
 
 /// A time as nginx's directives take it (`10s`, `500ms`, `1m`), in milliseconds.
 pub fn parse_time(text: &str) -> Option<u64> {
-    let mut line = sys::ngx_str_t {
-        len: text.len(),
-        data: text.as_ptr().cast_mut(),
-    };
+    let mut line = sys::ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
     // SAFETY: nginx's parser only reads the text.
     let time = unsafe { sys::ngx_parse_time(&mut line, 0) };
     u64::try_from(time).ok()

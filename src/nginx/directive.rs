@@ -20,9 +20,7 @@ pub enum Problem {
 impl Problem {
     /// A value that does not fit, in nginx's wording.
     pub fn invalid_value(directive: &str, value: &str, must_be: &str) -> Self {
-        Self::Message(format!(
-            "invalid value \"{value}\" in \"{directive}\" directive, it must be {must_be}"
-        ))
+        Self::Message(format!("invalid value \"{value}\" in \"{directive}\" directive, it must be {must_be}"))
     }
 }
 
@@ -53,14 +51,7 @@ pub const fn main<T>(name: sys::ngx_str_t, arguments: u32, apply: Apply<T>) -> s
 }
 
 const fn command<T>(name: sys::ngx_str_t, type_: u32, conf: usize, apply: Apply<T>) -> sys::ngx_command_t {
-    sys::ngx_command_t {
-        name,
-        type_: type_ as usize,
-        set: Some(set::<T>),
-        conf,
-        offset: 0,
-        post: apply as *mut c_void,
-    }
+    sys::ngx_command_t { name, type_: type_ as usize, set: Some(set::<T>), conf, offset: 0, post: apply as *mut c_void }
 }
 
 unsafe extern "C" fn set<T>(

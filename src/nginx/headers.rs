@@ -43,10 +43,7 @@ impl Request {
             if let Some(charset) = charset {
                 out.content_type_len = length;
                 out.content_type.len = length;
-                out.charset = sys::ngx_str_t {
-                    data: text.data.add(charset.start),
-                    len: charset.len(),
-                };
+                out.charset = sys::ngx_str_t { data: text.data.add(charset.start), len: charset.len() };
             }
         }
         Ok(())
@@ -87,11 +84,7 @@ impl Request {
     pub fn send_header(&self) -> Result<(), Status> {
         // SAFETY: called once a request.
         let result = unsafe { sys::ngx_http_send_header(self.as_ptr()) };
-        if result == Status::ERROR.0 || result > Status::OK.0 {
-            Err(Status(result))
-        } else {
-            Ok(())
-        }
+        if result == Status::ERROR.0 || result > Status::OK.0 { Err(Status(result)) } else { Ok(()) }
     }
 }
 
@@ -196,9 +189,7 @@ fn split_charset(value: &[u8]) -> (usize, Option<std::ops::Range<usize>>) {
     let parameter = &value[semicolon + 1..];
     let start = parameter.iter().take_while(|byte| **byte == b' ').count();
     let name = b"charset=";
-    let is_charset = parameter
-        .get(start..start + name.len())
-        .is_some_and(|found| found.eq_ignore_ascii_case(name));
+    let is_charset = parameter.get(start..start + name.len()).is_some_and(|found| found.eq_ignore_ascii_case(name));
     if !is_charset {
         return (value.len(), None);
     }
@@ -226,10 +217,7 @@ mod tests {
         assert_eq!(charset("text/html; charset=utf-8"), ("text/html", Some("utf-8")));
         assert_eq!(charset("text/html;Charset=\"koi8-r\""), ("text/html", Some("koi8-r")));
         assert_eq!(charset("text/html"), ("text/html", None));
-        assert_eq!(
-            charset("multipart/mixed; boundary=x"),
-            ("multipart/mixed; boundary=x", None)
-        );
+        assert_eq!(charset("multipart/mixed; boundary=x"), ("multipart/mixed; boundary=x", None));
         assert_eq!(charset(""), ("", None));
         assert_eq!(charset(";"), (";", None));
         assert_eq!(charset("a;charset="), ("a", Some("")));

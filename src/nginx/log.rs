@@ -63,14 +63,7 @@ impl Log {
             if !with_context {
                 (*self.0).handler = None;
             }
-            sys::ngx_log_error_core(
-                level as usize,
-                self.0,
-                0,
-                c"%*s".as_ptr(),
-                printable.len(),
-                printable.as_ptr(),
-            );
+            sys::ngx_log_error_core(level as usize, self.0, 0, c"%*s".as_ptr(), printable.len(), printable.as_ptr());
             (*self.0).handler = handler;
         }
     }

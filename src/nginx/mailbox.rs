@@ -6,29 +6,15 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{guard, sys};
 
 /// A queue of messages into the event loop of this worker.
 pub struct Mailbox<T> {
-    queue: Mutex<Queue<T>>,
-    emptied: Condvar,
+    messages: Mutex<Vec<T>>,
     descriptor: OwnedFd,
 }
-
-struct Queue<T> {
-    messages: Vec<T>,
-    /// What the queued messages hold in memory, as their senders say.
-    weight: usize,
-}
-
-/// Text for the log may pile up to this many bytes before its writers wait.
-const HEAVIEST: usize = 1024 * 1024;
-
-/// A writer that waits for the event loop looks again after this time, in case the loop has ended.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Takes the messages of a mailbox on the event loop thread.
 pub trait Receiver: Send + Sync + 'static {
@@ -53,40 +39,15 @@ impl<T: Send> Mailbox<T> {
             }
             OwnedFd::from_raw_fd(descriptor)
         };
-        let queue = Mutex::new(Queue {
-            messages: Vec::new(),
-            weight: 0,
-        });
-        Ok(Self {
-            queue,
-            emptied: Condvar::new(),
-            descriptor,
-        })
+        Ok(Self { messages: Mutex::new(Vec::new()), descriptor })
     }
 
     /// Sends a message from any thread and never waits.
     pub fn send(&self, message: T) {
-        self.push(self.lock(), message, 0);
-    }
-
-    /// Sends a message of `weight` bytes from a thread other than the event loop's; waits while too much is queued.
-    pub fn send_weighted(&self, message: T, weight: usize) {
-        let mut queue = self.lock();
-        if queue.weight > HEAVIEST {
-            queue = self
-                .emptied
-                .wait_timeout(queue, PATIENCE)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        self.push(queue, message, weight);
-    }
-
-    fn push(&self, mut queue: MutexGuard<'_, Queue<T>>, message: T, weight: usize) {
-        let wake = queue.messages.is_empty();
-        queue.messages.push(message);
-        queue.weight += weight;
-        drop(queue);
+        let mut messages = self.lock();
+        let wake = messages.is_empty();
+        messages.push(message);
+        drop(messages);
         if wake {
             let one = 1u64;
             // SAFETY: writes eight bytes of a live variable; a full counter (EAGAIN) wakes the loop as well.
@@ -94,18 +55,13 @@ impl<T: Send> Mailbox<T> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue<T>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All that has come since the last time.
     fn take(&self) -> Vec<T> {
-        let mut queue = self.lock();
-        queue.weight = 0;
-        let messages = mem::take(&mut queue.messages);
-        drop(queue);
-        self.emptied.notify_all();
-        messages
+        mem::take(&mut *self.lock())
     }
 }
 

@@ -35,8 +35,6 @@ pub unsafe fn main_conf<'a, T>(cycle: *mut sys::ngx_cycle_t) -> Option<&'a T> {
     unsafe {
         let http_index = sys::ngx_http_module.index;
         let context = (*(*cycle).conf_ctx.add(http_index)).cast::<sys::ngx_http_conf_ctx_t>();
-        context
-            .as_ref()
-            .map(|context| &*(*context.main_conf.add(ctx_index())).cast::<T>())
+        context.as_ref().map(|context| &*(*context.main_conf.add(ctx_index())).cast::<T>())
     }
 }

@@ -22,13 +22,7 @@ struct Chains {
 impl Default for Output {
     fn default() -> Self {
         let memory = VecDeque::new();
-        Self {
-            chains: RefCell::new(Chains {
-                free: ptr::null_mut(),
-                busy: ptr::null_mut(),
-                memory,
-            }),
-        }
+        Self { chains: RefCell::new(Chains { free: ptr::null_mut(), busy: ptr::null_mut(), memory }) }
     }
 }
 

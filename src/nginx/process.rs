@@ -78,12 +78,53 @@ pub fn leave_without_destructors() {
     unsafe { libc::atexit(leave) };
 }
 
+/// Ends this process after `limit`, whatever its other threads do.
+pub fn leave_after(limit: std::time::Duration) {
+    let watchdog = move || {
+        std::thread::sleep(limit);
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(0) }
+    };
+    if std::thread::Builder::new().name("wsgi-watchdog".to_owned()).spawn(watchdog).is_err() {
+        let message = "wsgi: no watchdog thread, the end of this worker is not bounded";
+        super::log::Log::cycle().write(super::log::Level::Alert, message);
+    }
+}
+
+/// Lets no program that this process starts inherit nginx's sockets, from any thread.
+///
+/// nginx accepts connections without close-on-exec; a program in the background would keep them open.
+pub fn close_sockets_on_exec() {
+    for descriptor in sockets() {
+        // SAFETY: at worst the descriptor is closed or somebody else's by now; no descriptor of a worker needs to
+        // survive exec, as only the master executes a new binary.
+        unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+}
+
+/// The descriptors of all connections and listening sockets.
+fn sockets() -> Vec<i32> {
+    let mut sockets = Vec::new();
+    // SAFETY: the tables are made once and do not move while the cycle lives; reading a number that the event loop is
+    // changing gives the old one or the new one.
+    unsafe {
+        let cycle = sys::ngx_cycle;
+        for index in 0..(*cycle).connection_n {
+            sockets.push((&raw const (*(*cycle).connections.add(index)).fd).read_volatile());
+        }
+        let listening = &(*cycle).listening;
+        sockets.extend(listening.as_slice::<sys::ngx_listening_t>().iter().map(|socket| socket.fd));
+    }
+    sockets.retain(|descriptor| *descriptor > libc::STDERR_FILENO);
+    sockets
+}
+
 /// In a child that an application forked from this worker: gives back nginx's sockets and signal handlers.
 ///
 /// Otherwise clients would not see their connections closed and ports would stay bound for as long as the child lives.
 pub fn disown_child() {
-    // SAFETY: the child has one thread, this one. It reads nginx's tables, at worst half-way through a change of one
-    // entry, for descriptor numbers only; closing a wrong number fails.
+    // SAFETY: the child has one thread, this one. Closing a
+    // number that is not open fails.
     unsafe {
         for signal in [
             libc::SIGHUP,
@@ -100,16 +141,8 @@ pub fn disown_child() {
         ] {
             libc::signal(signal, libc::SIG_DFL);
         }
-        let cycle = sys::ngx_cycle;
-        for index in 0..(*cycle).connection_n {
-            let descriptor = (*(*cycle).connections.add(index)).fd;
-            if descriptor > libc::STDERR_FILENO {
-                libc::close(descriptor);
-            }
-        }
-        let listening = &(*cycle).listening;
-        for socket in listening.as_slice::<sys::ngx_listening_t>() {
-            libc::close(socket.fd);
+        for descriptor in sockets() {
+            libc::close(descriptor);
         }
     }
 }

@@ -43,7 +43,7 @@ pub enum BodyPart<'a> {
 /// What runs at an event of a request.
 pub trait RequestEvents: Sized + 'static {
     /// The socket of the client can take data again, or has not for too long.
-    fn writable(&self, request: Request);
+    fn writable(&self);
 
     /// nginx gives the request up, or is done with it: the last moment to use its handle.
     fn cleanup(&self);
@@ -124,11 +124,7 @@ impl Request {
         if request.host_start.is_null() || request.host_end.is_null() {
             return None;
         }
-        let end = if request.port_end.is_null() {
-            request.host_end
-        } else {
-            request.port_end
-        };
+        let end = if request.port_end.is_null() { request.host_end } else { request.port_end };
         // SAFETY: nginx's parser set both ends within the request line's buffer, which lives as long as the request.
         let length = unsafe { end.offset_from(request.host_start) };
         let length = usize::try_from(length).ok().filter(|length| *length > 0)?;
@@ -234,11 +230,7 @@ impl Request {
     pub fn read_body(&self, read: unsafe extern "C" fn(*mut sys::ngx_http_request_t)) -> Status {
         // SAFETY: called once, from the content handler.
         let status = unsafe { sys::ngx_http_read_client_request_body(self.as_ptr(), Some(read)) };
-        if status >= sys::NGX_HTTP_SPECIAL_RESPONSE as isize {
-            Status(status)
-        } else {
-            Status::DONE
-        }
+        if status >= sys::NGX_HTTP_SPECIAL_RESPONSE as isize { Status(status) } else { Status::DONE }
     }
 
     /// The body that was read, in order.
@@ -252,22 +244,14 @@ impl Request {
         // can be duplicated here.
         unsafe {
             let body = self.get().request_body;
-            let mut link = if body.is_null() {
-                std::ptr::null_mut()
-            } else {
-                (*body).bufs
-            };
+            let mut link = if body.is_null() { std::ptr::null_mut() } else { (*body).bufs };
             while !link.is_null() {
                 let buffer = &*(*link).buf;
                 link = (*link).next;
                 if buffer.in_file() != 0 {
                     let length = (buffer.file_last - buffer.file_pos).max(0) as u64;
                     let file = duplicate((*buffer.file).fd)?.into();
-                    parts.push(BodyPart::File {
-                        file,
-                        offset: buffer.file_pos as u64,
-                        length,
-                    });
+                    parts.push(BodyPart::File { file, offset: buffer.file_pos as u64, length });
                 } else if !buffer.pos.is_null() && buffer.last > buffer.pos {
                     let length = buffer.last.offset_from(buffer.pos) as usize;
                     parts.push(BodyPart::Memory(std::slice::from_raw_parts(buffer.pos, length)));
@@ -431,14 +415,12 @@ unsafe extern "C" fn write_event<E: RequestEvents>(request: *mut sys::ngx_http_r
             ((*event).timedout() != 0, (*event).delayed() != 0)
         };
         if timed_out && !delayed {
-            request
-                .log()
-                .write(super::log::Level::Info, "client timed out while taking its answer");
+            request.log().write(super::log::Level::Info, "client timed out while taking its answer");
             // SAFETY: as ngx_http_writer does before it finalizes.
             unsafe { (*request.get().connection).set_timedout(1) };
             request.finalize(Status::CLIENT_TIMED_OUT);
             return;
         }
-        events.writable(request);
+        events.writable();
     });
 }

@@ -31,16 +31,8 @@ unsafe impl Sync for Hold {}
 impl Default for Hold {
     fn default() -> Self {
         // SAFETY: both are plain C structures for which all zeroes is "not in use".
-        let inner = unsafe {
-            Inner {
-                calls: 0,
-                event: mem::zeroed(),
-                connection: mem::zeroed(),
-            }
-        };
-        Self {
-            inner: UnsafeCell::new(inner),
-        }
+        let inner = unsafe { Inner { calls: 0, event: mem::zeroed(), connection: mem::zeroed() } };
+        Self { inner: UnsafeCell::new(inner) }
     }
 }
 

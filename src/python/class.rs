@@ -70,10 +70,7 @@ impl<T: Class> ClassObject<T> {
         // SAFETY: the spec and its slots live through the call; the name and the method table are static, as the type
         // keeps pointers to them; basicsize is that of the layout which dealloc and the methods use.
         let type_object = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&mut spec))? };
-        Ok(Self {
-            type_object: type_object.cast_into::<PyType>()?.unbind(),
-            value: PhantomData,
-        })
+        Ok(Self { type_object: type_object.cast_into::<PyType>()?.unbind(), value: PhantomData })
     }
 
     /// A new instance that owns `value`.
@@ -85,10 +82,7 @@ impl<T: Class> ClassObject<T> {
             let object = ffi::PyType_GenericAlloc(type_object, 0);
             let object = Bound::from_owned_ptr_or_err(py, object)?;
             ptr::write(&raw mut (*object.as_ptr().cast::<Instance<T>>()).value, value);
-            Ok(Instantiated {
-                object,
-                value: PhantomData,
-            })
+            Ok(Instantiated { object, value: PhantomData })
         }
     }
 }
@@ -120,10 +114,7 @@ pub struct BoundMethod<T> {
 impl<T: Class> BoundMethod<T> {
     /// See [`Method::of`].
     pub const fn of<F: MethodBody<T>>(name: &'static CStr, body: F) -> Self {
-        Self {
-            method: Method::of(name, body),
-            class: PhantomData,
-        }
+        Self { method: Method::of(name, body), class: PhantomData }
     }
 
     /// A function object of this method, from within another method of the same instance.
@@ -182,9 +173,7 @@ impl Method {
     const fn entry(name: &'static CStr, code: ffi::PyCFunctionFastWithKeywords) -> Self {
         Self(ffi::PyMethodDef {
             ml_name: name.as_ptr(),
-            ml_meth: ffi::PyMethodDefPointer {
-                PyCFunctionFastWithKeywords: code,
-            },
+            ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: code },
             ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
             ml_doc: ptr::null(),
         })
@@ -252,11 +241,7 @@ impl<'a, 'py, T> Arguments<'a, 'py, T> {
             }
         }
         if let Some(missing) = (0..required).find(|index| bound[*index].is_none()) {
-            let message = format!(
-                "{function}() missing required argument '{}' (pos {})",
-                names[missing],
-                missing + 1
-            );
+            let message = format!("{function}() missing required argument '{}' (pos {})", names[missing], missing + 1);
             return Err(PyTypeError::new_err(message));
         }
         Ok(bound)
@@ -320,21 +305,10 @@ unsafe fn call_arguments<'a, 'py, T>(
         let names = (!names.is_null()).then(|| Borrowed::from_ptr(py, names).cast_unchecked::<PyTuple>());
         let positional = positional as usize;
         let total = positional + names.map_or(0, |names| names.len());
-        let values = if total == 0 {
-            &[]
-        } else {
-            std::slice::from_raw_parts(values, total)
-        };
+        let values = if total == 0 { &[] } else { std::slice::from_raw_parts(values, total) };
         let receiver = if receiver.is_null() { ffi::Py_None() } else { receiver };
         let receiver = Borrowed::from_ptr(py, receiver);
-        Arguments {
-            py,
-            receiver,
-            values,
-            positional,
-            names,
-            class: PhantomData,
-        }
+        Arguments { py, receiver, values, positional, names, class: PhantomData }
     }
 }
 

@@ -1,8 +1,12 @@
-//! What a child of `os.fork` does before it runs on: give back what it inherited from the server.
+//! Children that an application makes: what they must not inherit from the server.
 
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
+use pyo3::ffi;
+
 use super::class::{Arguments, Method};
+use super::log;
 
 static IN_CHILD: OnceLock<fn()> = OnceLock::new();
 
@@ -14,8 +18,35 @@ pub fn set_in_child(hook: fn()) {
 /// `_after_fork_in_child()` for the prelude, which registers it with `os.register_at_fork`.
 pub static AFTER_FORK_IN_CHILD: Method =
     Method::function(c"_after_fork_in_child", |arguments: &Arguments<'_, '_, ()>| {
+        log::leave_sinks();
         if let Some(hook) = IN_CHILD.get() {
             hook();
         }
         Ok(arguments.py.None().into_bound(arguments.py))
     });
+
+static BEFORE_EXEC: OnceLock<fn()> = OnceLock::new();
+
+/// Names what runs before the application starts another program, in the thread that does. The first call counts.
+///
+/// To be called before Python is initialised.
+pub fn set_before_exec(hook: fn()) {
+    if BEFORE_EXEC.set(hook).is_ok() {
+        // SAFETY: allowed before initialisation; the function is static and needs no data.
+        unsafe { super::missing::PySys_AddAuditHook(Some(audit), std::ptr::null_mut()) };
+    }
+}
+
+/// The audit events (PEP 578) of functions that start a program without `subprocess`, which closes descriptors itself.
+const STARTS_A_PROGRAM: [&CStr; 4] = [c"os.system", c"os.posix_spawn", c"os.exec", c"os.spawn"];
+
+unsafe extern "C" fn audit(event: *const c_char, _arguments: *mut ffi::PyObject, _data: *mut c_void) -> c_int {
+    // SAFETY: CPython passes the null-terminated name of the event.
+    let event = unsafe { CStr::from_ptr(event) };
+    if STARTS_A_PROGRAM.contains(&event)
+        && let Some(hook) = BEFORE_EXEC.get()
+    {
+        hook();
+    }
+    0
+}

@@ -4,6 +4,8 @@
 //! until a line is whole, so lines of two requests never mix.
 
 use std::cell::RefCell;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use pyo3::types::PyString;
@@ -17,6 +19,7 @@ pub trait Sink: Send + Sync {
     fn error(&self, text: &str);
 }
 
+static FORKED: AtomicBool = AtomicBool::new(false);
 static WORKER: OnceLock<Arc<dyn Sink>> = OnceLock::new();
 
 thread_local! {
@@ -36,9 +39,7 @@ pub fn set_worker_sink(sink: Arc<dyn Sink>) {
 
 /// Makes `sink` the current one of this thread until the guard is dropped.
 pub fn enter(sink: Arc<dyn Sink>) -> Entered {
-    Entered {
-        outer: CURRENT.replace(Some(sink)),
-    }
+    Entered { outer: CURRENT.replace(Some(sink)) }
 }
 
 /// See [`enter`].
@@ -53,9 +54,19 @@ impl Drop for Entered {
     }
 }
 
+/// Makes this process, which an application forked, log to its stderr: the event loop behind the sinks is not here.
+pub fn leave_sinks() {
+    FORKED.store(true, Ordering::Relaxed);
+}
+
 /// Logs `text`, which need not end with a newline, to this thread's sink.
 pub fn error(text: &str) {
     let text = text.trim_end_matches('\n');
+    if FORKED.load(Ordering::Relaxed) {
+        // nginx's error log is stderr as well; there is nobody to tell that it cannot be written.
+        let _ = writeln!(std::io::stderr(), "{text}");
+        return;
+    }
     let sink = CURRENT.with_borrow(Clone::clone).or_else(|| WORKER.get().cloned());
     if let Some(sink) = sink {
         sink.error(text);

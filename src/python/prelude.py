@@ -136,14 +136,33 @@ class Shutdown:
                 function()
             except BaseException:
                 traceback.print_exc()
-        # threading._shutdown() joins every thread that is no daemon, for as long as it takes: so it is tried on a
-        # thread that nobody has to wait for. It also tells the executors of concurrent.futures to end.
-        if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
-            joiner = threading.Thread(target=threading._shutdown, name="ngx_wsgi shutdown", daemon=True)
-            joiner.start()
-            joiner.join(max(0.0, deadline - time.monotonic()))
+        # Waiting for threads takes as long as it takes, so it is done on a thread that nobody has to wait for.
+        joiner = threading.Thread(target=end_threads, name="ngx_wsgi shutdown", daemon=True)
+        joiner.start()
+        joiner.join(max(0.0, deadline - time.monotonic()))
         atexit._run_exitfuncs()
         _flush()
+
+
+def end_threads():
+    """What threading._shutdown() does, which only the main thread may call, without an end to its wait.
+
+    First the executors of concurrent.futures finish their jobs, then every thread that is no daemon is joined. Threads
+    that `threading` did not start, as those of the server, are left alone.
+    """
+    for function in reversed(getattr(threading, "_threading_atexits", [])):
+        try:
+            function()
+        except BaseException:
+            traceback.print_exc()
+    left_alone = (threading.main_thread(), threading.current_thread())
+    while threads := [
+        thread
+        for thread in threading.enumerate()
+        if not (thread.daemon or thread in left_alone or isinstance(thread, threading._DummyThread))
+    ]:
+        for thread in threads:
+            thread.join()
 
 
 def guard_signals():
@@ -164,6 +183,16 @@ def guard_signals():
 
     guarded.__doc__ = install.__doc__
     signal.signal = guarded
+
+
+def adopt_thread(name):
+    """Makes this thread of the server one that `threading` knows.
+
+    Threads that an application starts from it are no daemons then, as anywhere else.
+    """
+    thread = threading.current_thread()
+    thread.name = name
+    thread._daemonic = False
 
 
 def add_paths(directories):

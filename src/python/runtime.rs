@@ -44,19 +44,12 @@ pub enum Fact {
 pub fn library_version() -> String {
     // SAFETY: returns static text, callable before Python is initialised.
     let version = unsafe { CStr::from_ptr(ffi::Py_GetVersion()) };
-    version
-        .to_string_lossy()
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    version.to_string_lossy().split_whitespace().next().unwrap_or_default().to_owned()
 }
 
 /// Whether a `version` such as `3.11.2` is of the minor version this module is linked with.
 pub fn is_build_version(version: &str) -> bool {
-    version
-        .strip_prefix(BUILD_VERSION)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    version.strip_prefix(BUILD_VERSION).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 impl Settings {
@@ -166,12 +159,8 @@ impl Interpreter {
         unsafe { ffi::PyEval_SaveThread() };
 
         Python::attach(|py| {
-            Self::run_prelude(py, settings, facts).map_err(|error| {
-                format!(
-                    "Python cannot run its prelude: {}",
-                    super::traceback::format(&error, py)
-                )
-            })
+            Self::run_prelude(py, settings, facts)
+                .map_err(|error| format!("Python cannot run its prelude: {}", super::traceback::format(&error, py)))
         })
     }
 
@@ -181,10 +170,7 @@ impl Interpreter {
         globals.set_item("_write", class::function(py, &log::WRITE)?)?;
         globals.set_item("_flush", class::function(py, &log::FLUSH)?)?;
         globals.set_item("_after_fork_in_child", class::function(py, &fork::AFTER_FORK_IN_CHILD)?)?;
-        globals.set_item(
-            "path",
-            PyList::new(py, settings.path.iter().map(|path| path.as_os_str()))?,
-        )?;
+        globals.set_item("path", PyList::new(py, settings.path.iter().map(|path| path.as_os_str()))?)?;
         let values = PyDict::new(py);
         for fact in facts {
             match fact {
@@ -194,9 +180,7 @@ impl Interpreter {
         }
         globals.set_item("facts", values)?;
         run_code(py, c_str!(include_str!("prelude.py")), c"ngx_wsgi/prelude.py", &globals)?;
-        Ok(Self {
-            prelude: globals.unbind(),
-        })
+        Ok(Self { prelude: globals.unbind() })
     }
 
     /// A name of the prelude, as `errors` or `FileWrapper`.
@@ -204,13 +188,20 @@ impl Interpreter {
         self.prelude.bind(py).as_any().get_item(name)
     }
 
+    /// Makes the calling thread one that the module `threading` knows, named `name`.
+    ///
+    /// # Errors
+    /// When Python is out of memory.
+    pub fn adopt_thread(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        self.prelude(py, "adopt_thread")?.call1((name,)).map(drop)
+    }
+
     /// Runs `on_shutdown` callbacks, joins threads and runs `atexit` handlers; at most about `limit` if they allow it.
     ///
     /// To be called once, on the Python main thread.
     pub fn shut_down(&self, py: Python<'_>, limit: Duration) {
-        let result = self
-            .prelude(py, "shutdown")
-            .and_then(|shutdown| shutdown.call_method1("run", (limit.as_secs_f64(),)));
+        let result =
+            self.prelude(py, "shutdown").and_then(|shutdown| shutdown.call_method1("run", (limit.as_secs_f64(),)));
         if let Err(error) = result {
             log::error(&super::traceback::format(&error, py));
         }
@@ -235,6 +226,8 @@ fn preinitialize() -> Result<(), String> {
     // SAFETY: PyPreConfig is plain integers, zeroed and then filled by its initialiser.
     unsafe {
         ffi::PyPreConfig_InitIsolatedConfig(config.as_mut_ptr());
+        (*config.as_mut_ptr()).isolated = 0;
+        (*config.as_mut_ptr()).use_environment = 1;
         (*config.as_mut_ptr()).utf8_mode = 1;
         check(ffi::Py_PreInitialize(config.as_ptr()))
     }
@@ -246,8 +239,11 @@ fn initialize(settings: &Settings) -> Result<(), String> {
     // SAFETY: the config is zeroed, filled by its initialiser, and cleared on every path; the string pointers are to
     // fields of it.
     unsafe {
-        // Isolated: no environment variables, no user site directory, no signal handlers, stdio left alone.
+        // Isolated: no user site directory, no signal handlers, stdio and the working directory left alone. But PYTHON…
+        // variables count: a worker has only those that nginx's `env` or `wsgi_env` gave it.
         ffi::PyConfig_InitIsolatedConfig(config);
+        (*config).isolated = 0;
+        (*config).use_environment = 1;
         (*config).optimization_level = i32::from(settings.optimize);
         let result = set_path(config, &raw mut (*config).program_name, settings.program().as_deref())
             .and_then(|()| set_path(config, &raw mut (*config).home, settings.prefix()))
@@ -279,17 +275,9 @@ fn check(status: ffi::PyStatus) -> Result<(), String> {
             return Ok(());
         }
         let text = |pointer: *const std::ffi::c_char| {
-            if pointer.is_null() {
-                String::new()
-            } else {
-                CStr::from_ptr(pointer).to_string_lossy().into_owned()
-            }
+            if pointer.is_null() { String::new() } else { CStr::from_ptr(pointer).to_string_lossy().into_owned() }
         };
-        Err(format!(
-            "Python cannot be initialised: {} ({})",
-            text(status.err_msg),
-            text(status.func)
-        ))
+        Err(format!("Python cannot be initialised: {} ({})", text(status.err_msg), text(status.func)))
     }
 }
 

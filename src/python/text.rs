@@ -29,10 +29,7 @@ pub fn latin1_bytes<'a>(string: &'a Bound<'_, PyString>) -> Option<&'a [u8]> {
             return None;
         }
         let length = ffi::PyUnicode_GET_LENGTH(pointer) as usize;
-        Some(std::slice::from_raw_parts(
-            ffi::PyUnicode_DATA(pointer).cast::<u8>(),
-            length,
-        ))
+        Some(std::slice::from_raw_parts(ffi::PyUnicode_DATA(pointer).cast::<u8>(), length))
     }
 }
 

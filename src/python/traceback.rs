@@ -11,11 +11,7 @@ pub fn summary(error: &PyErr, py: Python<'_>) -> String {
     let class = class_name(error, py);
     let message = value.str().map(|text| utf8_lossless(&text)).unwrap_or_default();
     let first_line = message.lines().next().unwrap_or_default();
-    if first_line.is_empty() {
-        class
-    } else {
-        format!("{class}: {first_line}")
-    }
+    if first_line.is_empty() { class } else { format!("{class}: {first_line}") }
 }
 
 /// The qualified class name of an exception, as a traceback's last line shows it.

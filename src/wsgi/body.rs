@@ -72,11 +72,7 @@ impl BufferedBody {
     pub fn new(pieces: impl IntoIterator<Item = Piece>) -> Self {
         let pieces: VecDeque<Piece> = pieces.into_iter().collect();
         let remaining = pieces.iter().map(Piece::length).sum();
-        Self {
-            pieces,
-            position: 0,
-            remaining,
-        }
+        Self { pieces, position: 0, remaining }
     }
 }
 
@@ -118,11 +114,7 @@ mod tests {
         file.write_all(b"..cdef").unwrap();
         let pieces = [
             Piece::Memory(b"ab".to_vec()),
-            Piece::File {
-                file,
-                offset: 2,
-                length: 3,
-            },
+            Piece::File { file, offset: 2, length: 3 },
             Piece::Memory(Vec::new()),
             Piece::Memory(b"f".to_vec()),
         ];
@@ -139,11 +131,7 @@ mod tests {
     #[test]
     fn a_file_that_became_shorter_is_an_error_and_no_end() {
         let file = tempfile::tempfile().unwrap();
-        let mut body = BufferedBody::new([Piece::File {
-            file,
-            offset: 0,
-            length: 3,
-        }]);
+        let mut body = BufferedBody::new([Piece::File { file, offset: 0, length: 3 }]);
         assert!(body.read(&mut [0; 2]).is_err());
     }
 }

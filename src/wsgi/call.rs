@@ -69,12 +69,7 @@ impl Call {
             debug: self.debug,
             accepts_html: self.head.accepts_html,
         };
-        let mut running = Running {
-            answer,
-            input,
-            response: None,
-            context,
-        };
+        let mut running = Running { answer, input, response: None, context };
         let returned = vocabulary.environ(py, &self.head, &running.input).and_then(|environ| {
             let start_response = vocabulary.start_response(py, &running.answer)?;
             application.call1((environ, start_response))
@@ -173,11 +168,7 @@ impl Running {
 
     fn log_traceback(&self, py: Python<'_>, error: &PyErr, place: &str) -> String {
         let text = traceback::format(error, py);
-        let place = if place.is_empty() {
-            String::new()
-        } else {
-            format!(" {place}")
-        };
+        let place = if place.is_empty() { String::new() } else { format!(" {place}") };
         let summary = traceback::summary(error, py);
         self.log(&format!("raised {summary}{place}\n{text}"));
         text

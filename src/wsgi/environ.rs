@@ -47,9 +47,7 @@ const CACHED_STRINGS: usize = 512;
 
 impl Cache {
     fn new() -> Self {
-        Self {
-            strings: Mutex::new(HashMap::new()),
-        }
+        Self { strings: Mutex::new(HashMap::new()) }
     }
 
     fn get<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
@@ -119,8 +117,6 @@ impl Vocabulary {
 
     /// The `start_response` of one call.
     pub fn start_response<'py>(&self, py: Python<'py>, answer: &Answer) -> PyResult<Bound<'py, PyAny>> {
-        self.answer_class
-            .instance(py, answer.clone())?
-            .bound_method(&super::start_response::START_RESPONSE)
+        self.answer_class.instance(py, answer.clone())?.bound_method(&super::start_response::START_RESPONSE)
     }
 }

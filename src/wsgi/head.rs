@@ -56,13 +56,8 @@ impl ResponseHead {
             return invalid("it holds a control character");
         }
         let (digits, phrase) = status.split_at(status.len().min(3));
-        let code = str::from_utf8(digits)
-            .ok()
-            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-        let Some(code) = code
-            .filter(|text| text.len() == 3)
-            .and_then(|text| text.parse::<u16>().ok())
-        else {
+        let code = str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some(code) = code.filter(|text| text.len() == 3).and_then(|text| text.parse::<u16>().ok()) else {
             return invalid("it must begin with three digits");
         };
         if !(phrase.is_empty() || phrase.starts_with(b" ")) {
@@ -91,13 +86,8 @@ impl ResponseHead {
             return Err(InvalidHead(format!("invalid header name {shown:?}")));
         }
         // What the value holds stays out of the message: it may be an attack on the log.
-        if value
-            .iter()
-            .any(|byte| (byte.is_ascii_control() && *byte != b'\t') || *byte == 0x7f)
-        {
-            return Err(InvalidHead(format!(
-                "the value of header {shown:?} holds a control character"
-            )));
+        if value.iter().any(|byte| (byte.is_ascii_control() && *byte != b'\t') || *byte == 0x7f) {
+            return Err(InvalidHead(format!("the value of header {shown:?} holds a control character")));
         }
         if name.eq_ignore_ascii_case(b"content-length") {
             return self.set_content_length(value);
@@ -113,10 +103,7 @@ impl ResponseHead {
     fn set_content_length(&mut self, value: &[u8]) -> Result<(), InvalidHead> {
         let text = String::from_utf8_lossy(value).into_owned();
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let length = text
-            .parse::<u64>()
-            .ok()
-            .filter(|length| digits && *length <= i64::MAX as u64);
+        let length = text.parse::<u64>().ok().filter(|length| digits && *length <= i64::MAX as u64);
         let Some(length) = length else {
             return Err(InvalidHead(format!("invalid Content-Length {text:?}")));
         };
@@ -147,18 +134,14 @@ impl ResponseHead {
                 return Err(type_error("a header", "a tuple (name, value)", &item));
             };
             if pair.len() != 2 {
-                let message = format!(
-                    "a header must be a tuple (name, value), not one of {} items",
-                    pair.len()
-                );
+                let message = format!("a header must be a tuple (name, value), not one of {} items", pair.len());
                 return Err(PyTypeError::new_err(message));
             }
             let name = pair.get_item(0)?;
             let value = pair.get_item(1)?;
             let name = native_string(&name, "a header name")?;
             let value = native_string(&value, "a header value")?;
-            head.add(bytes_of(name, "a header name")?, bytes_of(value, "a header value")?)
-                .map_err(value_error)?;
+            head.add(bytes_of(name, "a header name")?, bytes_of(value, "a header value")?).map_err(value_error)?;
         }
         Ok(head)
     }
@@ -174,11 +157,8 @@ fn native_string<'a, 'py>(object: &'a Bound<'py, PyAny>, what: &str) -> PyResult
 }
 
 fn bytes_of<'a>(string: &'a Bound<'_, PyString>, what: &str) -> PyResult<&'a [u8]> {
-    latin1_bytes(string).ok_or_else(|| {
-        PyValueError::new_err(format!(
-            "{what} holds a character above U+00FF, which HTTP cannot carry"
-        ))
-    })
+    latin1_bytes(string)
+        .ok_or_else(|| PyValueError::new_err(format!("{what} holds a character above U+00FF, which HTTP cannot carry")))
 }
 
 fn type_error(what: &str, expected: &str, found: &Bound<'_, PyAny>) -> PyErr {
@@ -193,24 +173,10 @@ mod tests {
     #[test]
     fn a_status_is_three_digits_and_perhaps_a_phrase() {
         let head = ResponseHead::new(b"404 Not Found").unwrap();
-        assert_eq!(
-            (head.status, head.status_line.as_deref()),
-            (404, Some(&b"404 Not Found"[..]))
-        );
+        assert_eq!((head.status, head.status_line.as_deref()), (404, Some(&b"404 Not Found"[..])));
         assert_eq!(ResponseHead::new(b"200").unwrap().status_line, None);
         assert_eq!(ResponseHead::new(b"200 ").unwrap().status_line, None);
-        for refused in [
-            "",
-            "2",
-            "20",
-            "2000",
-            "200OK",
-            "abc",
-            "100 Continue",
-            "200 a\r\nb",
-            "+20 x",
-            "200 \0",
-        ] {
+        for refused in ["", "2", "20", "2000", "200OK", "abc", "100 Continue", "200 a\r\nb", "+20 x", "200 \0"] {
             assert!(ResponseHead::new(refused.as_bytes()).is_err(), "{refused:?}");
         }
     }
@@ -236,11 +202,7 @@ mod tests {
             ("99999999999999999999", false),
         ] {
             let mut head = ResponseHead::new(b"200 OK").unwrap();
-            assert_eq!(
-                head.add(b"Content-Length", value.as_bytes()).is_ok(),
-                valid,
-                "{value:?}"
-            );
+            assert_eq!(head.add(b"Content-Length", value.as_bytes()).is_ok(), valid, "{value:?}");
         }
         let mut head = ResponseHead::new(b"200 OK").unwrap();
         head.add(b"content-length", b"1").unwrap();

@@ -62,11 +62,7 @@ impl State {
         buffer[..count].copy_from_slice(&ahead[..count]);
         self.position += count;
         let rest = &mut buffer[count..];
-        let read = if rest.is_empty() {
-            0
-        } else {
-            self.source()?.read(rest).map_err(Failure::Io)?
-        };
+        let read = if rest.is_empty() { 0 } else { self.source()?.read(rest).map_err(Failure::Io)? };
         Ok(count + read)
     }
 
@@ -76,8 +72,7 @@ impl State {
         self.position = 0;
         let source = self.source.as_mut().ok_or(Failure::Over)?;
         let length = self.ahead.len();
-        self.ahead
-            .resize(length + source.remaining().min(BLOCK as u64) as usize, 0);
+        self.ahead.resize(length + source.remaining().min(BLOCK as u64) as usize, 0);
         let read = source.read(&mut self.ahead[length..]);
         self.ahead.truncate(length + read.as_ref().copied().unwrap_or(0));
         Ok(read.map_err(Failure::Io)? > 0)
@@ -108,15 +103,8 @@ impl Input {
     /// The input of a request with this body.
     pub fn new(source: Box<dyn BodySource>) -> Self {
         let may_block = source.may_block();
-        let state = State {
-            source: Some(source),
-            ahead: Vec::new(),
-            position: 0,
-        };
-        Self(Arc::new(Shared {
-            may_block,
-            state: Mutex::new(state),
-        }))
+        let state = State { source: Some(source), ahead: Vec::new(), position: 0 };
+        Self(Arc::new(Shared { may_block, state: Mutex::new(state) }))
     }
 
     /// Ends the input: the body is let go, and whoever kept the object gets a `ValueError`.
@@ -134,11 +122,7 @@ impl Input {
     }
 
     fn while_detached<R: Send>(&self, py: Python<'_>, body: impl FnOnce(&mut State) -> R + Send) -> R {
-        if self.0.may_block {
-            py.detach(|| self.with_state(body))
-        } else {
-            self.with_state(body)
-        }
+        if self.0.may_block { py.detach(|| self.with_state(body)) } else { self.with_state(body) }
     }
 
     fn read_bytes<'py>(&self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
@@ -181,9 +165,7 @@ impl Class for Input {
             }),
             Method::of::<Input, _>(c"read1", |input, arguments| {
                 let [limit] = arguments.bind("read1", ["size"], 0)?;
-                Ok(input
-                    .read_bytes(arguments.py, Some(size(limit)?.unwrap_or(BLOCK)))?
-                    .into_any())
+                Ok(input.read_bytes(arguments.py, Some(size(limit)?.unwrap_or(BLOCK)))?.into_any())
             }),
             Method::of::<Input, _>(c"readline", |input, arguments| {
                 let [limit] = arguments.bind("readline", ["size"], 0)?;
@@ -235,11 +217,7 @@ mod tests {
 
     fn state(pieces: &[&str]) -> State {
         let pieces = pieces.iter().map(|piece| Piece::Memory(piece.as_bytes().to_vec()));
-        State {
-            source: Some(Box::new(BufferedBody::new(pieces))),
-            ahead: Vec::new(),
-            position: 0,
-        }
+        State { source: Some(Box::new(BufferedBody::new(pieces))), ahead: Vec::new(), position: 0 }
     }
 
     fn line(state: &mut State, limit: usize) -> String {

@@ -83,30 +83,20 @@ enum StoredKey {
 impl RequestHead {
     /// Room for a usual request.
     pub fn new() -> Self {
-        Self {
-            arena: Vec::with_capacity(2048),
-            entries: Vec::with_capacity(40),
-            ..Self::default()
-        }
+        Self { arena: Vec::with_capacity(2048), entries: Vec::with_capacity(40), ..Self::default() }
     }
 
     /// Sets one of the server's variables.
     pub fn set(&mut self, variable: Variable, value: &[u8]) {
         let value = self.store(value);
-        self.entries.push(Entry {
-            key: StoredKey::Variable(variable),
-            value,
-        });
+        self.entries.push(Entry { key: StoredKey::Variable(variable), value });
     }
 
     /// Sets any key; later ones override.
     pub fn set_named(&mut self, name: &[u8], value: &[u8]) {
         let name = self.store(name);
         let value = self.store(value);
-        self.entries.push(Entry {
-            key: StoredKey::Named(name),
-            value,
-        });
+        self.entries.push(Entry { key: StoredKey::Named(name), value });
     }
 
     /// Adds the HTTP headers as CONTENT_TYPE and HTTP_ variables (RFC 3875, section 4.1.18).
@@ -117,11 +107,7 @@ impl RequestHead {
     pub fn set_headers<'a>(&mut self, headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, pass_authorization: bool) {
         let mut fields: Vec<Field> = headers
             .filter(|(name, _)| !is_withheld(name, pass_authorization))
-            .map(|(name, value)| Field {
-                key: self.store_key(name),
-                has_underscore: name.contains(&b'_'),
-                value,
-            })
+            .map(|(name, value)| Field { key: self.store_key(name), has_underscore: name.contains(&b'_'), value })
             .collect();
         let arena = &self.arena;
         // Stable: repeated headers stay in their order.
@@ -129,10 +115,7 @@ impl RequestHead {
         let mut rest = fields.as_slice();
         while let Some(first) = rest.first() {
             let key = &self.arena[first.key.clone()];
-            let same = rest
-                .iter()
-                .take_while(|field| self.arena[field.key.clone()] == *key)
-                .count();
+            let same = rest.iter().take_while(|field| self.arena[field.key.clone()] == *key).count();
             let (group, others) = rest.split_at(same);
             self.set_joined(group);
             rest = others;
@@ -142,10 +125,7 @@ impl RequestHead {
     fn set_joined(&mut self, group: &[Field]) {
         let key = group[0].key.clone();
         let hyphens_only = group.iter().any(|field| !field.has_underscore);
-        let mut values = group
-            .iter()
-            .filter(|field| !(hyphens_only && field.has_underscore))
-            .map(|field| field.value);
+        let mut values = group.iter().filter(|field| !(hyphens_only && field.has_underscore)).map(|field| field.value);
         let name = &self.arena[key.clone()];
         let single = matches!(name, b"HTTP_HOST" | b"HTTP_AUTHORIZATION" | b"HTTP_CONTENT_TYPE");
         let separator: &[u8] = if name == b"HTTP_COOKIE" { b"; " } else { b", " };
@@ -164,11 +144,7 @@ impl RequestHead {
         if is_accept {
             self.accepts_html = contains(&self.arena[value.clone()], b"text/html");
         }
-        let key = if is_content_type {
-            StoredKey::Variable(Variable::ContentType)
-        } else {
-            StoredKey::Named(key)
-        };
+        let key = if is_content_type { StoredKey::Variable(Variable::ContentType) } else { StoredKey::Named(key) };
         self.entries.push(Entry { key, value });
     }
 
@@ -239,10 +215,7 @@ mod tests {
 
     fn headers(list: &[(&str, &str)]) -> Vec<(String, String)> {
         let mut head = RequestHead::new();
-        head.set_headers(
-            list.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())),
-            true,
-        );
+        head.set_headers(list.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())), true);
         head.iter()
             .map(|(key, value)| {
                 let key = match key {
@@ -255,24 +228,14 @@ mod tests {
     }
 
     fn expect(list: &[(&str, &str)], expected: &[(&str, &str)]) {
-        let expected: Vec<_> = expected
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
+        let expected: Vec<_> = expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         assert_eq!(headers(list), expected);
     }
 
     #[test]
     fn repeated_headers_are_joined_in_order() {
         expect(
-            &[
-                ("X-B", "1"),
-                ("cookie", "a=1"),
-                ("x-b", "2"),
-                ("Cookie", "b=2"),
-                ("Host", "h"),
-                ("Host", "i"),
-            ],
+            &[("X-B", "1"), ("cookie", "a=1"), ("x-b", "2"), ("Cookie", "b=2"), ("Host", "h"), ("Host", "i")],
             &[("HTTP_COOKIE", "a=1; b=2"), ("HTTP_HOST", "h"), ("HTTP_X_B", "1, 2")],
         );
     }
@@ -280,12 +243,7 @@ mod tests {
     #[test]
     fn dangerous_and_decoded_headers_are_left_out() {
         expect(
-            &[
-                ("Proxy", "x"),
-                ("Content-Length", "3"),
-                ("Transfer-Encoding", "chunked"),
-                ("Content-Type", "t/p"),
-            ],
+            &[("Proxy", "x"), ("Content-Length", "3"), ("Transfer-Encoding", "chunked"), ("Content-Type", "t/p")],
             &[("CONTENT_TYPE", "t/p")],
         );
     }

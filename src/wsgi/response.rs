@@ -45,12 +45,7 @@ impl Response {
                 Err(error) => return Err((error, iterable)),
             }
         };
-        Ok(Self {
-            answer,
-            iterable: iterable.unbind(),
-            source,
-            current: None,
-        })
+        Ok(Self { answer, iterable: iterable.unbind(), source, current: None })
     }
 
     /// Sends pieces until there is no room or no more of them.
@@ -75,9 +70,7 @@ impl Response {
             let Some(piece) = self.next(py)? else {
                 return self.complete();
             };
-            let piece = piece
-                .cast_into::<PyBytes>()
-                .map_err(|error| not_bytes(&error.into_inner()))?;
+            let piece = piece.cast_into::<PyBytes>().map_err(|error| not_bytes(&error.into_inner()))?;
             // An empty piece sends nothing, not even the head (PEP 3333, "Buffering and Streaming").
             if !piece.as_bytes().is_empty() {
                 if self.answer.is_waiting() {
@@ -132,7 +125,5 @@ impl Response {
 
 fn not_bytes(found: &Bound<'_, PyAny>) -> PyErr {
     let class = found.get_type().name().map(|name| name.to_string()).unwrap_or_default();
-    PyTypeError::new_err(format!(
-        "the iterable returned by the application must yield bytes, not {class}"
-    ))
+    PyTypeError::new_err(format!("the iterable returned by the application must yield bytes, not {class}"))
 }

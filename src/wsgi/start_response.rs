@@ -53,18 +53,8 @@ pub enum Completion {
 impl Answer {
     /// The answer that goes out through `exchange`.
     pub fn new(exchange: Arc<dyn Exchange>, is_head: bool) -> Self {
-        let state = State {
-            stage: Stage::Waiting,
-            declared: None,
-            sent: 0,
-            surplus: false,
-            bodyless: false,
-        };
-        Self(Arc::new(Shared {
-            exchange,
-            is_head,
-            state: Mutex::new(state),
-        }))
+        let state = State { stage: Stage::Waiting, declared: None, sent: 0, surplus: false, bodyless: false };
+        Self(Arc::new(Shared { exchange, is_head, state: Mutex::new(state) }))
     }
 
     /// Where the answer goes.
@@ -122,9 +112,7 @@ impl Answer {
         if state.bodyless {
             return Ok(0);
         }
-        let room = state
-            .declared
-            .map_or(u64::MAX, |declared| declared.saturating_sub(state.sent));
+        let room = state.declared.map_or(u64::MAX, |declared| declared.saturating_sub(state.sent));
         let admitted = length.min(usize::try_from(room).unwrap_or(usize::MAX));
         state.surplus |= admitted < length;
         Ok(admitted)
@@ -148,11 +136,7 @@ impl Answer {
     fn write(&self, data: &[u8]) -> Result<(), Disconnected> {
         let admitted = self.admit(data.len())?;
         self.lock().sent += admitted as u64;
-        if admitted == 0 {
-            Ok(())
-        } else {
-            self.0.exchange.send_all(&data[..admitted])
-        }
+        if admitted == 0 { Ok(()) } else { self.0.exchange.send_all(&data[..admitted]) }
     }
 
     /// Ends a body that the application has given completely, see [`Exchange::end`].
@@ -208,24 +192,16 @@ impl Answer {
         let exc_info = exc_info.filter(|exc_info| !exc_info.is_none());
         let (ended, sent, started) = {
             let stage = &self.lock().stage;
-            (
-                matches!(stage, Stage::Ended),
-                matches!(stage, Stage::Sent),
-                matches!(stage, Stage::Started(_)),
-            )
+            (matches!(stage, Stage::Ended), matches!(stage, Stage::Sent), matches!(stage, Stage::Started(_)))
         };
         match exc_info {
             _ if ended => {
-                return Err(PyValueError::new_err(
-                    "start_response is called after its request has ended",
-                ));
+                return Err(PyValueError::new_err("start_response is called after its request has ended"));
             }
             // The head is out: the application's handler must not run on (PEP 3333, "The start_response() Callable").
             Some(exc_info) if sent => return Err(raised_again(&exc_info)?),
             None if sent || started => {
-                return Err(PyValueError::new_err(
-                    "start_response is called a second time without exc_info",
-                ));
+                return Err(PyValueError::new_err("start_response is called a second time without exc_info"));
             }
             _ => {}
         }
@@ -266,14 +242,11 @@ static WRITE: BoundMethod<Answer> = BoundMethod::of(c"write", |answer: &Answer, 
     };
     let Ok(data) = data.cast::<PyBytes>() else {
         let found = data.get_type().name()?;
-        return Err(PyTypeError::new_err(format!(
-            "write() argument must be bytes, not {found}"
-        )));
+        return Err(PyTypeError::new_err(format!("write() argument must be bytes, not {found}")));
     };
     let bytes = data.as_bytes();
     if !bytes.is_empty() {
-        py.detach(|| answer.write(bytes))
-            .map_err(|error| PyBrokenPipeError::new_err(error.to_string()))?;
+        py.detach(|| answer.write(bytes)).map_err(|error| PyBrokenPipeError::new_err(error.to_string()))?;
     }
     Ok(py.None().into_bound(py))
 });

@@ -47,10 +47,8 @@ fn a_script_is_found_from_the_prefix(engine: Engine) {
 }
 
 fn a_script_is_found_by_its_absolute_path(engine: Engine) {
-    let nginx = Site::new(engine)
-        .file("app.py", &answers("'absolute'"))
-        .location("/", "wsgi_pass @prefix@/app.py;")
-        .start();
+    let nginx =
+        Site::new(engine).file("app.py", &answers("'absolute'")).location("/", "wsgi_pass @prefix@/app.py;").start();
     assert_eq!(nginx.get("/").expect(200).text(), "absolute");
 }
 
@@ -80,10 +78,7 @@ fn a_script_may_have_any_name(engine: Engine) {
 
 fn a_script_may_name_its_callable(engine: Engine) {
     let nginx = Site::new(engine)
-        .file(
-            "app.py",
-            &(answers("'default'") + &answers("'other'").replace("application", "other")),
-        )
+        .file("app.py", &(answers("'default'") + &answers("'other'").replace("application", "other")))
         .location("/default", "wsgi_pass app.py;")
         .location("/other", "wsgi_pass app.py other;")
         .start();
@@ -92,10 +87,8 @@ fn a_script_may_name_its_callable(engine: Engine) {
 }
 
 fn a_script_knows_where_it_is(engine: Engine) {
-    let nginx = Site::new(engine)
-        .file("dir/app.py", &answers("__file__"))
-        .location("/", "wsgi_pass dir/app.py;")
-        .start();
+    let nginx =
+        Site::new(engine).file("dir/app.py", &answers("__file__")).location("/", "wsgi_pass dir/app.py;").start();
     let path = nginx.prefix().join("dir/app.py");
     assert_eq!(nginx.get("/").expect(200).text(), path.to_str().unwrap());
 }
@@ -240,12 +233,9 @@ function = lambda e, s: more(b"lambda", e, s)
         .location("/partial", "wsgi_pass app.py partial;")
         .location("/function", "wsgi_pass app.py function;")
         .start();
-    for (path, body) in [
-        ("/called", "called"),
-        ("/instance", "iterated"),
-        ("/partial", "partial"),
-        ("/function", "lambda"),
-    ] {
+    for (path, body) in
+        [("/called", "called"), ("/instance", "iterated"), ("/partial", "partial"), ("/function", "lambda")]
+    {
         assert_eq!(nginx.get(path).expect(200).text(), body);
     }
 }
@@ -282,10 +272,8 @@ fn a_missing_module_is_an_error_of_the_location(engine: Engine) {
 }
 
 fn an_import_may_raise_anything(engine: Engine) {
-    let mut site = Site::new(engine)
-        .file("app.py", &answers("'fine'"))
-        .location("/fine", "wsgi_pass app.py;")
-        .errors_expected();
+    let mut site =
+        Site::new(engine).file("app.py", &answers("'fine'")).location("/fine", "wsgi_pass app.py;").errors_expected();
     let raises = [
         "raise SystemExit(3)",
         "raise KeyboardInterrupt",
@@ -328,15 +316,9 @@ fn several_applications_live_side_by_side(engine: Engine) {
 
 fn an_application_may_stand_in_an_if(engine: Engine) {
     let nginx = Site::new(engine)
-        .file(
-            "app.py",
-            &answers("environ['SCRIPT_NAME'] + ' ' + environ['PATH_INFO']"),
-        )
+        .file("app.py", &answers("environ['SCRIPT_NAME'] + ' ' + environ['PATH_INFO']"))
         .location("/api/", "if ($arg_python) { wsgi_pass app.py; } return 200 static;")
-        .location(
-            "/other/",
-            "wsgi_pass app.py; if ($arg_no) { return 403; } if ($arg_set) { set $x 1; }",
-        )
+        .location("/other/", "wsgi_pass app.py; if ($arg_no) { return 403; } if ($arg_set) { set $x 1; }")
         .start();
     assert_eq!(nginx.get("/api/x?python=1").status, 200);
     assert_eq!(nginx.get("/other/x").expect(200).text(), "/other /x");
@@ -360,10 +342,7 @@ fn an_application_may_stand_in_limit_except(engine: Engine) {
 
 fn an_application_may_be_reached_by_error_page(engine: Engine) {
     let nginx = Site::new(engine)
-        .file(
-            "app.py",
-            &answers("environ['PATH_INFO'] + ' ' + environ['REQUEST_METHOD']"),
-        )
+        .file("app.py", &answers("environ['PATH_INFO'] + ' ' + environ['REQUEST_METHOD']"))
         .file("fails.py", "def application(e, s):\n    raise RuntimeError('first')\n")
         .location("/", "root html; error_page 404 = /app/missing;")
         .location("/app/", "wsgi_pass app.py;")
@@ -382,10 +361,7 @@ fn an_application_may_be_reached_by_error_page(engine: Engine) {
 
 fn an_application_may_be_reached_by_try_files(engine: Engine) {
     let nginx = Site::new(engine)
-        .file(
-            "app.py",
-            &answers("environ['PATH_INFO'] + ' ' + environ['wsgi.input'].read().decode()"),
-        )
+        .file("app.py", &answers("environ['PATH_INFO'] + ' ' + environ['wsgi.input'].read().decode()"))
         .file("html/page.txt", "a page")
         .location("/", "root html; try_files $uri @application;")
         .location("@application", "wsgi_pass app.py;")
@@ -400,10 +376,7 @@ fn a_source_in_another_encoding_is_read(engine: Engine) {
     source.extend_from_slice(answers("ascii(TEXT)").as_bytes());
     let site = Site::new(engine)
         .file("utf8.py", &format!("TEXT = '\u{e9}'\n{}", answers("ascii(TEXT)")))
-        .file(
-            "bom.py",
-            &format!("\u{feff}TEXT = '\u{e9}'\n{}", answers("ascii(TEXT)")),
-        )
+        .file("bom.py", &format!("\u{feff}TEXT = '\u{e9}'\n{}", answers("ascii(TEXT)")))
         .location("/latin", "wsgi_pass latin.py;")
         .location("/utf8", "wsgi_pass utf8.py;")
         .location("/bom", "wsgi_pass bom.py;");

@@ -65,13 +65,8 @@ fn pattern(size: usize) -> Vec<u8> {
 }
 
 fn bodies_of_any_size_arrive_whole(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(ECHO)
-        .http("client_body_buffer_size 4k; client_max_body_size 0;")
-        .start();
-    for size in [
-        1, 2, 4095, 4096, 4097, 8191, 8192, 16384, 100_000, 1_000_000, 10_000_000,
-    ] {
+    let nginx = Site::new(engine).app(ECHO).http("client_body_buffer_size 4k; client_max_body_size 0;").start();
+    for size in [1, 2, 4095, 4096, 4097, 8191, 8192, 16384, 100_000, 1_000_000, 10_000_000] {
         let body = pattern(size);
         let answer = nginx.post("/", &body).expect(200);
         assert!(answer.body == body, "{size} bytes came back otherwise");
@@ -90,10 +85,7 @@ fn a_body_that_comes_in_pieces_arrives_whole(engine: Engine) {
 }
 
 fn a_chunked_body_gets_its_true_length(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(DIGEST)
-        .http("client_body_buffer_size 1k;")
-        .start();
+    let nginx = Site::new(engine).app(DIGEST).http("client_body_buffer_size 1k;").start();
     let mut conn = nginx.connect();
     conn.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     conn.send("5\r\nhello\r\n1;extension=x\r\n \r\n");
@@ -252,11 +244,7 @@ fn pipelined_bodies_stay_apart(engine: Engine) {
     for i in 1..20 {
         let body = format!("{i}").repeat(i);
         let length = body.len();
-        write!(
-            all,
-            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
+        write!(all, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
     }
     conn.send(all);
     for i in 1..20 {
@@ -295,11 +283,7 @@ fn continue_is_sent_before_the_body_is_read(engine: Engine) {
 }
 
 fn continue_is_not_sent_for_a_refused_body(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(ECHO)
-        .http("client_max_body_size 3;")
-        .errors_expected()
-        .start();
+    let nginx = Site::new(engine).app(ECHO).http("client_max_body_size 3;").errors_expected().start();
     let mut conn = nginx.connect();
     conn.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
     assert_eq!(conn.response().status, 413);

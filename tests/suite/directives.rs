@@ -33,6 +33,7 @@ const DIRECTIVES: &[Directive] = &[
     directive("wsgi_preload", "off", HSL),
     directive("wsgi_threads", "2", HSL),
     directive("wsgi_debug", "on", HSL),
+    directive("wsgi_allow_ranges", "on", HSL),
     directive("wsgi_env", "NAME value", HSL),
     directive("wsgi_python_home", "@prefix@/venv", &[Http]),
     directive("wsgi_python_executable", "@prefix@/venv/bin/python", &[Http]),
@@ -47,12 +48,10 @@ const fn directive(name: &'static str, right: &'static str, levels: &'static [Le
 
 /// Those that may be given once a level.
 fn single() -> impl Iterator<Item = &'static Directive> {
-    DIRECTIVES
-        .iter()
-        .filter(|d| !matches!(d.name, "wsgi_var" | "wsgi_middleware" | "wsgi_env"))
+    DIRECTIVES.iter().filter(|d| !matches!(d.name, "wsgi_var" | "wsgi_middleware" | "wsgi_env"))
 }
 
-const FLAGS: [&str; 3] = ["wsgi_pass_authorization", "wsgi_preload", "wsgi_debug"];
+const FLAGS: [&str; 4] = ["wsgi_pass_authorization", "wsgi_preload", "wsgi_debug", "wsgi_allow_ranges"];
 
 const HELLO: &str = r#"
 def application(environ, start_response):
@@ -175,24 +174,15 @@ fn flags_are_on_or_off() {
 #[track_caller]
 fn assert_refused_somehow(check: &Check, words: &[&str]) {
     assert!(!check.ok, "accepted, though: {words:?}");
-    let said = check
-        .output
-        .lines()
-        .any(|l| l.contains("[emerg]") && words.iter().all(|w| l.contains(w)));
+    let said = check.output.lines().any(|l| l.contains("[emerg]") && words.iter().all(|w| l.contains(w)));
     assert!(said, "wanted: {words:?}\ngot: {}", check.output);
 }
 
 #[test]
 fn numbers_and_times_are_checked() {
     for (name, values) in [
-        (
-            "wsgi_threads",
-            &["0", "-1", "x", "1.5", "4k", "\"\"", "on", "99999999999999999999"][..],
-        ),
-        (
-            "wsgi_python_optimize",
-            &["3", "-1", "x", "\"\"", "on", "00000000000000000000001x"],
-        ),
+        ("wsgi_threads", &["0", "-1", "x", "1.5", "4k", "\"\"", "on", "99999999999999999999"][..]),
+        ("wsgi_python_optimize", &["3", "-1", "x", "\"\"", "on", "00000000000000000000001x"]),
         ("wsgi_shutdown_timeout", &["10q", "-1s", "x", "\"\"", "1s1m", "1.5s"]),
     ] {
         for value in values {
@@ -228,9 +218,7 @@ fn a_script_that_is_not_there_is_refused() {
 
 #[test]
 fn an_invalid_target_is_refused() {
-    for target in [
-        "\"\"", "a..b", ".a", "a.", "a:", ":a", "a:b:c", "a-b", "1a", "a:1b", "\"a b\"",
-    ] {
+    for target in ["\"\"", "a..b", ".a", "a.", "a:", ":a", "a:b:c", "a-b", "1a", "a:1b", "\"a b\""] {
         let check = with(Location, &format!("wsgi_pass {target};")).check();
         assert_refused_somehow(&check, &["wsgi_pass", "nginx.conf:"]);
     }
@@ -242,9 +230,7 @@ fn an_invalid_target_is_refused() {
 
 #[test]
 fn a_third_word_of_wsgi_var_is_if_not_empty() {
-    with(Http, "wsgi_var NAME value sometimes;")
-        .check()
-        .assert_refused("invalid parameter \"sometimes\"", "wsgi_var");
+    with(Http, "wsgi_var NAME value sometimes;").check().assert_refused("invalid parameter \"sometimes\"", "wsgi_var");
     with(Http, "wsgi_var NAME $arg_x if_not_empty;").check().assert_ok();
 }
 
@@ -304,10 +290,7 @@ fn locations_that_disagree_on_the_environment_are_refused() {
 
 #[test]
 fn a_python_that_is_not_there_is_refused() {
-    for text in [
-        "wsgi_python_home @prefix@/nowhere;",
-        "wsgi_python_executable @prefix@/nowhere/bin/python;",
-    ] {
+    for text in ["wsgi_python_home @prefix@/nowhere;", "wsgi_python_executable @prefix@/nowhere/bin/python;"] {
         let check = with(Http, text).location("/", PASS).check();
         assert_refused_somehow(&check, &["nowhere"]);
     }
@@ -342,6 +325,7 @@ both_engines!(
     vars_are_latin_1_and_may_be_left_out,
     vars_are_inherited_as_proxy_set_header_is,
     vars_may_set_the_scheme,
+    ranges_are_taken_where_they_are_allowed,
     debug_shows_the_traceback,
     debug_page_escapes_what_it_shows,
     applications_are_imported_before_they_are_asked,
@@ -559,6 +543,46 @@ fn vars_may_set_the_scheme(engine: Engine) {
     assert_eq!(found["HTTPS"], "on");
 }
 
+fn ranges_are_taken_where_they_are_allowed(engine: Engine) {
+    for (server, location, taken) in [
+        ("", "", false),
+        ("wsgi_allow_ranges on;", "", true),
+        ("wsgi_allow_ranges on;", "wsgi_allow_ranges off;", false),
+        ("wsgi_allow_ranges off;", "wsgi_allow_ranges on;", true),
+    ] {
+        let nginx = Site::new(engine)
+            .file(
+                "app.py",
+                r#"
+def application(environ, start_response):
+    if environ["QUERY_STRING"] == "stream":
+        start_response("200 OK", [])
+        return iter([b"01234", b"56789"])
+    if environ["QUERY_STRING"] == "missing":
+        start_response("404 Not Found", [("Content-Length", "10")])
+        return [b"0123456789"]
+    start_response("200 OK", [("Content-Length", "10")])
+    return iter([b"01234", b"56789"])
+"#,
+            )
+            .server(server)
+            .location("/", &format!("{PASS} {location}"))
+            .start();
+        let ask = |path: &str| nginx.request("GET", path, &[("Range", "bytes=3-6")], b"");
+        let response = ask("/");
+        if taken {
+            assert_eq!(response.status, 206, "{server} {location}");
+            assert_eq!(response.text(), "3456");
+            assert_eq!(response.header("Content-Range"), Some("bytes 3-6/10"));
+        } else {
+            assert_eq!(response.expect(200).text(), "0123456789");
+        }
+        // Only of an answer that is there and whose length is known.
+        assert_eq!(ask("/?stream").expect(200).text(), "0123456789");
+        assert_eq!(ask("/?missing").expect(404).text(), "0123456789");
+    }
+}
+
 const FAILS: &str = r#"
 def application(environ, start_response):
     raise RuntimeError("a <b>secret</b> & more")
@@ -585,14 +609,8 @@ fn debug_shows_the_traceback(engine: Engine) {
 }
 
 fn debug_page_escapes_what_it_shows(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(FAILS)
-        .server("wsgi_debug on;")
-        .errors_expected()
-        .start();
-    let html = nginx
-        .request("GET", "/", &[("Accept", "text/html,*/*")], b"")
-        .expect(500);
+    let nginx = Site::new(engine).app(FAILS).server("wsgi_debug on;").errors_expected().start();
+    let html = nginx.request("GET", "/", &[("Accept", "text/html,*/*")], b"").expect(500);
     let kind = html.header("Content-Type").unwrap();
     assert!(kind.starts_with("text/html"), "{kind}");
     let text = html.text();
@@ -601,11 +619,7 @@ fn debug_page_escapes_what_it_shows(engine: Engine) {
     let plain = nginx.request("GET", "/", &[("Accept", "text/plain")], b"").expect(500);
     let kind = plain.header("Content-Type").unwrap();
     assert!(kind.starts_with("text/plain"), "{kind}");
-    assert!(
-        plain.text().contains("RuntimeError: a <b>secret</b> & more"),
-        "{}",
-        plain.text()
-    );
+    assert!(plain.text().contains("RuntimeError: a <b>secret</b> & more"), "{}", plain.text());
     assert!(plain.text().contains("app.py"), "{}", plain.text());
 }
 
@@ -629,11 +643,8 @@ fn applications_are_imported_before_they_are_asked(engine: Engine) {
 }
 
 fn preload_off_waits_for_the_first_request(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(TELLS_IMPORT)
-        .http("wsgi_preload off;")
-        .location("/static", "return 200 static;")
-        .start();
+    let nginx =
+        Site::new(engine).app(TELLS_IMPORT).http("wsgi_preload off;").location("/static", "return 200 static;").start();
     nginx.get("/static").expect(200);
     std::thread::sleep(std::time::Duration::from_millis(100));
     assert_eq!(nginx.events(), [""; 0]);
@@ -706,10 +717,7 @@ def application(environ, start_response):
 "#;
 
 fn middle(engine: Engine) -> Site {
-    Site::new(engine)
-        .file("app.py", SEEN)
-        .file("lib/middle.py", MIDDLE)
-        .http("wsgi_python_path @prefix@/lib;")
+    Site::new(engine).file("app.py", SEEN).file("lib/middle.py", MIDDLE).http("wsgi_python_path @prefix@/lib;")
 }
 
 fn middleware_wraps_in_the_order_it_is_named(engine: Engine) {
@@ -783,32 +791,23 @@ fn wsgi_env_is_there_at_import(engine: Engine) {
     assert_eq!(found(&nginx), wanted);
 
     // The nearest level that has any wins.
-    let nginx = says(engine, "os.environ.get('LEVEL')")
-        .http("wsgi_env LEVEL http;")
-        .server("wsgi_env LEVEL server;")
-        .start();
+    let nginx =
+        says(engine, "os.environ.get('LEVEL')").http("wsgi_env LEVEL http;").server("wsgi_env LEVEL server;").start();
     assert_eq!(found(&nginx), "server");
 }
 
 fn nginxs_own_env_is_there_too(engine: Engine) {
-    let nginx = says(engine, "os.environ.get('FROM_NGINX')")
-        .main("env FROM_NGINX=yes;")
-        .start();
+    let nginx = says(engine, "os.environ.get('FROM_NGINX')").main("env FROM_NGINX=yes;").start();
     assert_eq!(found(&nginx), "yes");
-    let nginx = says(engine, "os.environ.get('BOTH')")
-        .main("env BOTH=nginx;")
-        .http("wsgi_env BOTH wsgi;")
-        .start();
+    let nginx = says(engine, "os.environ.get('BOTH')").main("env BOTH=nginx;").http("wsgi_env BOTH wsgi;").start();
     assert_eq!(found(&nginx), "wsgi");
 }
 
 fn usual_variables_are_there_though_nginx_clears_them(engine: Engine) {
-    let nginx = says(
-        engine,
-        "[dict(os.environ), os.path.expanduser('~'), sys.getfilesystemencoding(), sys.flags.utf8_mode]",
-    )
-    .user("nobody nogroup")
-    .start();
+    let nginx =
+        says(engine, "[dict(os.environ), os.path.expanduser('~'), sys.getfilesystemencoding(), sys.flags.utf8_mode]")
+            .user("nobody nogroup")
+            .start();
     let found = found(&nginx);
     for name in ["PATH", "HOME", "USER", "LOGNAME", "LANG"] {
         let value = found[0][name].as_str().unwrap_or_default();
@@ -882,11 +881,7 @@ const PREFIXES: &str = "[sys.prefix, sys.exec_prefix, sys.executable, __import__
 fn in_venv(engine: Engine, directive: &str) -> Site {
     let site = says(engine, PREFIXES).http(directive);
     make_venv(&site, "venv");
-    let lib = std::fs::read_dir(site.prefix().join("venv/lib"))
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap();
+    let lib = std::fs::read_dir(site.prefix().join("venv/lib")).unwrap().next().unwrap().unwrap();
     let module = lib.path().join("site-packages/only_there.py");
     std::fs::write(module, "NAME = 'in the environment'\n").unwrap();
     site

@@ -57,14 +57,8 @@ fn repeated_headers_stay_apart_and_in_order(engine: Engine) {
     )
     .start();
     let response = ask(&nginx, "").expect(200);
-    assert_eq!(
-        response.all("Set-Cookie"),
-        ["a=1; Expires=Wed, 21 Oct 2026 07:28:00 GMT", "b=2", "c=3"]
-    );
-    assert_eq!(
-        response.all("WWW-Authenticate"),
-        ["Basic realm=\"a, b\"", "Digest a=1, b=2"]
-    );
+    assert_eq!(response.all("Set-Cookie"), ["a=1; Expires=Wed, 21 Oct 2026 07:28:00 GMT", "b=2", "c=3"]);
+    assert_eq!(response.all("WWW-Authenticate"), ["Basic realm=\"a, b\"", "Digest a=1, b=2"]);
     assert_eq!(response.all("X-Twice"), ["1", "2"]);
     assert_eq!(response.all("Link"), ["</a>; rel=preload", "</b>; rel=preload"]);
     assert_eq!(response.all("Cache-Control"), ["private", "max-age=5"]);
@@ -98,11 +92,8 @@ fn hop_by_hop_headers_are_dropped_with_a_warning(engine: Engine) {
     ] {
         // Whatever its case.
         let odd: String = name.to_uppercase();
-        let nginx = with_headers(
-            engine,
-            &format!(r#"[("X-Before", "1"), ("{odd}", "{value}"), ("X-After", "2")]"#),
-        )
-        .start();
+        let nginx =
+            with_headers(engine, &format!(r#"[("X-Before", "1"), ("{odd}", "{value}"), ("X-After", "2")]"#)).start();
         let mut conn = nginx.connect();
         for _ in 0..2 {
             conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -161,9 +152,7 @@ fn headers_that_nginx_makes_too_are_sent_once(engine: Engine) {
 }
 
 fn no_content_type_is_invented(engine: Engine) {
-    let nginx = with_headers(engine, "[]")
-        .http("default_type text/invented; charset utf-8;")
-        .start();
+    let nginx = with_headers(engine, "[]").http("default_type text/invented; charset utf-8;").start();
     assert_eq!(ask(&nginx, "").expect(200).header("Content-Type"), None);
 }
 
@@ -173,24 +162,17 @@ fn charset_is_added_to_a_text_type(engine: Engine) {
         ("text/html; charset=latin-1", "text/html; charset=latin-1"),
         ("text/html;charset=koi8-r", "text/html;charset=koi8-r"),
         ("text/html; charset=\\\"utf-8\\\"", "text/html; charset=\"utf-8\""),
-        (
-            "multipart/x; boundary=b; charset=c; more=d",
-            "multipart/x; boundary=b; charset=c; more=d",
-        ),
+        ("multipart/x; boundary=b; charset=c; more=d", "multipart/x; boundary=b; charset=c; more=d"),
         ("image/png", "image/png"),
     ] {
-        let nginx = with_headers(engine, &format!(r#"[("content-type", "{given}")]"#))
-            .http("charset utf-8;")
-            .start();
+        let nginx = with_headers(engine, &format!(r#"[("content-type", "{given}")]"#)).http("charset utf-8;").start();
         let response = ask(&nginx, "").expect(200);
         assert_eq!(response.header("Content-Type"), Some(sent));
     }
 }
 
 fn an_empty_content_type_does_no_harm(engine: Engine) {
-    let nginx = with_headers(engine, r#"[("Content-Type", "")]"#)
-        .http("charset utf-8; gzip on;")
-        .start();
+    let nginx = with_headers(engine, r#"[("Content-Type", "")]"#).http("charset utf-8; gzip on;").start();
     let response = ask(&nginx, "Accept-Encoding: gzip\r\n").expect(200);
     assert!(response.all("Content-Type").len() <= 1);
     assert_eq!(response.body.len(), 503);
@@ -226,12 +208,8 @@ fn answers_are_compressed(engine: Engine) {
 }
 
 fn gunzip(data: &[u8]) -> String {
-    let mut gzip = Command::new("gzip")
-        .args(["-d", "-c"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("run gzip");
+    let mut gzip =
+        Command::new("gzip").args(["-d", "-c"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("run gzip");
     gzip.stdin.take().unwrap().write_all(data).unwrap();
     let output = gzip.wait_with_output().unwrap();
     assert!(output.status.success(), "gzip: {}", output.status);
@@ -239,12 +217,9 @@ fn gunzip(data: &[u8]) -> String {
 }
 
 fn an_encoded_answer_is_not_compressed_again(engine: Engine) {
-    let nginx = with_headers(
-        engine,
-        r#"[("Content-Type", "text/plain"), ("Content-Encoding", "br")]"#,
-    )
-    .http("gzip on; gzip_types text/plain; gzip_min_length 1;")
-    .start();
+    let nginx = with_headers(engine, r#"[("Content-Type", "text/plain"), ("Content-Encoding", "br")]"#)
+        .http("gzip on; gzip_types text/plain; gzip_min_length 1;")
+        .start();
     let response = ask(&nginx, "Accept-Encoding: gzip, br\r\n").expect(200);
     assert_eq!(response.header("Content-Encoding"), Some("br"));
     assert_eq!(response.text(), "body ".repeat(100) + "end");
@@ -328,9 +303,7 @@ fn a_range_is_not_taken_from_a_stream(engine: Engine) {
 }
 
 fn add_header_and_expires_work(engine: Engine) {
-    let nginx = with_headers(engine, r#"[("X-A", "application")]"#)
-        .server("add_header X-B nginx; expires 1h;")
-        .start();
+    let nginx = with_headers(engine, r#"[("X-A", "application")]"#).server("add_header X-B nginx; expires 1h;").start();
     let response = ask(&nginx, "").expect(200);
     assert_eq!(response.header("X-A"), Some("application"));
     assert_eq!(response.header("X-B"), Some("nginx"));

@@ -126,10 +126,7 @@ def application(environ, start_response):
 "#,
         )
         .start();
-    assert_eq!(
-        nginx.post("/", "ab\nc").expect(200).text(),
-        "(b'ab\\nc', [b'', b'', b'', b'', b'', [], [], b''])"
-    );
+    assert_eq!(nginx.post("/", "ab\nc").expect(200).text(), "(b'ab\\nc', [b'', b'', b'', b'', b'', [], [], b''])");
 }
 
 fn input_of_a_request_without_a_body_is_empty(engine: Engine) {

@@ -96,11 +96,7 @@ fn late_use_by_another_thread_is_a_clean_exception(engine: Engine) {
 }
 
 fn late_use(engine: Engine, path: &str) {
-    let nginx = Site::new(engine)
-        .app(KEEPER)
-        .http("client_body_buffer_size 1k;")
-        .errors_expected()
-        .start();
+    let nginx = Site::new(engine).app(KEEPER).http("client_body_buffer_size 1k;").errors_expected().start();
     let workers = nginx.workers();
     // Nobody has read any of these bodies, in memory or in a file.
     for size in [0, 10, 50_000] {
@@ -120,9 +116,7 @@ fn late_use_after_the_client_has_gone_is_a_clean_exception(engine: Engine) {
         conn.send("POST /gone HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
         conn.read_exactly(100_000);
         conn.reset();
-        wait_for("the end of the iteration", || {
-            (nginx.events().len() > before).then_some(())
-        });
+        wait_for("the end of the iteration", || (nginx.events().len() > before).then_some(()));
     }
     assert_eq!(nginx.get("/use").expect(200).text(), "[]");
     nginx.get("/forget").expect(200);

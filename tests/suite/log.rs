@@ -84,11 +84,7 @@ warnings.warn("by warnings")
         "ERROR:mine:by logging formatted",
     ] {
         wait_for(text, || {
-            let count = nginx
-                .logged(text)
-                .iter()
-                .filter(|line| message(line).ends_with(text))
-                .count();
+            let count = nginx.logged(text).iter().filter(|line| message(line).ends_with(text)).count();
             (count == 1).then_some(())
         });
     }
@@ -449,10 +445,7 @@ print("carriage\rreturn")
     let line = nginx.wait_log("colour ");
     assert!(line.contains(" end"), "{line}");
     let log = std::fs::read(nginx.prefix().join("logs/error.log")).unwrap();
-    let raw: Vec<u8> = log
-        .into_iter()
-        .filter(|b| (*b < 32 && *b != b'\n' && *b != b'\t') || *b == 127)
-        .collect();
+    let raw: Vec<u8> = log.into_iter().filter(|b| (*b < 32 && *b != b'\n' && *b != b'\t') || *b == 127).collect();
     assert_eq!(raw, [0u8; 0]);
 }
 

@@ -2,13 +2,20 @@
 
 mod applications;
 mod body;
+mod configurations;
 mod directives;
+mod documents;
 mod environ;
 mod harness;
 mod headers;
 mod input;
 mod late;
 mod log;
+mod process;
+mod protocols;
+mod reload;
 mod response;
+mod shutdown;
+mod slow;
 mod start_response;
 mod validate;

@@ -371,9 +371,7 @@ fn never_calling_it_is_an_error(engine: Engine) {
         let before = nginx.logged("start_response").len();
         let response = nginx.get(path).expect(500);
         assert!(response.text().contains("500 Internal Server Error"));
-        crate::harness::wait_for("a log line", || {
-            (nginx.logged("start_response").len() > before).then_some(())
-        });
+        crate::harness::wait_for("a log line", || (nginx.logged("start_response").len() > before).then_some(()));
     }
 }
 

@@ -119,9 +119,7 @@ fn validator_is_content_with_every_shape_of_answer(engine: Engine) {
     ] {
         for method in ["GET", "HEAD", "POST"] {
             let mut conn = nginx.connect();
-            conn.send(format!(
-                "{method} /lines?{query} HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\none\ntwo\n"
-            ));
+            conn.send(format!("{method} /lines?{query} HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\none\ntwo\n"));
             let response = conn.response_to(method).expect(status);
             if status == 200 && method != "HEAD" && query != "empty" {
                 assert_eq!(response.text(), "one\ntwo\n", "{query}");

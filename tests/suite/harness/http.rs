@@ -41,11 +41,7 @@ impl Response {
 
     /// Every value of a header, in the order they came.
     pub fn all(&self, name: &str) -> Vec<&str> {
-        self.headers
-            .iter()
-            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, v)| v.as_str())
-            .collect()
+        self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect()
     }
 
     pub fn text(&self) -> String {
@@ -88,10 +84,7 @@ impl Conn {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Conn {
-            stream,
-            pending: Vec::new(),
-        }
+        Conn { stream, pending: Vec::new() }
     }
 
     pub fn stream(&self) -> &TcpStream {
@@ -111,10 +104,7 @@ impl Conn {
 
     /// Ends the connection by a reset rather than in good order.
     pub fn reset(self) {
-        let linger = libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
         let fd = std::os::fd::AsRawFd::as_raw_fd(&self.stream);
         // SAFETY: the descriptor is open, and the option's value is a whole `linger`.
         let done = unsafe {
@@ -164,12 +154,7 @@ impl Conn {
             if let Some(at) = self.pending.windows(mark.len()).position(|w| w == mark) {
                 return self.pending.drain(..at + mark.len()).collect();
             }
-            assert!(
-                self.fill(),
-                "the connection ended before {:?}; so far: {:?}",
-                latin1(mark),
-                latin1(&self.pending)
-            );
+            assert!(self.fill(), "the connection ended before {:?}; so far: {:?}", latin1(mark), latin1(&self.pending));
         }
     }
 
@@ -184,26 +169,16 @@ impl Conn {
     pub fn response_to(&mut self, method: &str) -> Response {
         let head = self.read_until("\r\n\r\n");
         let mut response = parse_head(&head);
-        let length = response
-            .header("Content-Length")
-            .map(|v| v.parse::<usize>().expect("Content-Length"));
+        let length = response.header("Content-Length").map(|v| v.parse::<usize>().expect("Content-Length"));
         let chunked = response.header("Transfer-Encoding") == Some("chunked");
-        assert!(
-            !(chunked && length.is_some()),
-            "both Content-Length and chunked: {:?}",
-            latin1(&head)
-        );
+        assert!(!(chunked && length.is_some()), "both Content-Length and chunked: {:?}", latin1(&head));
         (response.framing, response.body) = if method == "HEAD" || matches!(response.status, 100..200 | 204 | 304) {
             (Framing::None, Vec::new())
         } else if chunked {
             self.chunks()
         } else if let Some(length) = length {
             let body = self.read_exactly(length);
-            let framing = if body.len() == length {
-                Framing::Length
-            } else {
-                Framing::Cut
-            };
+            let framing = if body.len() == length { Framing::Length } else { Framing::Cut };
             (framing, body)
         } else {
             (Framing::Close, self.read_to_end())
@@ -252,19 +227,11 @@ fn parse_head(head: &[u8]) -> Response {
     let mut headers = [httparse::EMPTY_HEADER; 256];
     let mut parsed = httparse::Response::new(&mut headers);
     let status = parsed.parse(head);
-    assert!(
-        matches!(status, Ok(httparse::Status::Complete(_))),
-        "no HTTP head ({status:?}): {:?}",
-        latin1(head)
-    );
+    assert!(matches!(status, Ok(httparse::Status::Complete(_))), "no HTTP head ({status:?}): {:?}", latin1(head));
     Response {
         status: parsed.code.unwrap(),
         reason: parsed.reason.unwrap_or_default().to_owned(),
-        headers: parsed
-            .headers
-            .iter()
-            .map(|h| (h.name.to_owned(), latin1(h.value)))
-            .collect(),
+        headers: parsed.headers.iter().map(|h| (h.name.to_owned(), latin1(h.value))).collect(),
         body: Vec::new(),
         framing: Framing::None,
     }

@@ -14,6 +14,7 @@ mod site;
 pub use curl::{Curl, curl};
 pub use http::{Conn, Framing, Response, latin1};
 pub use load::{Load, Tally};
+pub use module::module;
 pub use nginx::Nginx;
 pub use process::Process;
 pub use site::{Check, Site, is_root};

@@ -6,13 +6,15 @@ use std::sync::OnceLock;
 
 /// The module, built from the same sources and with the same profile as these tests.
 pub fn module() -> &'static Path {
-    static MODULE: OnceLock<PathBuf> = OnceLock::new();
-    MODULE.get_or_init(build)
+    // A failure is kept too: it is the same for every test.
+    static MODULE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let module = MODULE.get_or_init(build).as_ref();
+    module.unwrap_or_else(|problem| panic!("{problem}"))
 }
 
 /// cargo builds no cdylib for integration tests, as they cannot link to one, and a second crate type beside it would
 /// switch link-time optimisation off. So cargo is asked here, once; it has let go of its lock by now.
-fn build() -> PathBuf {
+fn build() -> Result<PathBuf, String> {
     let executable = std::env::current_exe().expect("the test's own path");
     // TARGET/PROFILE/deps/suite-HASH
     let profile = executable.parent().and_then(Path::parent).unwrap();
@@ -30,8 +32,9 @@ fn build() -> PathBuf {
             .output()
             .expect("run cargo build");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "the module does not build:\n{said}");
+        if !output.status.success() {
+            return Err(format!("the module does not build:\n{said}"));
+        }
     }
-    assert!(module.exists(), "{module:?} is missing: run `cargo build`");
-    module
+    if module.exists() { Ok(module) } else { Err(format!("{module:?} is missing: run `cargo build`")) }
 }

@@ -37,11 +37,7 @@ impl Nginx {
         let log = site.prefix().join("logs/error.log");
         let stderr = fs::File::create(site.prefix().join("logs/stderr")).unwrap();
         let mut command = nginx_command(&site, &conf);
-        command
-            .stdin(Stdio::null())
-            .stdout(stderr.try_clone().unwrap())
-            .stderr(stderr)
-            .process_group(0);
+        command.stdin(Stdio::null()).stdout(stderr.try_clone().unwrap()).stderr(stderr).process_group(0);
         // SAFETY: prctl is async-signal-safe; nothing else happens between fork and exec.
         unsafe {
             command.pre_exec(|| {
@@ -73,9 +69,7 @@ impl Nginx {
             }
             std::thread::sleep(std::time::Duration::from_millis(3));
         }
-        let master = wait_for("the pid file", || {
-            read(&site.prefix().join("logs/nginx.pid")).trim().parse().ok()
-        });
+        let master = wait_for("the pid file", || read(&site.prefix().join("logs/nginx.pid")).trim().parse().ok());
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .allow_non_standard_methods(true)
@@ -84,14 +78,7 @@ impl Nginx {
             .timeout_global(Some(PATIENCE * 2))
             .build()
             .into();
-        let nginx = Nginx {
-            site,
-            child,
-            master,
-            agent,
-            stopped: false,
-            told: Vec::new(),
-        };
+        let nginx = Nginx { site, child, master, agent, stopped: false, told: Vec::new() };
         if conf_has_master(&conf) {
             // A worker has its title a moment after it was forked.
             let count = nginx.site.workers;
@@ -137,11 +124,7 @@ impl Nginx {
             self.agent.run(request.body(body).unwrap())
         };
         let mut answer = answer.unwrap_or_else(|e| panic!("{method} {path}: {e}"));
-        let headers = answer
-            .headers()
-            .iter()
-            .map(|(n, v)| (n.to_string(), latin1(v.as_bytes())))
-            .collect();
+        let headers = answer.headers().iter().map(|(n, v)| (n.to_string(), latin1(v.as_bytes()))).collect();
         Response {
             status: answer.status().as_u16(),
             reason: String::new(),
@@ -192,9 +175,7 @@ impl Nginx {
     /// Waits for a line of the error log that holds `text`; the first such line.
     #[track_caller]
     pub fn wait_log(&self, text: &str) -> String {
-        wait_for(&format!("{text:?} in the error log"), || {
-            self.logged(text).into_iter().next()
-        })
+        wait_for(&format!("{text:?} in the error log"), || self.logged(text).into_iter().next())
     }
 
     /// Waits for a line of the access log: `STATUS METHOD URI BYTES`.
@@ -215,11 +196,7 @@ impl Nginx {
     pub fn wait_events(&self, wanted: &[&str]) {
         let start = Instant::now();
         while self.events() != wanted {
-            assert!(
-                start.elapsed() < PATIENCE / 3,
-                "events: {:?}, wanted: {wanted:?}",
-                self.events()
-            );
+            assert!(start.elapsed() < PATIENCE / 3, "events: {:?}, wanted: {wanted:?}", self.events());
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
@@ -237,11 +214,7 @@ impl Nginx {
 
     /// Children of the master whose title is this one.
     pub fn children(&self, title: &str) -> Vec<i32> {
-        self.all_children()
-            .into_iter()
-            .filter(|(_, t)| t == title)
-            .map(|(pid, _)| pid)
-            .collect()
+        self.all_children().into_iter().filter(|(_, t)| t == title).map(|(pid, _)| pid).collect()
     }
 
     /// Every child of the master with its title.
@@ -346,14 +319,7 @@ impl Nginx {
     }
 
     fn assert_clean(&self, log: &str) {
-        let mut bad = vec![
-            "[alert]",
-            "[emerg]",
-            "[crit]",
-            "panicked",
-            "exited on signal",
-            "open socket",
-        ];
+        let mut bad = vec!["[alert]", "[emerg]", "[crit]", "panicked", "exited on signal", "open socket"];
         if !self.site.errors_expected {
             bad.push("[error]");
         }
@@ -385,16 +351,11 @@ impl Drop for Nginx {
 }
 
 fn read(path: &Path) -> String {
-    fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default()
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 fn lines_with(text: &str, part: &str) -> Vec<String> {
-    text.lines()
-        .filter(|line| line.contains(part))
-        .map(str::to_owned)
-        .collect()
+    text.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
 }
 
 fn conf_has_master(conf: &Path) -> bool {

@@ -16,9 +16,7 @@ impl Process {
 
     #[track_caller]
     pub fn wait_gone(self) {
-        wait_for(&format!("the end of process {}", self.0), || {
-            (!self.is_alive()).then_some(())
-        });
+        wait_for(&format!("the end of process {}", self.0), || (!self.is_alive()).then_some(()));
     }
 
     /// Resident memory in bytes.

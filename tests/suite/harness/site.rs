@@ -46,10 +46,7 @@ impl Site {
 
     /// A site that says nothing about engines: the default holds.
     pub fn plain() -> Site {
-        let dir = tempfile::Builder::new()
-            .prefix("ngx-wsgi-")
-            .tempdir()
-            .expect("a temporary directory");
+        let dir = tempfile::Builder::new().prefix("ngx-wsgi-").tempdir().expect("a temporary directory");
         // Workers may run as another user; they read applications and write what they saw here.
         open_to_all(dir.path());
         for name in ["conf", "logs", "tmp"] {
@@ -182,15 +179,7 @@ impl Site {
     }
 
     fn conf(&self) -> String {
-        let Site {
-            main,
-            events,
-            http,
-            server,
-            workers,
-            log_level,
-            ..
-        } = self;
+        let Site { main, events, http, server, workers, log_level, .. } = self;
         let module = module().display();
         let daemon = if self.daemon { "on" } else { "off" };
         let user = match (&self.user, is_root()) {
@@ -198,10 +187,7 @@ impl Site {
             (None, true) => "user root;".to_owned(),
             (_, false) => String::new(),
         };
-        let listen = self
-            .listen
-            .as_deref()
-            .unwrap_or("listen 127.0.0.1:@port@; server_name localhost;");
+        let listen = self.listen.as_deref().unwrap_or("listen 127.0.0.1:@port@; server_name localhost;");
         format!(
             "load_module {module};
 daemon {daemon};
@@ -234,11 +220,7 @@ http {{
     /// `nginx -t`.
     pub fn check(self) -> Check {
         let conf = self.write();
-        let output = nginx_command(&self, &conf)
-            .arg("-t")
-            .stdin(Stdio::null())
-            .output()
-            .expect("run nginx -t");
+        let output = nginx_command(&self, &conf).arg("-t").stdin(Stdio::null()).output().expect("run nginx -t");
         Check {
             ok: output.status.success(),
             output: String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -306,8 +288,7 @@ pub(super) fn write_file(prefix: &Path, port: u16, path: &str, content: &str) {
 }
 
 fn fill_in(prefix: &Path, port: u16, text: &str) -> String {
-    text.replace("@prefix@", prefix.to_str().unwrap())
-        .replace("@port@", &port.to_string())
+    text.replace("@prefix@", prefix.to_str().unwrap()).replace("@port@", &port.to_string())
 }
 
 fn open_to_all(path: &Path) {

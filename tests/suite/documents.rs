@@ -1,0 +1,152 @@
+//! README.md says of every directive what the sources say.
+
+use crate::harness::in_repository;
+
+/// A directive as its table entry, or its chapter in the README, has it.
+#[derive(Debug, PartialEq, Eq)]
+struct Directive {
+    name: String,
+    context: String,
+    default: String,
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(in_repository(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// What stands between two marks, the first time that both do.
+#[track_caller]
+fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
+    let start = text.find(from).unwrap_or_else(|| panic!("{from:?} is not in the text")) + from.len();
+    let length = text[start..].find(to);
+    &text[start..start + length.unwrap_or_else(|| panic!("no {to:?} after {from:?}"))]
+}
+
+/// The value that an accessor of the configuration falls back to.
+fn fallback<'a>(source: &'a str, field: &str) -> &'a str {
+    between(source, &format!("self.{field}.unwrap_or("), ")")
+}
+
+/// The table's entries, in its order. Whitespace is as rustfmt likes it, so none counts.
+fn in_the_sources() -> Vec<Directive> {
+    let squeeze = |text: String| text.split_whitespace().collect::<String>();
+    let table = squeeze(read("src/conf/table.rs"));
+    let location = squeeze(read("src/conf/location.rs"));
+    let main = squeeze(read("src/conf/main.rs"));
+    let table = between(&table, "pubconstDIRECTIVES:", "ngx_command_t::empty()");
+    let mut entries = table.split("ngx_string!(\"").collect::<Vec<_>>().into_iter();
+    let mut before = entries.next().unwrap();
+    entries
+        .map(|entry| {
+            let (name, rest) = entry.split_once('"').unwrap();
+            let constructor = before;
+            before = entry;
+            let is_main = constructor.ends_with("main(") || constructor.ends_with("main::<MainConf>(");
+            let flag = rest.starts_with("),FLAG,");
+            let context = if is_main {
+                "http"
+            } else if flag || rest.starts_with("),HTTP_SERVER_LOCATION|") {
+                "http, server, location"
+            } else if rest.starts_with("),LOCATION_IF_LIMIT|") {
+                "location, if in location, limit_except"
+            } else {
+                panic!("{name}: where may it stand?")
+            };
+            let field = name.strip_prefix("wsgi_").unwrap();
+            let value = match name {
+                _ if flag => match fallback(&location, field) {
+                    "true" => "on".to_owned(),
+                    "false" => "off".to_owned(),
+                    other => panic!("{name}: {other}"),
+                },
+                "wsgi_python_optimize" => fallback(&main, "optimize").to_owned(),
+                "wsgi_shutdown_timeout" => {
+                    let seconds = between(&main, "self.shutdown_timeout.unwrap_or(Duration::from_secs(", ")");
+                    format!("{seconds}s")
+                }
+                "wsgi_threads" => {
+                    assert!(location.contains("self.threads.unwrap_or_default()"));
+                    between(&location, "fndefault()->Self{Self::Pool(", ")").to_owned()
+                }
+                "wsgi_script_name" => "(the location's prefix)".to_owned(),
+                _ => String::new(),
+            };
+            Directive {
+                name: name.to_owned(),
+                context: context.to_owned(),
+                default: match value.as_str() {
+                    "" => "—".to_owned(),
+                    value => format!("{name} {value};"),
+                },
+            }
+        })
+        .collect()
+}
+
+/// The chapters, in their order, with what they say of the syntax.
+fn in_the_readme() -> Vec<(Directive, String)> {
+    let readme = read("README.md");
+    let chapter = between(&readme, "\n## Directives\n", "\n## ");
+    chapter
+        .split("\n#### ")
+        .skip(1)
+        .map(|text| {
+            let line = |label: &str| between(text, &format!("\n    {label}"), "\n").trim().to_owned();
+            let directive = Directive {
+                name: text.lines().next().unwrap().to_owned(),
+                context: line("Context:"),
+                default: line("Default:"),
+            };
+            (directive, line("Syntax:"))
+        })
+        .collect()
+}
+
+#[test]
+fn the_readme_has_each_directive_in_order_with_its_context_and_default() {
+    let (documented, syntaxes): (Vec<Directive>, Vec<String>) = in_the_readme().into_iter().unzip();
+    let sources = in_the_sources();
+    assert!(sources.len() > 10, "{sources:?}");
+    assert_eq!(documented, sources);
+    for (directive, syntax) in documented.iter().zip(syntaxes) {
+        let is_flag = syntax == format!("{} on | off;", directive.name);
+        let is_on_or_off = [" on;", " off;"].iter().any(|end| directive.default.ends_with(end));
+        assert_eq!(is_flag, is_on_or_off, "{syntax}");
+        assert!(syntax.starts_with(&format!("{} ", directive.name)), "{syntax}");
+        assert!(syntax.ends_with(';'), "{syntax}");
+    }
+}
+
+#[test]
+fn the_callables_that_are_assumed_are_those_of_the_readme() {
+    let table = read("src/conf/table.rs");
+    let readme = read("README.md");
+    let chapter = |name: &str| between(&readme, &format!("\n#### {name}\n"), "\n#### ").to_owned();
+    assert!(table.contains("(None, None) => \"application\""));
+    assert!(chapter("wsgi_pass").contains("is `application` unless named"));
+    assert!(table.contains(".unwrap_or(\"middleware\")"));
+    assert!(chapter("wsgi_middleware").contains("`middleware` unless named"));
+}
+
+#[test]
+fn documents_link_to_files_that_are_there() {
+    for document in ["README.md", "BUGS.md", "CHANGELOG.md", "nginx-conf/README.md"] {
+        let text = read(document);
+        let folder = in_repository(document).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).map(|rest| rest.split_once(')').unwrap().0) {
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            assert!(file.is_empty() || folder.join(file).exists(), "{document}: {link}");
+            if file.is_empty() {
+                let heads = text.lines().filter(|line| line.starts_with('#'));
+                let mut anchors = heads.map(|head| {
+                    let head = head.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+                    head.replace(|c: char| !(c.is_alphanumeric() || "-_".contains(c)), "")
+                });
+                assert!(anchors.any(|head| head == anchor), "{document}: {link}");
+            }
+        }
+    }
+}

@@ -1,0 +1,616 @@
+//! The process that applications live in: children, signals, environment, threads, and an event loop that goes on.
+
+use crate::harness::{Conn, Engine, Framing, Load, Nginx, Process, Site, both_engines, wait_for};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+both_engines!(
+    return_codes_of_programs_are_true,
+    a_program_can_be_terminated,
+    a_program_reads_and_writes_pipes,
+    multiprocessing_works,
+    a_forked_child_keeps_no_connection_open,
+    a_program_in_the_background_keeps_no_connection_open,
+    a_forked_child_keeps_no_port_bound,
+    a_forked_child_may_print,
+    a_forked_child_may_handle_signals,
+    signal_handlers_of_the_application_are_kept_away,
+    an_empty_environment_is_no_obstacle,
+    ngx_wsgi_says_where_the_code_runs,
+    thread_locals_last_from_request_to_request,
+    asyncio_runs,
+    deep_recursion_is_an_exception,
+    one_process_without_a_master,
+    a_daemon,
+    several_workers_serve,
+);
+
+/// An application whose answer is the JSON of what `answer(environ)` returns; the source defines that.
+fn site(engine: Engine, source: &str) -> Site {
+    let source = format!(
+        r#"
+import json, os, signal, subprocess, sys, threading, time
+
+def event(text):
+    with open("@prefix@/events", "a") as events:
+        events.write(text + "\n")
+
+def application(environ, start_response):
+    body = json.dumps(answer(environ)).encode()
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [body]
+{source}"#
+    );
+    Site::new(engine).app(&source).errors_expected()
+}
+
+#[track_caller]
+fn answer(nginx: &Nginx) -> serde_json::Value {
+    nginx.get("/").expect(200).json()
+}
+
+// ---- children -------------------------------------------------------------------------------------------------------
+
+fn return_codes_of_programs_are_true(engine: Engine) {
+    let source = r#"
+def answer(environ):
+    codes = [subprocess.run(["false"]).returncode for _ in range(50)]
+    codes += [subprocess.run(["true"]).returncode for _ in range(10)]
+    codes += [subprocess.call(["sh", "-c", "exit 7"]), os.waitstatus_to_exitcode(os.system("exit 9"))]
+    return codes
+"#;
+    let nginx = site(engine, source).start();
+    let mut wanted = vec![1; 50];
+    wanted.extend([0; 10]);
+    wanted.extend([7, 9]);
+    assert_eq!(answer(&nginx), json!(wanted));
+    assert_eq!(nginx.logged("unknown process"), Vec::<String>::new());
+}
+
+fn a_program_can_be_terminated(engine: Engine) {
+    let source = r#"
+def answer(environ):
+    codes = []
+    for end in ("terminate", "kill"):
+        program = subprocess.Popen(["sleep", "100"])
+        getattr(program, end)()
+        codes.append(program.wait(10))
+    return codes
+"#;
+    let nginx = site(engine, source).start();
+    assert_eq!(answer(&nginx), json!([-15, -9]));
+}
+
+fn a_program_reads_and_writes_pipes(engine: Engine) {
+    let source = r#"
+def answer(environ):
+    text = "x" * 200_000
+    done = subprocess.run(["cat"], input=text, capture_output=True, text=True)
+    return [done.stdout == text, subprocess.getoutput("echo $((6 * 7))")]
+"#;
+    let nginx = site(engine, source).start();
+    assert_eq!(answer(&nginx), json!([true, "42"]));
+}
+
+fn multiprocessing_works(engine: Engine) {
+    let source = r#"
+import math
+import multiprocessing
+
+def answer(environ):
+    results = []
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            results.append(pool.map(math.isqrt, [1, 4, 9]))
+    return results
+"#;
+    let nginx = site(engine, source).start();
+    assert_eq!(answer(&nginx), json!([[1, 2, 3], [1, 2, 3]]));
+}
+
+/// Programs that sleep are ended with the test, which would wait for them otherwise.
+fn end_children(nginx: &Nginx) {
+    for event in nginx.events() {
+        if let Some(pid) = event.strip_prefix("child ") {
+            Process(pid.parse().unwrap()).signal(libc::SIGKILL);
+        }
+    }
+}
+
+const FORK: &str = r#"
+def answer(environ):
+    child = os.fork()
+    if child == 0:
+        try:
+            time.sleep(60)
+        finally:
+            os._exit(0)
+    event(f"child {child}")
+    return child
+"#;
+
+/// Asks on a connection that is to be closed after the answer, while another one is open and idle.
+fn assert_closed_at_once(nginx: &Nginx) {
+    let mut idle = nginx.connect();
+    idle.send("GET /static HTTP/1.1\r\nHost: a\r\n\r\n").response();
+    let mut conn = nginx.connect();
+    let start = Instant::now();
+    conn.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    conn.response().expect(200);
+    conn.assert_closed();
+    idle.send("GET /static HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    idle.response();
+    idle.assert_closed();
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+fn a_forked_child_keeps_no_connection_open(engine: Engine) {
+    let nginx = site(engine, FORK).location("/static", "return 204;").start();
+    assert_closed_at_once(&nginx);
+    end_children(&nginx);
+}
+
+/// Neither `os.system` nor `posix_spawn` runs Python's hooks.
+fn a_program_in_the_background_keeps_no_connection_open(engine: Engine) {
+    let source = r#"
+def answer(environ):
+    os.system("sleep 30 & echo child $! >> @prefix@/events")
+    child = os.posix_spawn("/bin/sleep", ["sleep", "30"], os.environ)
+    event(f"child {child}")
+    return "fine"
+"#;
+    let nginx = site(engine, source).location("/static", "return 204;").start();
+    assert_closed_at_once(&nginx);
+    let children = nginx.events().len();
+    end_children(&nginx);
+    assert_eq!(children, 2);
+}
+
+fn a_forked_child_keeps_no_port_bound(engine: Engine) {
+    let mut nginx = site(engine, FORK).start();
+    answer(&nginx);
+    nginx.stop_by(libc::SIGQUIT);
+    let bound = std::net::TcpListener::bind(nginx.address());
+    let children = nginx.events();
+    let alive = Process(children[0]["child ".len()..].parse().unwrap()).is_alive();
+    end_children(&nginx);
+    assert!(alive, "the child outlives the worker");
+    bound.expect("the port is free");
+}
+
+/// Whatever locks other threads hold at that moment.
+fn a_forked_child_may_print(engine: Engine) {
+    let source = r#"
+def noise():
+    while True:
+        print("noise" * 20)
+        time.sleep(0.0005)
+
+for _ in range(2):
+    threading.Thread(target=noise, daemon=True).start()
+
+def answer(environ):
+    codes = []
+    for _ in range(50):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                print("child says")
+                sys.stderr.write("child says\n")
+                environ["wsgi.errors"].write("child says\n")
+                code = 0
+            finally:
+                os._exit(code)
+        deadline = time.monotonic() + 5
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+            time.sleep(0.002)
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return "a child hangs"
+        codes.append(os.waitstatus_to_exitcode(ended[1]))
+    return codes
+"#;
+    let nginx = site(engine, source).start();
+    assert_eq!(answer(&nginx), json!(vec![0; 50]));
+}
+
+fn a_forked_child_may_handle_signals(engine: Engine) {
+    let source = r#"
+def answer(environ):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(42))
+            os.write(write, b"x")
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    os.read(read, 1)
+    os.kill(child, signal.SIGTERM)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"#;
+    let nginx = site(engine, source).start();
+    // Only on Python's main thread is a handler run at once; that of a pool thread's child is that thread.
+    assert_eq!(answer(&nginx), json!(42));
+}
+
+// ---- signals --------------------------------------------------------------------------------------------------------
+
+fn signal_handlers_of_the_application_are_kept_away(engine: Engine) {
+    let source = r#"
+NAMES = ["SIGTERM", "SIGQUIT", "SIGHUP", "SIGINT", "SIGUSR1", "SIGWINCH", "SIGIO"]
+for name in NAMES:
+    signal.signal(getattr(signal, name), lambda *_: event("handled"))
+signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+
+def answer(environ):
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except ValueError:
+        pass
+    return "fine"
+"#;
+    let mut nginx = site(engine, source).start();
+    assert_eq!(answer(&nginx), json!("fine"));
+    nginx.wait_log("SIGTERM");
+    nginx.reload();
+    assert_eq!(answer(&nginx), json!("fine"));
+    let start = Instant::now();
+    let log = nginx.stop_by(libc::SIGQUIT);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(!log.contains("exited on signal"), "{log}");
+    assert_eq!(nginx.events(), Vec::<String>::new());
+    // The line that did it is in the log.
+    assert!(log.contains("app.py"), "{log}");
+}
+
+// ---- environment ----------------------------------------------------------------------------------------------------
+
+fn an_empty_environment_is_no_obstacle(engine: Engine) {
+    let source = r#"
+import locale
+import pathlib
+import shutil
+
+def answer(environ):
+    folder = pathlib.Path("@prefix@/dir-ä€𝄞")
+    folder.mkdir()
+    (folder / "ß").write_text("größe €")
+    print("printed: größe €")
+    done = subprocess.run(["ls", str(folder)], capture_output=True, text=True)
+    return {
+        "filesystem": sys.getfilesystemencoding(),
+        "preferred": locale.getpreferredencoding(False),
+        "open": open("@prefix@/app.py").encoding.lower(),
+        "listed": os.listdir(str(folder)),
+        "read": open(folder / "ß").read(),
+        "program": done.stdout.strip(),
+        "found": shutil.which("sh") is not None,
+        "home": os.path.expanduser("~") == os.environ["HOME"] != "~",
+        "names": sorted(os.environ),
+        "argv": sys.argv,
+        "executable": os.access(sys.executable, os.X_OK),
+    }
+"#;
+    let nginx = site(engine, source).start();
+    let got = answer(&nginx);
+    assert_eq!(got["filesystem"], "utf-8");
+    assert_eq!(got["preferred"].as_str().unwrap().to_lowercase(), "utf-8");
+    assert_eq!(got["open"], "utf-8");
+    assert_eq!(got["listed"], json!(["ß"]));
+    assert_eq!(got["read"], "größe €");
+    assert_eq!(got["program"], "ß");
+    assert_eq!(got["found"], true);
+    assert_eq!(got["home"], true);
+    assert_eq!(got["executable"], true, "{got}");
+    for name in ["PATH", "HOME", "USER", "LOGNAME", "LANG"] {
+        assert!(got["names"].as_array().unwrap().contains(&json!(name)), "{got}");
+    }
+    nginx.wait_log("printed: größe €");
+}
+
+fn ngx_wsgi_says_where_the_code_runs(engine: Engine) {
+    let source = r#"
+import ngx_wsgi
+
+def answer(environ):
+    return {
+        "version": ngx_wsgi.version,
+        "nginx": ngx_wsgi.nginx_version == environ["SERVER_SOFTWARE"].partition("/")[2],
+        "python": ngx_wsgi.build_python_version == "%d.%d" % sys.version_info[:2],
+        "interpreter": ngx_wsgi.interpreter,
+        "pid": ngx_wsgi.worker_pid == os.getpid(),
+        "number": ngx_wsgi.worker_number,
+        "timeout": [base.__name__ for base in ngx_wsgi.RequestTimeout.__mro__],
+        "decorator": ngx_wsgi.on_shutdown(answer) is answer,
+        "module": ngx_wsgi.RequestTimeout.__module__,
+    }
+"#;
+    let nginx = site(engine, source).start();
+    assert_eq!(
+        answer(&nginx),
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "nginx": true,
+            "python": true,
+            "interpreter": "main",
+            "pid": true,
+            "number": 0,
+            "timeout": ["RequestTimeout", "BaseException", "object"],
+            "decorator": true,
+            "module": "ngx_wsgi",
+        })
+    );
+}
+
+// ---- threads --------------------------------------------------------------------------------------------------------
+
+fn thread_locals_last_from_request_to_request(engine: Engine) {
+    let source = r#"
+local = threading.local()
+
+def answer(environ):
+    local.count = getattr(local, "count", 0) + 1
+    return [threading.get_ident(), local.count, threading.current_thread().name]
+"#;
+    let nginx = site(engine, source).start();
+    let mut seen = std::collections::HashMap::new();
+    for _ in 0..40 {
+        let got = answer(&nginx);
+        let count = seen.entry(got[0].to_string()).or_insert(0);
+        *count += 1;
+        assert_eq!(got[1], json!(*count), "{got}");
+    }
+    let most = if engine == Engine::Inline { 1 } else { 4 };
+    assert!(seen.len() <= most, "{seen:?}");
+}
+
+/// `threading.main_thread()` of an import and of a request.
+#[track_caller]
+fn assert_main_thread(engine: Engine, in_request: bool) {
+    let source = r#"
+def look():
+    main = threading.main_thread()
+    return [threading.current_thread() is main, main.is_alive(), main.ident == IMPORTER]
+
+IMPORTER = threading.get_ident()
+AT_IMPORT = look()
+
+def answer(environ):
+    return AT_IMPORT + look()
+"#;
+    let nginx = site(engine, source).start();
+    let wanted = json!([true, true, true, in_request, true, true]);
+    for _ in 0..3 {
+        assert_eq!(answer(&nginx), wanted);
+    }
+}
+
+#[test]
+fn imports_run_on_the_main_thread_and_calls_beside_it() {
+    assert_main_thread(Engine::Threads, false);
+}
+
+#[test]
+fn without_threads_everything_runs_on_the_main_thread() {
+    assert_main_thread(Engine::Inline, true);
+}
+
+fn asyncio_runs(engine: Engine) {
+    let source = r#"
+import asyncio
+
+async def work():
+    program = await asyncio.create_subprocess_exec("sh", "-c", "exit 5")
+    await asyncio.sleep(0.01)
+    return [await program.wait(), await asyncio.to_thread(lambda: "thread")]
+
+def answer(environ):
+    return asyncio.run(work())
+"#;
+    let nginx = site(engine, source).start();
+    for _ in 0..3 {
+        assert_eq!(answer(&nginx), json!([5, "thread"]));
+    }
+    assert_eq!(nginx.logged("signal.signal"), Vec::<String>::new());
+}
+
+fn deep_recursion_is_an_exception(engine: Engine) {
+    let source = r#"
+import pickle
+import re
+
+class Deep:
+    def __init__(self, inner):
+        self.inner = inner
+    def __eq__(self, other):
+        return self.inner == other.inner
+    def __repr__(self):
+        return f"Deep({self.inner!r})"
+
+def endless(n):
+    return endless(n + 1)
+
+def attempt(action):
+    try:
+        action()
+        return "no exception"
+    except RecursionError:
+        return "RecursionError"
+
+def answer(environ):
+    nested, deep, other = [], None, None
+    for _ in range(100_000):
+        nested = [nested]
+    for _ in range(5000):
+        deep, other = Deep(deep), Deep(other)
+    return [
+        attempt(lambda: endless(0)),
+        attempt(lambda: repr(nested)),
+        attempt(lambda: json.dumps(nested)),
+        attempt(lambda: pickle.dumps(nested)),
+        attempt(lambda: repr(deep)),
+        attempt(lambda: deep == other),
+        attempt(lambda: eval("(" * 90 + "1" + ")" * 90)),
+    ]
+"#;
+    let nginx = site(engine, source).start();
+    let workers = nginx.workers();
+    for _ in 0..3 {
+        let mut wanted = vec!["RecursionError"; 6];
+        wanted.push("no exception");
+        assert_eq!(answer(&nginx), json!(wanted));
+    }
+    assert_eq!(nginx.workers(), workers);
+}
+
+// ---- the event loop goes on -----------------------------------------------------------------------------------------
+
+/// While `busy` runs in every thread of the pool, a file is served at once.
+#[track_caller]
+fn assert_files_are_served_while(busy: &str) {
+    let source = format!(
+        r#"
+import ctypes
+def answer(environ):
+    event("started")
+    {busy}
+    return "done"
+"#
+    );
+    let nginx =
+        site(Engine::Threads, &source).file("static/file", "static").location("/static/", "root @prefix@;").start();
+    let mut conns: Vec<Conn> = (0..5).map(|_| nginx.connect()).collect();
+    for conn in &mut conns {
+        conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    wait_for("a call", || (!nginx.events().is_empty()).then_some(()));
+    // One that leaves while its call waits or runs must not make the event loop wait either.
+    conns.pop().unwrap().reset();
+    let load = Load::start(&nginx, "/static/file", 2);
+    std::thread::sleep(Duration::from_millis(1200));
+    let tally = load.stop();
+    tally.assert_good();
+    assert!(tally.longest < Duration::from_millis(700), "a file took {:?}", tally.longest);
+    for conn in &mut conns {
+        let answer = conn.response().expect(200);
+        assert_eq!((answer.text().as_str(), answer.framing), ("\"done\"", Framing::Length));
+    }
+}
+
+#[test]
+fn files_are_served_while_all_threads_sleep() {
+    assert_files_are_served_while("time.sleep(1.5)");
+}
+
+#[test]
+fn files_are_served_while_all_threads_compute() {
+    assert_files_are_served_while("end = time.monotonic() + 1.5\n    while time.monotonic() < end: pass");
+}
+
+#[test]
+fn files_are_served_while_a_library_holds_the_gil() {
+    assert_files_are_served_while("ctypes.PyDLL(None).usleep(1_500_000)");
+}
+
+/// An answer that is being sent belongs to the event loop alone: that nobody gives the GIL back does not matter.
+#[test]
+fn answers_go_on_and_clients_leave_while_a_library_holds_the_gil() {
+    let source = r#"
+import ctypes
+
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/hold":
+        event("holds")
+        ctypes.PyDLL(None).usleep(2_000_000)
+        return [b"held"]
+    def stream():
+        try:
+            while True:
+                yield b"x" * 65536
+        finally:
+            event("closed")
+    return stream()
+"#;
+    let nginx = site(Engine::Threads, source).location("/static", "return 204;").start();
+    let mut streams: Vec<Conn> = (0..3).map(|_| nginx.connect()).collect();
+    for stream in &mut streams {
+        stream.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        stream.read_exactly(100_000);
+    }
+    let mut holder = nginx.connect();
+    holder.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    nginx.wait_events(&["holds"]);
+    let start = Instant::now();
+    drop(streams);
+    for _ in 0..5 {
+        nginx.get("/static").expect(204);
+    }
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    holder.response().expect(200);
+    nginx.wait_events(&["holds", "closed", "closed", "closed"]);
+}
+
+// ---- ways to run nginx ----------------------------------------------------------------------------------------------
+
+const WORKER: &str = r#"
+import ngx_wsgi
+ngx_wsgi.on_shutdown(lambda: event("on_shutdown"))
+
+def answer(environ):
+    time.sleep(0.02)
+    return [os.getpid(), ngx_wsgi.worker_number, environ["wsgi.multiprocess"]]
+"#;
+
+/// No reload here: with `master_process off` a stock nginx does not answer any more after one.
+fn one_process_without_a_master(engine: Engine) {
+    let mut nginx = site(engine, WORKER).main("master_process off;").start();
+    assert_eq!(answer(&nginx), json!([nginx.master(), 0, false]));
+    assert_eq!(nginx.all_children(), []);
+    let log = nginx.stop_by(libc::SIGQUIT);
+    assert_eq!(nginx.exit_code(), Some(0), "{log}");
+    assert_eq!(nginx.events(), ["on_shutdown"]);
+}
+
+fn a_daemon(engine: Engine) {
+    let mut nginx = site(engine, WORKER).daemon().start();
+    let workers = nginx.workers();
+    assert_eq!(answer(&nginx), json!([workers[0], 0, false]));
+    let workers = nginx.reload();
+    assert_eq!(answer(&nginx), json!([workers[0], 0, false]));
+    nginx.stop_by(libc::SIGQUIT);
+    assert_eq!(nginx.exit_code(), Some(0));
+    assert_eq!(nginx.events(), ["on_shutdown", "on_shutdown"]);
+}
+
+fn several_workers_serve(engine: Engine) {
+    let nginx = site(engine, WORKER).workers(3).start();
+    let mut workers = nginx.workers();
+    workers.sort();
+    wait_for("answers of all workers", || {
+        let askers: Vec<_> = (0..12)
+            .map(|_| {
+                let mut conn = nginx.connect();
+                conn.send("GET / HTTP/1.0\r\n\r\n");
+                conn
+            })
+            .collect();
+        let mut seen: Vec<(i64, i64)> = askers
+            .into_iter()
+            .map(|mut conn| {
+                let got = conn.response().expect(200).json();
+                assert_eq!(got[2], true, "wsgi.multiprocess");
+                (got[1].as_i64().unwrap(), got[0].as_i64().unwrap())
+            })
+            .collect();
+        seen.sort();
+        seen.dedup();
+        assert!(seen.len() <= 3, "a worker has one number: {seen:?}");
+        assert!(seen.iter().all(|(_, pid)| workers.contains(&(*pid as i32))), "{seen:?}");
+        (seen.len() == 3 && seen.iter().map(|(n, _)| *n).eq(0..3)).then_some(())
+    });
+}

@@ -1,0 +1,324 @@
+//! Reloads: nothing is lost, the new code runs, and the master stays as it was.
+
+use crate::harness::{Engine, Load, Nginx, Process, Site, both_engines, in_repository, is_root, wait_for};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+both_engines!(
+    no_request_is_lost,
+    new_code_runs_after_each_reload,
+    changed_modules_run_after_each_reload,
+    a_slow_import_loses_no_request,
+    a_failed_import_is_of_its_location_alone,
+    a_failed_import_is_tried_again_from_the_start,
+    a_refused_configuration_keeps_the_old_workers,
+    an_application_may_come_and_go,
+    a_reload_may_follow_a_reload_at_once,
+    only_workers_run_python,
+    reloads_leave_the_master_as_it_was,
+);
+
+fn answers(text: &str) -> String {
+    format!(
+        "
+def application(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [{text:?}.encode()]
+"
+    )
+}
+
+fn no_request_is_lost(engine: Engine) {
+    let nginx = Site::new(engine).workers(2).app(&answers("fine")).start();
+    nginx.get("/").expect(200);
+    let load = Load::start(&nginx, "/", 4);
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(150));
+        nginx.reload();
+    }
+    std::thread::sleep(Duration::from_millis(150));
+    load.stop().assert_good();
+}
+
+fn new_code_runs_after_each_reload(engine: Engine) {
+    let nginx = Site::new(engine).app(&answers("version 0")).start();
+    nginx.get("/").expect(200);
+    for version in 1..=4 {
+        // The same length, and within the second that file times in byte code are precise to.
+        nginx.write("app.py", &answers(&format!("version {version}")));
+        nginx.reload();
+        for _ in 0..10 {
+            let answer = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
+            assert_eq!(answer.expect(200).text(), format!("version {version}"));
+        }
+    }
+}
+
+/// Modules are Python's to import: byte code is renewed when a source's time or length has changed.
+fn changed_modules_run_after_each_reload(engine: Engine) {
+    let app = "from helper import application\n";
+    let nginx = Site::new(engine).file("helper.py", &answers("version")).app(app).start();
+    assert_eq!(nginx.get("/").expect(200).text(), "version");
+    for version in ["version 1", "version 10", "version 100"] {
+        nginx.write("helper.py", &answers(version));
+        nginx.reload();
+        let answer = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
+        assert_eq!(answer.expect(200).text(), version);
+    }
+}
+
+const SLOW: &str = "import time\ntime.sleep(2)\n";
+
+fn a_slow_import_loses_no_request(engine: Engine) {
+    let nginx = Site::new(engine).app(&answers("fine")).start();
+    nginx.get("/").expect(200);
+    nginx.write("app.py", &(SLOW.to_owned() + &answers("fine")));
+    let load = Load::start(&nginx, "/", 4);
+    nginx.reload();
+    std::thread::sleep(Duration::from_millis(2300));
+    load.stop().assert_good();
+}
+
+#[test]
+fn a_slow_import_does_not_delay_other_locations() {
+    let nginx = Site::new(Engine::Threads)
+        .app(&answers("fine"))
+        .file("static/file", "static")
+        .location("/static/", "root @prefix@;")
+        .start();
+    nginx.get("/").expect(200);
+    nginx.write("app.py", &(SLOW.to_owned() + &answers("slow")));
+    let load = Load::start(&nginx, "/static/file", 2);
+    nginx.reload();
+    let start = Instant::now();
+    assert_eq!(nginx.get("/").expect(200).text(), "slow");
+    assert!(start.elapsed() > Duration::from_secs(1), "the import was not slow");
+    let tally = load.stop();
+    tally.assert_good();
+    assert!(tally.longest < Duration::from_secs(1), "a file took {:?}", tally.longest);
+}
+
+fn a_failed_import_is_of_its_location_alone(engine: Engine) {
+    let nginx = Site::new(engine)
+        .workers(2)
+        .app_at("/fine", "fine.py", &answers("fine"))
+        .app_at("/broken", "broken.py", &answers("not yet"))
+        .file("static/file", "static")
+        .location("/static/", "root @prefix@;")
+        .errors_expected()
+        .start();
+    assert_eq!(nginx.get("/broken").expect(200).text(), "not yet");
+    nginx.write("broken.py", "def broken():\n    raise LookupError('the reason')\nbroken()\n");
+    let workers = nginx.reload();
+    for _ in 0..3 {
+        assert_eq!(nginx.get("/fine").expect(200).text(), "fine");
+        assert_eq!(nginx.get("/static/file").expect(200).text(), "static");
+        let answer = nginx.get("/broken").expect(500).text();
+        assert!(!answer.contains("LookupError") && answer.contains("nginx"), "{answer}");
+    }
+    nginx.wait_log("in broken");
+    nginx.wait_log("LookupError: the reason");
+    nginx.write("broken.py", &answers("repaired"));
+    assert_eq!(nginx.get("/broken").expect(200).text(), "repaired");
+    assert_eq!(nginx.workers(), workers, "no worker was replaced");
+}
+
+/// Django is one that cannot be initialised twice in a process.
+fn a_failed_import_is_tried_again_from_the_start(engine: Engine) {
+    let nginx = Site::new(engine)
+        .file(
+            "framework/__init__.py",
+            "
+import threading
+from . import registry
+
+def setup():
+    if registry.started:
+        raise RuntimeError('setup() was called before')
+    registry.started = True
+    from project import settings
+    registry.value = settings.VALUE
+",
+        )
+        .file("framework/registry.py", "started = False\n")
+        .file("project/__init__.py", "")
+        .file("project/settings.py", "import decimal\nVALUE = open('@prefix@/database').read()\n")
+        .app(
+            "
+import framework
+framework.setup()
+
+def application(environ, start_response):
+    start_response('200 OK', [])
+    return [framework.registry.value.encode()]
+",
+        )
+        .errors_expected()
+        .start();
+    for _ in 0..3 {
+        nginx.get("/").expect(500);
+    }
+    nginx.wait_log("FileNotFoundError");
+    nginx.write("database", "it is up");
+    assert_eq!(nginx.get("/").expect(200).text(), "it is up");
+    assert_eq!(nginx.logged("was called before"), Vec::<String>::new());
+}
+
+fn a_refused_configuration_keeps_the_old_workers(engine: Engine) {
+    let mut nginx = Site::new(engine).workers(2).app(&answers("old")).start();
+    nginx.get("/").expect(200);
+    let workers = nginx.workers();
+    let load = Load::start(&nginx, "/", 2);
+    nginx.write("app.py", &answers("newer"));
+    nginx.reconfigure(|site| site.location("/missing", "wsgi_pass missing.py;"));
+    let line = nginx.reload_refused();
+    assert!(line.contains("missing.py"), "{line}");
+    assert_eq!(nginx.workers(), workers);
+    assert_eq!(nginx.get("/").expect(200).text(), "old");
+    load.stop().assert_good();
+    nginx.write("missing.py", &answers("found"));
+    nginx.reload();
+    assert_eq!(nginx.get("/missing").expect(200).text(), "found");
+    assert_eq!(nginx.get("/").expect(200).text(), "newer");
+}
+
+/// From no application to one and back: the module is loaded all the time, Python is not.
+fn an_application_may_come_and_go(engine: Engine) {
+    let mut nginx = Site::new(engine)
+        .file("app.py", &answers("fine"))
+        .file("static/file", "static")
+        .location("/static/", "root @prefix@;")
+        .start();
+    assert_eq!(nginx.get("/static/file").expect(200).text(), "static");
+    assert_eq!(Process(nginx.workers()[0]).threads(), 1, "no application, no thread");
+    nginx.reconfigure(|site| site.location("/app", "wsgi_pass app.py;"));
+    nginx.reload();
+    assert_eq!(nginx.get("/app").expect(200).text(), "fine");
+    nginx.reconfigure(|site| site.location("= /app", "return 204;"));
+    nginx.reload();
+    nginx.get("/app").expect(204);
+}
+
+fn a_reload_may_follow_a_reload_at_once(engine: Engine) {
+    let nginx = Site::new(engine).app(&answers("fine")).start();
+    let load = Load::start(&nginx, "/", 2);
+    for _ in 0..10 {
+        nginx.signal(libc::SIGHUP);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    wait_for("one worker", || {
+        let children = nginx.all_children();
+        (children.len() == 1 && nginx.workers().len() == 1).then_some(())
+    });
+    load.stop().assert_good();
+}
+
+/// Whether a library of Python's that is loaded on demand is there.
+fn runs_python(process: Process) -> bool {
+    process.mappings().iter().any(|line| line.contains("lib-dynload"))
+}
+
+fn only_workers_run_python(engine: Engine) {
+    let app = format!(
+        r#"
+import ctypes
+import os
+
+with open("@prefix@/events", "a") as events:
+    events.write(f"{{os.getpid()}} {{os.getuid()}}\n")
+{}"#,
+        answers("fine")
+    );
+    let nginx = Site::new(engine)
+        .user("daemon")
+        .workers(2)
+        .http("proxy_cache_path @prefix@/tmp/cache keys_zone=cache:1m;")
+        .app(&app)
+        .start();
+    for _ in 0..2 {
+        nginx.get("/").expect(200);
+        let workers = wait_for("two imports", || {
+            let workers = nginx.workers();
+            let events = nginx.events();
+            let imported = |pid: &i32| events.iter().any(|e| e.starts_with(&format!("{pid} ")));
+            (workers.len() == 2 && workers.iter().all(imported)).then_some(workers)
+        });
+        let mut helpers = nginx.children("nginx: cache manager process");
+        helpers.extend(nginx.children("nginx: cache loader process"));
+        assert!(!helpers.is_empty(), "{:?}", nginx.all_children());
+        helpers.push(nginx.master());
+        for helper in helpers {
+            assert_eq!(Process(helper).threads(), 1, "{helper}");
+            assert!(!runs_python(Process(helper)), "{helper}");
+        }
+        assert!(workers.iter().all(|worker| runs_python(Process(*worker))));
+        nginx.reload();
+    }
+    wait_for("as many imports as there were workers", || (nginx.events().len() == 6).then_some(()));
+    if is_root() {
+        let by_root = nginx.events().iter().any(|event| event.ends_with(" 0"));
+        assert!(!by_root, "{:?}", nginx.events());
+    }
+}
+
+/// `WSGI_TEST_RELOADS=200` for more than a glance.
+fn reloads_leave_the_master_as_it_was(engine: Engine) {
+    let reloads = std::env::var("WSGI_TEST_RELOADS").map_or(20, |n| n.parse().expect("a number"));
+    let nginx = Site::new(engine)
+        .app(&answers("fine"))
+        .http("wsgi_env NAME value; wsgi_var NAME $request_id; wsgi_python_path @prefix@;")
+        .location("/other", "wsgi_pass app.py; wsgi_script_name $host;")
+        .start();
+    let seen = |master: Process| (master.descriptors(), master.mappings().len(), master.memory());
+    let master = Process(nginx.master());
+    // What the first ones leave is the allocator's.
+    for _ in 0..5 {
+        nginx.reload();
+    }
+    wait_for("one worker", || (nginx.all_children().len() == 1).then_some(()));
+    let before = seen(master);
+    for _ in 0..reloads {
+        nginx.reload();
+    }
+    wait_for("one worker", || (nginx.all_children().len() == 1).then_some(()));
+    let after = seen(master);
+    nginx.get("/").expect(200);
+    assert_eq!(before.0, after.0, "descriptors of the master");
+    assert!(after.1 <= before.1 + 2, "mappings: {before:?}, then {after:?}");
+    assert!(after.2 < before.2 + 512 * 1024, "memory: {before:?}, then {after:?}");
+}
+
+/// A module built for another Python, if there is one below `target/`.
+fn module_for_another_python() -> Option<PathBuf> {
+    std::fs::read_dir(in_repository("target"))
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("python3")))
+        .flat_map(|path| ["debug", "release"].map(|profile| path.join(profile)))
+        .map(|path| path.join("libngx_http_wsgi_module.so"))
+        .find(|path| path.exists())
+}
+
+#[test]
+fn a_module_for_another_python_is_refused_on_reload() {
+    let Some(other) = module_for_another_python() else {
+        eprintln!("skipped: no module for another Python is built below target/");
+        return;
+    };
+    let mut nginx = Site::plain().app(&answers("fine")).start();
+    nginx.get("/").expect(200);
+    let workers = nginx.workers();
+    replace_module(&mut nginx, &other);
+    let line = nginx.reload_refused();
+    assert!(line.contains("built for Python") && line.contains("restart"), "{line}");
+    assert_eq!(nginx.workers(), workers);
+    nginx.get("/").expect(200);
+}
+
+fn replace_module(nginx: &mut Nginx, other: &std::path::Path) {
+    let path = nginx.prefix().join("conf/nginx.conf");
+    let conf = std::fs::read_to_string(&path).unwrap();
+    let line = conf.lines().find(|line| line.starts_with("load_module ")).unwrap();
+    let changed = conf.replace(line, &format!("load_module {};", other.display()));
+    std::fs::write(&path, changed).unwrap();
+}
