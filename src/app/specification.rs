@@ -38,11 +38,15 @@ impl Target {
             Some((target, callable)) if !callable.contains('/') => (target, Some(callable)),
             _ => (text, None),
         };
+        // `mysite.wsgi` is the name of Django's module, unless there is a script of that name.
+        let is_module = is_dotted_name(target) && !target.ends_with(".py");
         if is_path(target) {
             let path = full_path(target).ok_or_else(|| format!("invalid path \"{target}\""))?;
-            return Ok((Self::Script(path), callable));
+            if !is_module || path.exists() {
+                return Ok((Self::Script(path), callable));
+            }
         }
-        if is_dotted_name(target) {
+        if is_module {
             return Ok((Self::Module(target.to_owned()), callable));
         }
         Err(format!(
@@ -111,14 +115,16 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<(Target, Option<&str>), String> {
-        Target::parse(text, |path| Some(Path::new("/prefix").join(path)))
+        Target::parse(text, |path| Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)))
     }
 
     #[test]
     fn a_target_is_a_path_or_a_module() {
         assert_eq!(parse("/srv/a.py"), Ok((Target::Script("/srv/a.py".into()), None)));
-        assert_eq!(parse("a.wsgi"), Ok((Target::Script("/prefix/a.wsgi".into()), None)));
-        assert_eq!(parse("a.py:app"), Ok((Target::Script("/prefix/a.py".into()), Some("app"))));
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        assert_eq!(parse("a.py:app"), Ok((Target::Script(here.join("a.py")), Some("app"))));
+        assert_eq!(parse("./a.wsgi"), Ok((Target::Script(here.join("./a.wsgi")), None)));
+        assert_eq!(parse("mysite.wsgi:app"), Ok((Target::Module("mysite.wsgi".into()), Some("app"))));
         assert_eq!(parse("site.wsgi_app"), Ok((Target::Module("site.wsgi_app".into()), None)));
         assert_eq!(parse("pkg.mod:make()"), Ok((Target::Module("pkg.mod".into()), Some("make()"))));
         assert_eq!(parse("/a:b/c"), Ok((Target::Script("/a:b/c".into()), None)));

@@ -231,7 +231,9 @@ impl EventLoopSide {
 }
 
 fn set_head(request: Request, head: &ResponseHead) -> Result<(), NoMemory> {
-    request.set_status(head.status, head.status_line.as_deref())?;
+    // For 204 and 304 nginx leaves out the headers of a body, but only if the status line is its own.
+    let line = head.status_line.as_deref().filter(|_| head.has_body());
+    request.set_status(head.status, line)?;
     if let Some(length) = head.content_length {
         request.set_content_length(length);
     }

@@ -1,5 +1,7 @@
 //! The head of an answer: nginx's header list, and the slots that its filters look at.
 
+use std::ops::Range;
+
 use super::request::{Request, Status};
 use super::{bytes, pool_string, sys};
 
@@ -38,11 +40,10 @@ impl Request {
             let text = pool_string((*request).pool, value).ok_or(NoMemory)?;
             let out = &mut (*request).headers_out;
             out.content_type = text;
-            out.content_type_len = text.len;
+            // The filters compare this many bytes of the type.
+            out.content_type_len = length;
             out.content_type_lowcase = std::ptr::null_mut();
             if let Some(charset) = charset {
-                out.content_type_len = length;
-                out.content_type.len = length;
                 out.charset = sys::ngx_str_t { data: text.data.add(charset.start), len: charset.len() };
             }
         }
@@ -181,25 +182,23 @@ unsafe fn push(
     Ok(())
 }
 
-/// Where the media type ends and where the value of its `charset` parameter is, if that is the last parameter.
-fn split_charset(value: &[u8]) -> (usize, Option<std::ops::Range<usize>>) {
-    let Some(semicolon) = value.iter().rposition(|byte| *byte == b';') else {
-        return (value.len(), None);
+/// Where the media type ends, and where the value of its `charset` parameter is if it has one.
+fn split_charset(value: &[u8]) -> (usize, Option<Range<usize>>) {
+    const NAME: &[u8] = b"charset=";
+    let mut semicolons = value.iter().enumerate().filter(|(_, byte)| **byte == b';').map(|(index, _)| index);
+    let found = semicolons.find_map(|semicolon| {
+        let spaces = value[semicolon + 1..].iter().take_while(|byte| **byte == b' ').count();
+        let start = semicolon + 1 + spaces;
+        let is_charset = value.get(start..start + NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME));
+        is_charset.then_some((semicolon, start + NAME.len()))
+    });
+    let Some((semicolon, start)) = found else { return (value.len(), None) };
+    let length = value[start..].iter().take_while(|byte| **byte != b';').count();
+    let quoted = &value[start..start + length];
+    let charset = match quoted.strip_prefix(b"\"").map(|rest| rest.strip_suffix(b"\"").unwrap_or(rest)) {
+        Some(unquoted) => start + 1..start + 1 + unquoted.len(),
+        None => start..start + length,
     };
-    let parameter = &value[semicolon + 1..];
-    let start = parameter.iter().take_while(|byte| **byte == b' ').count();
-    let name = b"charset=";
-    let is_charset = parameter.get(start..start + name.len()).is_some_and(|found| found.eq_ignore_ascii_case(name));
-    if !is_charset {
-        return (value.len(), None);
-    }
-    let mut charset = semicolon + 1 + start + name.len()..value.len();
-    if value.get(charset.start) == Some(&b'"') {
-        charset.start += 1;
-    }
-    if charset.end > charset.start && value[charset.end - 1] == b'"' {
-        charset.end -= 1;
-    }
     (semicolon, Some(charset))
 }
 
@@ -216,6 +215,7 @@ mod tests {
     fn a_charset_is_parted_from_its_media_type() {
         assert_eq!(charset("text/html; charset=utf-8"), ("text/html", Some("utf-8")));
         assert_eq!(charset("text/html;Charset=\"koi8-r\""), ("text/html", Some("koi8-r")));
+        assert_eq!(charset("text/html; charset=utf-8; a=b"), ("text/html", Some("utf-8")));
         assert_eq!(charset("text/html"), ("text/html", None));
         assert_eq!(charset("multipart/mixed; boundary=x"), ("multipart/mixed; boundary=x", None));
         assert_eq!(charset(""), ("", None));

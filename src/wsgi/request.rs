@@ -186,6 +186,7 @@ fn is_withheld(name: &[u8], pass_authorization: bool) -> bool {
     let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
     match name.len() {
         5 => is(b"proxy"),
+        12 => name.contains(&b'_') && is(b"content_type"),
         13 => !pass_authorization && is(b"authorization"),
         14 => is(b"content-length") || is(b"content_length"),
         17 => is(b"transfer-encoding") || is(b"transfer_encoding"),
