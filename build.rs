@@ -45,7 +45,8 @@ fn missing_bindings(python: &pyo3_build_config::InterpreterConfig) {
         .header("src/python/missing.h")
         .clang_arg(format!("-I{}", include.trim()))
         .allowlist_function("_PyBytes_Resize|PySys_AddAuditHook")
-        .blocklist_type("PyObject|_object|Py_ssize_t|_?ssize_t|__ssize_t")
+        .allowlist_type("Py_AuditHookFunction")
+        .allowlist_recursively(false)
         .raw_line("use pyo3::ffi::{PyObject, Py_ssize_t};")
         .generate()
         .unwrap_or_else(|error| {

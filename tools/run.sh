@@ -45,10 +45,11 @@ if [[ -z $app ]]; then
         }"
 else
     callable=
-    if [[ $app =~ ^(.+\.(py|wsgi)):([A-Za-z_][A-Za-z0-9_.]*(\(\))?)$ ]]; then
-        app=${BASH_REMATCH[1]} callable=${BASH_REMATCH[3]}
+    # mysite.wsgi is a module, as wsgi_pass has it, unless there is a file of that name.
+    if [[ $app =~ ^(.+\.py|.*/.+\.wsgi):([A-Za-z_][A-Za-z0-9_.]*(\(\))?)$ ]]; then
+        app=${BASH_REMATCH[1]} callable=${BASH_REMATCH[2]}
     fi
-    if [[ $app == */* || $app == *.py || $app == *.wsgi ]]; then
+    if [[ $app == */* || $app == *.py || ( $app == *.wsgi && -f $(absolute "$app") ) ]]; then
         app=$(absolute "$app")
         [[ -f $app ]] || die "APP=$app: there is no such file."
         dir=${dir:-${app%/*}}

@@ -80,7 +80,6 @@ impl MainConf {
                 runtime::BUILD_VERSION
             ));
         }
-        self.settings().check().map_err(|problem| format!("wsgi_python: {problem}"))?;
         self.check_threads()?;
         self.environment().map(drop)
     }

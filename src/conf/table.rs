@@ -1,5 +1,6 @@
 //! Every directive of the module: its name, where it may stand, what it does with its arguments.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ngx::ngx_string;
@@ -7,11 +8,12 @@ use ngx::ngx_string;
 use super::location::{EnvironVariable, LocationConf, Pass, Threads};
 use super::main::{MainConf, content_handler};
 use crate::app::specification::{Callable, Target, is_dotted_name};
-use crate::nginx::conf::Conf;
+use crate::nginx::conf::{Conf, parse_time};
 use crate::nginx::directive::{HTTP_SERVER_LOCATION, LOCATION_IF_LIMIT, Problem, location, main};
 use crate::nginx::sys::{
     NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_CONF_TAKE12, NGX_CONF_TAKE23, ngx_command_t,
 };
+use crate::python::runtime::check_home;
 
 type Applied = Result<(), Problem>;
 
@@ -27,12 +29,8 @@ pub const DIRECTIVES: [ngx_command_t; 16] = [
         flag(words, &mut conf.pass_authorization)
     }),
     location::<LocationConf>(ngx_string!("wsgi_preload"), FLAG, |_, words, conf| flag(words, &mut conf.preload)),
-    main::<MainConf>(ngx_string!("wsgi_python_home"), NGX_CONF_TAKE1, |cf, words, conf| {
-        path(cf, words, &mut conf.home)
-    }),
-    main::<MainConf>(ngx_string!("wsgi_python_executable"), NGX_CONF_TAKE1, |cf, words, conf| {
-        path(cf, words, &mut conf.executable)
-    }),
+    main(ngx_string!("wsgi_python_home"), NGX_CONF_TAKE1, wsgi_python_home),
+    main(ngx_string!("wsgi_python_executable"), NGX_CONF_TAKE1, wsgi_python_executable),
     main(ngx_string!("wsgi_python_path"), NGX_CONF_1MORE, wsgi_python_path),
     main(ngx_string!("wsgi_python_optimize"), NGX_CONF_TAKE1, wsgi_python_optimize),
     location(ngx_string!("wsgi_env"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE2, wsgi_env),
@@ -65,11 +63,6 @@ fn flag(words: &[&str], slot: &mut Option<bool>) -> Applied {
         value => return Err(Problem::invalid_value(words[0], value, "\"on\" or \"off\"")),
     };
     once(slot, value)
-}
-
-fn path(cf: &Conf, words: &[&str], slot: &mut Option<std::path::PathBuf>) -> Applied {
-    let path = cf.full_path(words[1]).ok_or(Problem::Logged)?;
-    once(slot, path)
 }
 
 fn wsgi_pass(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
@@ -143,9 +136,42 @@ fn wsgi_middleware(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied
     Ok(())
 }
 
+/// An absolute path that `check` finds right.
+fn checked_path(
+    cf: &Conf,
+    words: &[&str],
+    path: &str,
+    check: impl FnOnce(&Path) -> Result<(), String>,
+) -> Result<PathBuf, Problem> {
+    let path = cf.full_path(path).ok_or(Problem::Logged)?;
+    check(&path).map_err(|problem| Problem::Message(format!("{problem} in \"{}\" directive", words[0])))?;
+    Ok(path)
+}
+
+fn wsgi_python_home(cf: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
+    if conf.home.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    once(&mut conf.home, checked_path(cf, words, words[1], check_home)?)
+}
+
+fn wsgi_python_executable(cf: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
+    if conf.executable.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let is_file =
+        |path: &Path| if path.is_file() { Ok(()) } else { Err(format!("\"{}\" is not a file", path.display())) };
+    once(&mut conf.executable, checked_path(cf, words, words[1], is_file)?)
+}
+
 fn wsgi_python_path(cf: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
-    let paths: Option<Vec<_>> = words[1..].iter().map(|path| cf.full_path(path)).collect();
-    once(&mut conf.path, paths.ok_or(Problem::Logged)?)
+    if conf.path.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let is_directory =
+        |path: &Path| if path.is_dir() { Ok(()) } else { Err(format!("\"{}\" is not a directory", path.display())) };
+    let paths: Result<Vec<_>, _> = words[1..].iter().map(|path| checked_path(cf, words, path, is_directory)).collect();
+    once(&mut conf.path, paths?)
 }
 
 fn wsgi_python_optimize(_: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
@@ -197,7 +223,7 @@ fn wsgi_shutdown_timeout(_: &Conf, words: &[&str], conf: &mut MainConf) -> Appli
     if conf.shutdown_timeout.is_some() {
         return Err(Problem::Duplicate);
     }
-    let milliseconds = crate::nginx::conf::parse_time(words[1])
-        .ok_or_else(|| Problem::invalid_value(words[0], words[1], "a time, as \"10s\""))?;
+    let milliseconds =
+        parse_time(words[1]).ok_or_else(|| Problem::invalid_value(words[0], words[1], "a time, as \"10s\""))?;
     once(&mut conf.shutdown_timeout, Duration::from_millis(milliseconds))
 }

@@ -48,7 +48,9 @@ pub fn head(request: Request, conf: &LocationConf, body: &BufferedBody) -> Resul
     }
     for variable in conf.variables.iter().flatten() {
         let value = request.evaluate(&variable.value).ok_or(Failed)?;
-        if !(variable.if_not_empty && value.is_empty()) {
+        // A URL without a scheme is of no use to anybody.
+        let if_not_empty = variable.if_not_empty || variable.name == "wsgi.url_scheme";
+        if !(if_not_empty && value.is_empty()) {
             head.set_named(variable.name.as_bytes(), &value);
         }
     }

@@ -94,7 +94,7 @@ pub struct Worker {
     engine: Engine,
     slots: RwLock<Vec<(Arc<Specification>, Arc<Slot>)>>,
     shutdown_timeout: Duration,
-    /// Where answers overflow to, see `client_body_temp_path`.
+    /// Where answers overflow to that are too much for the memory.
     pub temporary_files: PathBuf,
 }
 

@@ -106,10 +106,33 @@ impl Request {
         !self.connection().ssl.is_null()
     }
 
-    /// The user that nginx authenticated (`auth_basic`), empty if it did not.
+    /// The user whose password nginx has checked (`auth_basic`), empty if it did not.
+    ///
+    /// nginx parses a name that a client claims also where nothing checks it (`$remote_user` does), and with `satisfy
+    /// any` a wrong password may have passed; neither counts.
     pub fn user(&self) -> &[u8] {
-        // SAFETY: as above.
-        unsafe { bytes(self.get().headers_in.user) }
+        let request = self.get();
+        // SAFETY: points into the request's memory.
+        let user = unsafe { bytes(request.headers_in.user) };
+        let is_checked = !user.is_empty()
+            && self.core_location().satisfy != sys::NGX_HTTP_SATISFY_ANY as usize
+            && self.has_auth_basic();
+        if is_checked { user } else { b"" }
+    }
+
+    /// Whether `auth_basic` holds for the location.
+    fn has_auth_basic(&self) -> bool {
+        let Some(index) = module::ctx_index_of(c"ngx_http_auth_basic_module") else { return false };
+        // SAFETY: every HTTP module has a location configuration here. That of auth_basic is private, but has begun with
+        // the realm, a complex value or null, since nginx 1.3.10.
+        unsafe {
+            let conf = *self.get().loc_conf.add(index);
+            let realm = *conf.cast::<*mut sys::ngx_http_complex_value_t>();
+            let mut value = sys::ngx_str_t::empty();
+            !realm.is_null()
+                && sys::ngx_http_complex_value(self.as_ptr(), realm, &mut value) == Status::OK.0
+                && bytes(value) != b"off"
+        }
     }
 
     /// The host that the client asked for, validated and without port; may be empty.

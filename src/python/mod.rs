@@ -11,7 +11,7 @@ pub mod text;
 pub mod traceback;
 
 /// Functions of CPython that `pyo3::ffi` does not declare.
-#[allow(clippy::all, dead_code, non_camel_case_types, non_upper_case_globals)]
+#[allow(clippy::all, non_camel_case_types)]
 mod missing {
     include!(concat!(env!("OUT_DIR"), "/missing.rs"));
 }

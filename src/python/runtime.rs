@@ -69,44 +69,38 @@ impl Settings {
     fn prefix(&self) -> Option<&Path> {
         self.home.as_deref().filter(|home| !is_virtual_environment(home))
     }
+}
 
-    /// Checks the named paths against the file system, before any worker is started.
-    ///
-    /// # Errors
-    /// One sentence that names the path and what is wrong with it.
-    pub fn check(&self) -> Result<(), String> {
-        for directory in self.home.iter().chain(&self.path) {
-            if !directory.is_dir() {
-                return Err(format!("\"{}\" is not a directory", directory.display()));
-            }
-        }
-        if let Some(executable) = self.executable.as_ref().filter(|path| !path.is_file()) {
-            return Err(format!("\"{}\" is not a file", executable.display()));
-        }
-        let Some(home) = &self.home else { return Ok(()) };
-        if !is_virtual_environment(home) {
-            let library = home.join(format!("lib/python{BUILD_VERSION}/os.py"));
-            return if library.is_file() {
-                Ok(())
-            } else {
-                Err(format!(
-                    "\"{}\" is neither a virtual environment (it has no pyvenv.cfg) nor the prefix of a Python \
-                     {BUILD_VERSION} (there is no {})",
-                    home.display(),
-                    library.display()
-                ))
-            };
-        }
-        let version = virtual_environment_version(home)?;
-        if is_build_version(&version) {
-            return Ok(());
-        }
-        Err(format!(
-            "the virtual environment \"{}\" is for Python {version}, but this module is built for Python \
-             {BUILD_VERSION}: make the environment with python{BUILD_VERSION} -m venv",
-            home.display()
-        ))
+/// Checks a home, before any worker is started: an environment or a prefix of this module's Python.
+///
+/// # Errors
+/// One sentence that names the path and what is wrong with it.
+pub fn check_home(home: &Path) -> Result<(), String> {
+    if !home.is_dir() {
+        return Err(format!("\"{}\" is not a directory", home.display()));
     }
+    if !is_virtual_environment(home) {
+        let library = home.join(format!("lib/python{BUILD_VERSION}/os.py"));
+        return if library.is_file() {
+            Ok(())
+        } else {
+            Err(format!(
+                "\"{}\" is neither a virtual environment (it has no pyvenv.cfg) nor the prefix of a Python \
+                 {BUILD_VERSION} (there is no {})",
+                home.display(),
+                library.display()
+            ))
+        };
+    }
+    let version = virtual_environment_version(home)?;
+    if is_build_version(&version) {
+        return Ok(());
+    }
+    Err(format!(
+        "the virtual environment \"{}\" is for Python {version}, but this module is built for Python {BUILD_VERSION}: \
+         make the environment with python{BUILD_VERSION} -m venv",
+        home.display()
+    ))
 }
 
 fn is_virtual_environment(home: &Path) -> bool {

@@ -5,12 +5,15 @@ use pyo3::types::PyString;
 
 use super::text::utf8_lossless;
 
-/// `module.Class: message` of an exception.
+/// A summary shows this much of a message; the whole of it is in the traceback.
+const SUMMARY_CHARACTERS: usize = 200;
+
+/// `module.Class: message` of an exception, the message cut.
 pub fn summary(error: &PyErr, py: Python<'_>) -> String {
     let value = error.value(py);
     let class = class_name(error, py);
     let message = value.str().map(|text| utf8_lossless(&text)).unwrap_or_default();
-    let first_line = message.lines().next().unwrap_or_default();
+    let first_line: String = message.lines().next().unwrap_or_default().chars().take(SUMMARY_CHARACTERS).collect();
     if first_line.is_empty() { class } else { format!("{class}: {first_line}") }
 }
 
