@@ -38,7 +38,21 @@ struct Pool {
     waiting: usize,
     running: usize,
     sleeping: usize,
+    wake: Wake,
     closed: bool,
+}
+
+/// Whether a sleeping pool thread has been told of work: `None → Sent → Claimed → None`.
+///
+/// Only one thread of an interpreter runs at a time, so one at a time is woken. It claims the wake-up, takes the GIL, then
+/// a call, and wakes the next thread if more calls wait. Meanwhile the thread that has the GIL may go through the queue
+/// alone; as soon as it lets go of it in a call, the woken one is there.
+#[derive(Default, PartialEq, Eq)]
+enum Wake {
+    #[default]
+    None,
+    Sent,
+    Claimed,
 }
 
 /// An application as the engine sees it.
@@ -158,29 +172,42 @@ impl Shared {
 
     fn enqueue(&self, mut pool: MutexGuard<'_, Pool>, slot: Arc<Slot>, call: Call) {
         pool.queue.push_back((slot, call));
-        let wake = pool.sleeping > 0;
-        drop(pool);
-        if wake {
+        self.wake_one(pool);
+    }
+
+    /// Wakes a pool thread if one sleeps and none is on its way.
+    fn wake_one(&self, mut pool: MutexGuard<'_, Pool>) {
+        if pool.wake == Wake::None && pool.sleeping > 0 && !pool.queue.is_empty() {
+            pool.wake = Wake::Sent;
+            drop(pool);
             self.work.notify_one();
         }
     }
 
-    /// The next call if there is one now.
-    fn try_next(&self) -> Option<(Arc<Slot>, Call)> {
-        self.lock().take()
+    /// The next call if there is one; `claimed` by a thread that was woken for it.
+    fn try_next(&self, claimed: bool) -> Option<(Arc<Slot>, Call)> {
+        let mut pool = self.lock();
+        let next = pool.take();
+        if claimed {
+            pool.wake = Wake::None;
+            self.wake_one(pool);
+        }
+        next
     }
 
-    /// The next call; sleeps until there is one, for good once the engine is closed.
-    fn next(&self) -> (Arc<Slot>, Call) {
+    /// Sleeps until there is work; for good once the engine is closed.
+    fn sleep(&self) {
         let mut pool = self.lock();
-        loop {
-            if let Some(next) = pool.take() {
-                return next;
-            }
+        // A call may have come since `try_next`, when this thread was not asleep.
+        while pool.queue.is_empty() || pool.wake == Wake::Claimed {
             pool.sleeping += 1;
             pool = self.work.wait(pool).unwrap_or_else(PoisonError::into_inner);
             pool.sleeping -= 1;
+            if pool.wake == Wake::Sent {
+                break;
+            }
         }
+        pool.wake = Wake::Claimed;
     }
 
     fn call_ended(&self) {
@@ -261,8 +288,7 @@ fn after_loading(shared: &Shared, slot: &Arc<Slot>, loaded: Result<(), String>) 
     match loaded {
         Ok(()) => {
             pool.queue.extend(calls.into_iter().map(|call| (slot.clone(), call)));
-            drop(pool);
-            shared.work.notify_all();
+            shared.wake_one(pool);
         }
         Err(traceback) => {
             pool.waiting -= calls.len();
@@ -281,12 +307,16 @@ fn pool_thread(shared: &Shared, world: &World, name: &str) {
         if let Err(error) = world.interpreter.adopt_thread(py, name) {
             log::error(&traceback::format(&error, py));
         }
+        let mut claimed = false;
         loop {
-            // Only a thread that would sleep gives the GIL up: going on with it saves two hand-overs a call.
-            let (slot, call) = match shared.try_next() {
-                Some(next) => next,
-                None => py.detach(|| shared.next()),
+            // Only a thread that would sleep gives the GIL up: going on with it saves two hand-overs a call. And a call is
+            // taken only with the GIL: until then another thread may do it.
+            let Some((slot, call)) = shared.try_next(claimed) else {
+                py.detach(|| shared.sleep());
+                claimed = true;
+                continue;
             };
+            claimed = false;
             run(py, world, &slot, call);
             shared.call_ended();
         }

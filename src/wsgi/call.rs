@@ -123,8 +123,9 @@ impl Running {
         if self.answer.has_surplus() {
             self.log("sent more than its Content-Length, the rest was cut off");
         }
-        if let Some(response) = self.response.take() {
-            let iterable = response.into_iterable(py);
+        if let Some(response) = self.response.take()
+            && let Some(iterable) = response.into_closable(py)
+        {
             self.close_iterable(&iterable);
         }
         self.input.close();

@@ -1,10 +1,10 @@
 //! The environ dictionary of a call, from the request's snapshot (PEP 3333, "environ Variables").
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
+use rustc_hash::FxHashMap;
 
 use super::input::Input;
 use super::request::{Key, RequestHead, Variable};
@@ -40,14 +40,14 @@ pub struct Vocabulary {
 
 /// Python strings by their bytes; bounded, as clients choose the bytes.
 struct Cache {
-    strings: Mutex<HashMap<Box<[u8]>, Py<PyString>>>,
+    strings: Mutex<FxHashMap<Box<[u8]>, Py<PyString>>>,
 }
 
 const CACHED_STRINGS: usize = 512;
 
 impl Cache {
     fn new() -> Self {
-        Self { strings: Mutex::new(HashMap::new()) }
+        Self { strings: Mutex::new(FxHashMap::default()) }
     }
 
     fn get<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {

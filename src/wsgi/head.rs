@@ -50,8 +50,8 @@ impl ResponseHead {
     /// For a status that is not three digits, alone or followed by a space and a phrase; that is informational (the
     /// server sends those); or that holds control characters.
     pub fn new(status: &[u8]) -> Result<Self, InvalidHead> {
-        let shown = String::from_utf8_lossy(status).into_owned();
-        let invalid = |why: &str| Err(InvalidHead(format!("invalid status {shown:?}: {why}")));
+        let invalid =
+            |why: &str| Err(InvalidHead(format!("invalid status {:?}: {why}", String::from_utf8_lossy(status))));
         if status.iter().any(|byte| byte.is_ascii_control()) {
             return invalid("it holds a control character");
         }
@@ -81,19 +81,19 @@ impl ResponseHead {
     /// # Errors
     /// For a name that is no token, a value with control characters, a Content-Length that is no number or comes twice.
     pub fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), InvalidHead> {
-        let shown = String::from_utf8_lossy(name).into_owned();
+        let shown = || String::from_utf8_lossy(name).into_owned();
         if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
-            return Err(InvalidHead(format!("invalid header name {shown:?}")));
+            return Err(InvalidHead(format!("invalid header name {:?}", shown())));
         }
         // What the value holds stays out of the message: it may be an attack on the log.
         if value.iter().any(|byte| (byte.is_ascii_control() && *byte != b'\t') || *byte == 0x7f) {
-            return Err(InvalidHead(format!("the value of header {shown:?} holds a control character")));
+            return Err(InvalidHead(format!("the value of header {:?} holds a control character", shown())));
         }
         if name.eq_ignore_ascii_case(b"content-length") {
             return self.set_content_length(value);
         }
         if HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop.as_bytes())) {
-            self.dropped.push(shown);
+            self.dropped.push(shown());
             return Ok(());
         }
         self.headers.push((name.to_vec(), value.to_vec()));
@@ -101,11 +101,11 @@ impl ResponseHead {
     }
 
     fn set_content_length(&mut self, value: &[u8]) -> Result<(), InvalidHead> {
-        let text = String::from_utf8_lossy(value).into_owned();
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let length = text.parse::<u64>().ok().filter(|length| digits && *length <= i64::MAX as u64);
+        let text = str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let length = text.and_then(|text| text.parse::<u64>().ok()).filter(|length| *length <= i64::MAX as u64);
         let Some(length) = length else {
-            return Err(InvalidHead(format!("invalid Content-Length {text:?}")));
+            let shown = String::from_utf8_lossy(value);
+            return Err(InvalidHead(format!("invalid Content-Length {shown:?}")));
         };
         if self.content_length.replace(length).is_some() {
             return Err(InvalidHead("Content-Length is given twice".to_owned()));

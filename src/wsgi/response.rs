@@ -116,10 +116,13 @@ impl Response {
         }
     }
 
-    /// Gives the iterable back for its `close()`.
-    pub fn into_iterable(self, py: Python<'_>) -> Bound<'_, PyAny> {
+    /// Gives the iterable back for its `close()`, unless it is of a type that has none.
+    pub fn into_closable(self, py: Python<'_>) -> Option<Bound<'_, PyAny>> {
         // Everything else of Python is let go here, attached.
-        self.iterable.into_bound(py)
+        match self.source {
+            Source::Sequence(_) => None,
+            Source::Iterator(_) => Some(self.iterable.into_bound(py)),
+        }
     }
 }
 

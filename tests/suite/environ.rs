@@ -33,6 +33,8 @@ both_engines!(
     any_method_arrives_as_it_is,
     nothing_of_the_process_environment_is_in_it,
     authorization_and_user_are_there,
+    a_user_that_nginx_has_not_checked_is_none,
+    an_empty_scheme_is_not_taken,
     a_user_name_is_latin_1,
     a_bearer_token_is_no_user,
     multithread_and_multiprocess_tell_the_truth,
@@ -467,6 +469,31 @@ fn authorization_and_user_are_there(engine: Engine) {
     assert_eq!(environ["REMOTE_USER"], "user");
     assert_eq!(environ["AUTH_TYPE"], "Basic");
     assert_eq!(environ["HTTP_AUTHORIZATION"], BASIC);
+}
+
+fn a_user_that_nginx_has_not_checked_is_none(engine: Engine) {
+    let claimed = "set $claimed $remote_user; wsgi_pass environ.py;";
+    let nginx = site(engine)
+        .file("passwords", "user:{PLAIN}other\n")
+        .location("/unchecked", claimed)
+        .location("/off", &format!("auth_basic off; {claimed}"))
+        .location(
+            "/any",
+            &format!("satisfy any; allow all; auth_basic here; auth_basic_user_file @prefix@/passwords; {claimed}"),
+        )
+        .start();
+    for path in ["/unchecked", "/off", "/any"] {
+        let environ = environ_of(nginx.request("GET", path, &[("Authorization", BASIC)], b""));
+        assert!(!environ.contains_key("REMOTE_USER"), "{path}");
+        assert!(!environ.contains_key("AUTH_TYPE"), "{path}");
+    }
+}
+
+fn an_empty_scheme_is_not_taken(engine: Engine) {
+    let nginx = site(engine).server("wsgi_var wsgi.url_scheme $http_x_forwarded_proto;").start();
+    assert_eq!(environ_of(nginx.get("/"))["wsgi.url_scheme"], "http");
+    let forwarded = nginx.request("GET", "/", &[("X-Forwarded-Proto", "https")], b"");
+    assert_eq!(environ_of(forwarded)["wsgi.url_scheme"], "https");
 }
 
 fn a_user_name_is_latin_1(engine: Engine) {

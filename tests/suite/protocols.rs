@@ -275,7 +275,7 @@ fn guarded(engine: Engine) -> Site {
         .location("/file/", "auth_request /guard; alias @prefix@/;")
 }
 
-fn token<'a>(token: &'a str) -> [(&'a str, &'a str); 1] {
+fn token(token: &str) -> [(&str, &str); 1] {
     [("X-Token", token)]
 }
 

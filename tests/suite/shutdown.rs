@@ -78,7 +78,7 @@ const SLOW: &str = r#"
 def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "8")])
     event("started")
-    time.sleep(1)
+    time.sleep(0.7)
     event("slept")
     return [b"complete"]
 "#;

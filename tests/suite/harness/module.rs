@@ -26,7 +26,8 @@ fn build() -> Result<PathBuf, String> {
             name => name,
         };
         let output = Command::new(cargo)
-            .args(["build", "--lib", "--profile", name, "--manifest-path"])
+            // With the tests, or the dependencies would be built a second time, without what dev-dependencies ask of them.
+            .args(["build", "--lib", "--tests", "--profile", name, "--manifest-path"])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
             .env("CARGO_TARGET_DIR", profile.parent().unwrap())
             .output()

@@ -97,6 +97,12 @@ impl Site {
         self.app_at(location, file, &source)
     }
 
+    /// All files of a folder of `tests/apps`, below the prefix.
+    pub fn repository_folder(self, folder: &str) -> Site {
+        copy_folder(&in_repository("tests/apps").join(folder), self.prefix());
+        self
+    }
+
     /// Directives of the main level.
     pub fn main(mut self, directives: &str) -> Site {
         writeln!(self.main, "{directives}").unwrap();
@@ -285,6 +291,19 @@ pub(super) fn write_file(prefix: &Path, port: u16, path: &str, content: &str) {
     let path = prefix.join(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, fill_in(prefix, port, content)).unwrap();
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap_or_else(|e| panic!("{from:?}: {e}")) {
+        let entry = entry.unwrap();
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&source, &target);
+        } else {
+            fs::copy(&source, &target).unwrap();
+        }
+    }
 }
 
 fn fill_in(prefix: &Path, port: u16, text: &str) -> String {

@@ -1,0 +1,176 @@
+//! A mixed run under valgrind: the module reads, writes and frees nothing that is not its own.
+
+use crate::harness::{Conn, Engine, Nginx, Site, both_engines};
+use std::fs;
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+both_engines!(no_memory_is_misused);
+
+const APP: &str = r#"
+import sys
+import threading
+
+kept = []
+
+class Closing:
+    def __init__(self, chunks):
+        self.chunks = iter(chunks)
+    def __iter__(self):
+        return self
+    def __next__(self):
+        return next(self.chunks)
+    def close(self):
+        print("closed")
+
+def application(environ, start_response):
+    path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
+    body = environ["wsgi.input"]
+    kept.append((environ, start_response))
+    del kept[:-3]
+    if path == "/raise":
+        raise LookupError("as asked")
+    if path == "/late":
+        seen = []
+        for old, start in kept[:-1]:
+            for use in (old["wsgi.input"].read, lambda: start("200 OK", []), lambda: old["wsgi.errors"].write("late\n")):
+                try:
+                    use()
+                except Exception as e:
+                    seen.append(repr(e))
+        start_response("200 OK", [("X-Seen", str(len(seen)))])
+        return [b"late"]
+    if path == "/headers":
+        start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8"), ("Set-Cookie", "a=1"),
+                                  ("Set-Cookie", "b=2"), ("ETag", '"tag"'), ("Connection", "close")])
+        return [b"headers"]
+    if path == "/wrong":
+        start_response("200 OK", [("X\r\n", "y")])
+    if path == "/write":
+        write = start_response("200 OK", [])
+        for _ in range(10):
+            write(b"x" * 10_000)
+        return [b"end"]
+    if path == "/break":
+        start_response("200 OK", [("Content-Length", "100000")])
+        return Closing([b"x" * 1000])
+    if path == "/endless":
+        start_response("200 OK", [])
+        return Closing(b"x" * 65536 for _ in range(10_000))
+    if path == "/log":
+        print("a line", "ä€" * 2000)
+        sys.stderr.write("half a line")
+    read = body.readline(10) + body.read(100) + b"".join(body)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return Closing([str(len(read)).encode(), b"", b"-" * 100, b"\n"])
+"#;
+
+fn no_memory_is_misused(engine: Engine) {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("skipped: valgrind is not installed");
+        return;
+    }
+    let site = Site::new(engine)
+        .app(APP)
+        .main("master_process off;")
+        .http("client_body_buffer_size 8k; wsgi_var NAME $request_id; gzip on; gzip_min_length 0;")
+        .location("/include/", "ssi on; root @prefix@;")
+        .file("include/page.html", "<!--# include virtual=\"/sub\" -->|<!--# include virtual=\"/raise\" -->")
+        .errors_expected();
+    let report = site.prefix().join("valgrind");
+    let log_file = format!("--log-file={}", report.display());
+    let mut nginx = site
+        .wrapped_in(&["valgrind", &log_file, "--leak-check=no", "--undef-value-errors=no", "--num-callers=25"])
+        .start();
+    for _ in 0..2 {
+        mixed_requests(&nginx);
+    }
+    quit(&mut nginx);
+    let report = fs::read_to_string(&report).expect("valgrind's report");
+    assert!(report.contains("ERROR SUMMARY"), "{report}");
+    let ours = misuses_of_ours(&report);
+    assert!(ours.is_empty(), "{}", ours.join("\n\n"));
+}
+
+/// Under valgrind any thread may get the signal, and one that is not the event loop's does not wake that.
+fn quit(nginx: &mut Nginx) {
+    let address = nginx.address();
+    let gone = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !gone.load(Ordering::Relaxed) {
+                let _ = TcpStream::connect(address);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        nginx.stop_by(libc::SIGQUIT);
+        gone.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(nginx.exit_code(), Some(0));
+}
+
+fn mixed_requests(nginx: &Nginx) {
+    nginx.get("/").expect(200);
+    for size in [5, 3000, 100_000] {
+        let answer = nginx.post("/", vec![b'x'; size]).expect(200);
+        assert!(answer.text().starts_with(&size.to_string()));
+    }
+    nginx.request("GET", "/", &[("Accept-Encoding", "gzip"), ("X-Test", "1")], b"").expect(200);
+    nginx.request("HEAD", "/", &[], b"").expect(200);
+    assert_eq!(nginx.get("/headers").expect(200).all("Set-Cookie").len(), 2);
+    assert_eq!(nginx.get("/write").expect(200).body.len(), 100_003);
+    nginx.get("/raise?a=%20").expect(500);
+    nginx.get("/wrong").expect(500);
+    nginx.get("/log").expect(200);
+    nginx.get("/late").expect(200);
+    nginx.get("/include/page.html").expect(200);
+    leave(nginx, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf", 0);
+    leave(nginx, "GET /endless HTTP/1.1\r\nHost: a\r\n\r\n", 100_000);
+    let mut broken = nginx.connect();
+    broken.send("GET /break HTTP/1.1\r\nHost: a\r\n\r\n").response();
+    let mut pipelined = nginx.connect();
+    pipelined.send("POST /?1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n".repeat(2));
+    for _ in 0..2 {
+        assert!(pipelined.response().expect(200).text().starts_with('3'));
+    }
+    nginx.get("/").expect(200);
+}
+
+/// Sends, reads so many bytes and resets the connection.
+fn leave(nginx: &Nginx, request: &str, count: usize) {
+    let mut conn: Conn = nginx.connect();
+    conn.send(request);
+    conn.read_exactly(count);
+    conn.reset();
+}
+
+/// The reports of a wrong read, write or free in which the module has a part: Python's own are not ours to mend.
+fn misuses_of_ours(report: &str) -> Vec<String> {
+    let lines = report.lines().map(|line| {
+        // Each begins with `==PID== `.
+        let text = line.trim_start_matches("==").trim_start_matches(|c: char| c.is_ascii_digit());
+        text.trim_start_matches("==").trim()
+    });
+    let mut blocks: Vec<Vec<&str>> = vec![Vec::new()];
+    for line in lines {
+        if line.is_empty() {
+            blocks.push(Vec::new());
+        } else {
+            blocks.last_mut().unwrap().push(line);
+        }
+    }
+    blocks
+        .into_iter()
+        .filter(|block| {
+            block.first().is_some_and(|first| {
+                ["Invalid ", "Mismatched free", "Process terminating", "Jump to the invalid", "Source and destination"]
+                    .iter()
+                    .any(|start| first.starts_with(start))
+            })
+        })
+        .map(|block| block.join("\n"))
+        .filter(|block| block.contains("ngx_http_wsgi_module") || block.starts_with("Process"))
+        .collect()
+}
