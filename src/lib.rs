@@ -124,7 +124,7 @@ unsafe extern "C" fn body_read(request: *mut sys::ngx_http_request_t) {
             return;
         };
         // SAFETY: create_loc_conf makes this type.
-        http::handler::run(request, unsafe { nginx::module::location_conf::<LocationConf>(&request) });
+        http::handler::run(request, unsafe { request.location_conf::<LocationConf>() });
     });
 }
 

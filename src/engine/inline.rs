@@ -65,12 +65,21 @@ impl Inline {
                 Some(call.start(py, &world.vocabulary, &callable))
             })
         })??;
-        self.resume(Suspended { running, exchange })
+        Suspended { running, exchange }.resume()
     }
 
+    /// Runs what the application wants run at the end.
+    pub fn shut_down(&self, limit: Duration) {
+        if let Ok(world) = &self.world {
+            Python::attach(|py| world.interpreter.shut_down(py, limit));
+        }
+    }
+}
+
+impl Suspended {
     /// Goes on with an answer for which there is room again.
-    pub fn resume(&self, suspended: Suspended) -> Option<Suspended> {
-        let Suspended { mut running, exchange } = suspended;
+    pub fn resume(self) -> Option<Self> {
+        let Self { mut running, exchange } = self;
         let running = guarded(&exchange, || {
             Python::attach(|py| match running.advance(py) {
                 Progress::NoRoom => Some(running),
@@ -80,19 +89,12 @@ impl Inline {
                 }
             })
         })??;
-        Some(Suspended { running, exchange })
+        Some(Self { running, exchange })
     }
 
     /// Ends a call whose client has left: its iterable is closed.
-    pub fn abandon(&self, suspended: Suspended) {
-        let Suspended { running, exchange } = suspended;
+    pub fn abandon(self) {
+        let Self { running, exchange } = self;
         guarded(&exchange, || Python::attach(|py| running.finish(py)));
-    }
-
-    /// Runs what the application wants run at the end.
-    pub fn shut_down(&self, limit: Duration) {
-        if let Ok(world) = &self.world {
-            Python::attach(|py| world.interpreter.shut_down(py, limit));
-        }
     }
 }

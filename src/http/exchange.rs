@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::outgoing::{Batch, Outgoing};
-use super::worker::{Message, Post};
+use super::post::{Addressee, Message, Post};
 use crate::engine::inline::Suspended;
 use crate::nginx::cell::EventLoopCell;
 use crate::nginx::headers::NoMemory;
-use crate::nginx::log::Level;
+use crate::nginx::log::{Level, Log};
 use crate::nginx::output::Output;
 use crate::nginx::request::{Request, RequestEvents, Status};
 use crate::python::log::Sink;
@@ -93,13 +93,6 @@ impl RequestExchange {
         }
     }
 
-    /// Hands to nginx what there is, from an event that is not the request's own.
-    pub fn deliver(&self) {
-        if let Some(request) = self.event_loop.get().request.get() {
-            request.in_foreign_event(|_| self.pump());
-        }
-    }
-
     /// Hands to nginx what there is, and lets a suspended call go on, until one of the two has to wait. Finalizes the
     /// request when its answer is over.
     pub fn pump(&self) {
@@ -121,7 +114,7 @@ impl RequestExchange {
                 continue;
             }
             let Some(suspended) = side.suspended.take() else { return request.stop_waiting() };
-            self.suspend(super::worker::resume(suspended));
+            self.suspend(suspended.resume());
         }
     }
 
@@ -200,7 +193,7 @@ impl RequestExchange {
         self.lock().disconnect();
         self.room.notify_all();
         if let Some(suspended) = side.suspended.take() {
-            super::worker::abandon(suspended);
+            suspended.abandon();
         }
         self.post.calls.leave();
     }
@@ -337,12 +330,18 @@ impl Sink for RequestExchange {
     }
 }
 
-impl RequestExchange {
-    /// Logs with the context of the request, or without one when it is over.
-    pub fn log_here(&self, text: &str) {
+impl Addressee for RequestExchange {
+    fn deliver(&self) {
+        // Not an event of the request's own, so what it posts has to be run.
+        if let Some(request) = self.event_loop.get().request.get() {
+            request.in_foreign_event(|_| self.pump());
+        }
+    }
+
+    fn log_here(&self, text: &str) {
         match self.event_loop.get().request.get() {
             Some(request) => request.log().write(Level::Error, text),
-            None => crate::nginx::log::Log::cycle().write(Level::Error, text),
+            None => Log::cycle().write(Level::Error, text),
         }
     }
 }

@@ -1,27 +1,22 @@
 //! Text on its way from other threads into nginx's error log, which only the event loop may write.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::exchange::RequestExchange;
-use crate::nginx::log::{Level, Log};
-
-/// Lines of one request, or of none.
-pub struct Record {
-    pub exchange: Option<Arc<RequestExchange>>,
+/// Lines of one request or of none, as `S` says.
+pub struct Record<S> {
+    pub source: S,
     pub text: String,
 }
 
 /// Records in the order they came.
-#[derive(Default)]
-pub struct LogQueue {
-    queue: Mutex<Queue>,
+pub struct LogQueue<S> {
+    queue: Mutex<Queue<S>>,
     emptied: Condvar,
 }
 
-#[derive(Default)]
-struct Queue {
-    records: Vec<Record>,
+struct Queue<S> {
+    records: Vec<Record<S>>,
     bytes: usize,
 }
 
@@ -31,9 +26,15 @@ const MOST_BYTES: usize = 1024 * 1024;
 /// A writer that waits goes on after this time all the same, in case the event loop has ended.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-impl LogQueue {
+impl<S> Default for LogQueue<S> {
+    fn default() -> Self {
+        Self { queue: Mutex::new(Queue { records: Vec::new(), bytes: 0 }), emptied: Condvar::new() }
+    }
+}
+
+impl<S> LogQueue<S> {
     /// Adds a record; waits while too much is queued. Returns whether the event loop has to be woken for it.
-    pub fn push(&self, record: Record) -> bool {
+    pub fn push(&self, record: Record<S>) -> bool {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.bytes > MOST_BYTES {
             queue = self.emptied.wait_timeout(queue, PATIENCE).unwrap_or_else(PoisonError::into_inner).0;
@@ -43,20 +44,15 @@ impl LogQueue {
         queue.records.len() == 1
     }
 
-    /// Writes all records. On the event loop thread.
-    pub fn write_all(&self) {
+    /// All records that have come.
+    pub fn take(&self) -> Vec<Record<S>> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let records = std::mem::take(&mut *queue).records;
+        queue.bytes = 0;
+        let records = std::mem::take(&mut queue.records);
         drop(queue);
-        if records.is_empty() {
-            return;
+        if !records.is_empty() {
+            self.emptied.notify_all();
         }
-        self.emptied.notify_all();
-        for Record { exchange, text } in records {
-            match exchange {
-                Some(exchange) => exchange.log_here(&text),
-                None => Log::cycle().write(Level::Error, &text),
-            }
-        }
+        records
     }
 }

@@ -5,5 +5,6 @@ pub mod exchange;
 pub mod handler;
 pub mod log_queue;
 pub mod outgoing;
+pub mod post;
 pub mod snapshot;
 pub mod worker;

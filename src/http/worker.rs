@@ -6,8 +6,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::environment;
-use super::exchange::RequestExchange;
-use super::log_queue::{LogQueue, Record};
+use super::post::{Post, WorkerSink};
 use crate::app::application::Application;
 use crate::app::specification::Specification;
 use crate::conf::location::Threads;
@@ -15,75 +14,11 @@ use crate::conf::main::MainConf;
 use crate::engine::inline::{Inline, Suspended};
 use crate::engine::python::Configuration;
 use crate::engine::threads::{self, Slot};
-use crate::nginx::cell::EventLoopCell;
-use crate::nginx::log::{Level, Log};
-use crate::nginx::mailbox::{self, Mailbox, Receiver};
+use crate::nginx::mailbox;
 use crate::nginx::process::{self, NGINX_VERSION, SERVER_SOFTWARE};
-use crate::nginx::timer::Hold;
-use crate::python::log::{self, Sink};
+use crate::python::log;
 use crate::wsgi::call::Call;
 use crate::wsgi::environ::Server;
-
-/// What other threads tell the event loop.
-pub enum Message {
-    /// There is something of an answer to take.
-    Answer(Arc<RequestExchange>),
-    /// There are records in the log queue.
-    Log,
-}
-
-/// The event loop's side of a worker.
-pub struct Post {
-    pub mailbox: Mailbox<Message>,
-    log: LogQueue,
-    /// The calls under way.
-    pub calls: Hold,
-}
-
-impl Post {
-    /// Logs text of another thread, of a request or of none.
-    pub fn log(&self, exchange: Option<Arc<RequestExchange>>, text: &str) {
-        if self.log.push(Record { exchange, text: text.to_owned() }) {
-            self.mailbox.send(Message::Log);
-        }
-    }
-
-    /// Writes what other threads have logged up to now. On the event loop thread.
-    pub fn write_log(&self) {
-        self.log.write_all();
-    }
-}
-
-impl Receiver for Post {
-    type Message = Message;
-
-    fn mailbox(&self) -> &Mailbox<Message> {
-        &self.mailbox
-    }
-
-    fn receive(&self, message: Message) {
-        match message {
-            Message::Answer(exchange) => exchange.deliver(),
-            Message::Log => self.write_log(),
-        }
-    }
-}
-
-/// Text that belongs to no request: of an import, of a thread that an application started.
-struct WorkerSink {
-    post: &'static Post,
-    event_loop: EventLoopCell<()>,
-}
-
-impl Sink for WorkerSink {
-    fn error(&self, text: &str) {
-        if self.event_loop.is_here() {
-            Log::cycle().write(Level::Error, text);
-        } else {
-            self.post.log(None, text);
-        }
-    }
-}
 
 static POST: OnceLock<Post> = OnceLock::new();
 static WORKER: OnceLock<Worker> = OnceLock::new();
@@ -151,10 +86,10 @@ pub fn get() -> Option<&'static Worker> {
 /// # Errors
 /// When the system gives no descriptor or thread; nothing that an application does.
 pub fn start(start: Start) -> io::Result<()> {
-    let post = Post { mailbox: Mailbox::new()?, log: LogQueue::default(), calls: Hold::default() };
+    let post = Post::new()?;
     let post = POST.get_or_init(|| post);
     mailbox::attach(post).map_err(io::Error::other)?;
-    log::set_worker_sink(Arc::new(WorkerSink { post, event_loop: EventLoopCell::new(()) }));
+    log::set_worker_sink(Arc::new(WorkerSink::new(post)));
     crate::python::fork::set_in_child(process::disown_child);
     crate::python::fork::set_before_exec(process::close_sockets_on_exec);
 
@@ -244,20 +179,5 @@ impl Worker {
             Engine::Threads(threads) => threads.shut_down(calls, limit, || mailbox::deliver(self.post)),
         }
         process::leave_without_destructors();
-    }
-}
-
-/// Goes on with a call of `wsgi_threads off`, see [`Inline::resume`].
-pub fn resume(suspended: Suspended) -> Option<Suspended> {
-    match get().map(|worker| &worker.engine) {
-        Some(Engine::Inline(inline)) => inline.resume(suspended),
-        _ => None,
-    }
-}
-
-/// Ends a call of `wsgi_threads off` whose client has left.
-pub fn abandon(suspended: Suspended) {
-    if let Some(Engine::Inline(inline)) = get().map(|worker| &worker.engine) {
-        inline.abandon(suspended);
     }
 }

@@ -3,7 +3,6 @@
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::request::Request;
 use super::sys;
 
 static CTX_INDEX: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -15,16 +14,6 @@ pub fn set_ctx_index(index: usize) {
 
 pub(super) fn ctx_index() -> usize {
     CTX_INDEX.load(Ordering::Relaxed)
-}
-
-/// The merged location configuration that serves a request.
-///
-/// # Safety
-/// `T` is the type that the module's `create_loc_conf` makes.
-pub unsafe fn location_conf<T>(request: &Request) -> &T {
-    // SAFETY: nginx keeps a location configuration of every HTTP module for every request, of type T by the caller's
-    // promise; it is only read after the configuration was merged.
-    unsafe { &*(*(*request.as_ptr()).loc_conf.add(ctx_index())).cast::<T>() }
 }
 
 /// The main configuration of the cycle, `None` without an `http` block.

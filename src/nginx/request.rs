@@ -247,6 +247,16 @@ impl Request {
         headers.content_length_n >= 0 || headers.chunked() != 0
     }
 
+    /// The merged configuration of this module that serves the request.
+    ///
+    /// # Safety
+    /// `T` is the type that the module's `create_loc_conf` makes.
+    pub unsafe fn location_conf<T>(&self) -> &T {
+        // SAFETY: nginx keeps a location configuration of every HTTP module for every request, of type T by the caller's
+        // promise; it is only read after the configuration was merged.
+        unsafe { &*(*self.get().loc_conf.add(module::ctx_index())).cast::<T>() }
+    }
+
     /// Starts to read the body; `read` is called when all of it is there, perhaps at once.
     ///
     /// What it returns is what the content handler returns.

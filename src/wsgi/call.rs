@@ -10,7 +10,7 @@ use super::environ::Vocabulary;
 use super::exchange::Exchange;
 use super::input::Input;
 use super::request::RequestHead;
-use super::response::{Progress, Response};
+use super::response::{Failure, Progress, Response};
 use super::start_response::Answer;
 use crate::python::{log, traceback};
 
@@ -23,24 +23,6 @@ pub struct Call {
     pub debug: bool,
     /// What the log calls the application.
     pub application_name: Arc<str>,
-}
-
-/// What can be wrong with an answer.
-#[derive(Debug)]
-pub enum Failure {
-    Raised(PyErr),
-    NotStarted,
-    /// The body is shorter than its Content-Length.
-    Short {
-        sent: u64,
-        declared: u64,
-    },
-}
-
-impl From<PyErr> for Failure {
-    fn from(error: PyErr) -> Self {
-        Self::Raised(error)
-    }
 }
 
 /// A call under way. Dropped attached to Python.

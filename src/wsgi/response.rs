@@ -4,7 +4,6 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
 
-use super::call::Failure;
 use super::start_response::{Answer, Completion};
 
 /// A running answer. Whoever has one calls [`Response::advance`] until it is done, then [`Response::close`].
@@ -29,6 +28,24 @@ pub enum Progress {
     NoRoom,
     /// All of it has been handed over, or nobody is there to take it.
     Done,
+}
+
+/// What can be wrong with an answer.
+#[derive(Debug)]
+pub enum Failure {
+    Raised(PyErr),
+    NotStarted,
+    /// The body is shorter than its Content-Length.
+    Short {
+        sent: u64,
+        declared: u64,
+    },
+}
+
+impl From<PyErr> for Failure {
+    fn from(error: PyErr) -> Self {
+        Self::Raised(error)
+    }
 }
 
 impl Response {
