@@ -1,6 +1,8 @@
 //! Every directive: what it defaults to, how it is inherited and overridden, and what `nginx -t` refuses.
 
-use crate::harness::{Check, Engine, Nginx, Response, Site, both_engines, in_repository, is_root};
+use crate::harness::{
+    Check, Engine, Nginx, PYTHON, Response, Site, both_engines, in_repository, is_root, python_is_for_everybody,
+};
 use serde_json::Value;
 use std::process::Command;
 
@@ -76,7 +78,7 @@ fn with(level: Level, text: &str) -> Site {
 }
 
 fn make_venv(site: &Site, name: &str) {
-    let made = Command::new("/usr/bin/python3")
+    let made = Command::new(PYTHON)
         .args(["-m", "venv", "--without-pip"])
         .arg(site.prefix().join(name))
         .status()
@@ -806,7 +808,7 @@ fn nginxs_own_env_is_there_too(engine: Engine) {
 fn usual_variables_are_there_though_nginx_clears_them(engine: Engine) {
     let nginx =
         says(engine, "[dict(os.environ), os.path.expanduser('~'), sys.getfilesystemencoding(), sys.flags.utf8_mode]")
-            .user("nobody nogroup")
+            .user(if python_is_for_everybody() { "nobody nogroup" } else { "root" })
             .start();
     let found = found(&nginx);
     for name in ["PATH", "HOME", "USER", "LOGNAME", "LANG"] {
@@ -814,7 +816,7 @@ fn usual_variables_are_there_though_nginx_clears_them(engine: Engine) {
         assert!(!value.is_empty(), "{name} is missing");
     }
     assert_eq!(found[2], "utf-8");
-    if is_root() {
+    if is_root() && python_is_for_everybody() {
         assert_eq!(found[0]["USER"], "nobody");
         assert_eq!(found[0]["LOGNAME"], "nobody");
     }
@@ -901,7 +903,8 @@ fn python_home_is_the_environment_used(engine: Engine) {
     assert_in_venv(&nginx);
     // Without it there is no such module.
     let nginx = says(engine, "sys.prefix").start();
-    assert_eq!(found(&nginx), "/usr");
+    let prefix = Command::new(PYTHON).args(["-c", "import sys; print(sys.base_prefix, end='')"]).output().unwrap();
+    assert_eq!(found(&nginx), String::from_utf8(prefix.stdout).unwrap());
 }
 
 fn python_executable_is_the_environment_used(engine: Engine) {

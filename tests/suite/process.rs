@@ -14,6 +14,7 @@ both_engines!(
     a_forked_child_keeps_no_port_bound,
     a_forked_child_may_print,
     a_forked_child_may_handle_signals,
+    a_forked_child_that_leaves_the_application_ends,
     signal_handlers_of_the_application_are_kept_away,
     an_empty_environment_is_no_obstacle,
     ngx_wsgi_says_where_the_code_runs,
@@ -235,6 +236,37 @@ def answer(environ):
     let nginx = site(engine, source).start();
     // Only on Python's main thread is a handler run at once; that of a pool thread's child is that thread.
     assert_eq!(answer(&nginx), json!(42));
+}
+
+/// It is a copy of a server's process: going on as one it would take the server's events and never end.
+fn a_forked_child_that_leaves_the_application_ends(engine: Engine) {
+    let source = r#"
+def application(environ, start_response):
+    child = os.fork()
+    if child:
+        event(f"child {child}")
+    elif environ["PATH_INFO"] == "/exit":
+        sys.exit(3)
+    elif environ["PATH_INFO"] == "/raise":
+        raise LookupError("of the child")
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "4")])
+    return [b"body"]
+"#;
+    let nginx = site(engine, source).start();
+    for path in ["/exit", "/raise", "/return"] {
+        let answer = nginx.get(path).expect(200);
+        assert_eq!(answer.text(), "body", "the parent's answer to {path}");
+    }
+    let children: Vec<Process> =
+        nginx.events().iter().map(|event| Process(event["child ".len()..].parse().unwrap())).collect();
+    assert_eq!(children.len(), 3);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < deadline && children.iter().any(|child| child.is_alive()) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let alive: Vec<Process> = children.into_iter().filter(|child| child.is_alive()).collect();
+    end_children(&nginx);
+    assert!(alive.is_empty(), "still there: {alive:?}");
 }
 
 // ---- signals --------------------------------------------------------------------------------------------------------

@@ -79,3 +79,14 @@ pub fn venv() -> PathBuf {
 pub fn in_repository(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
 }
+
+/// The Python that the module is built for.
+pub const PYTHON: &str = env!("WSGI_PYTHON_EXECUTABLE");
+
+/// Whether workers of any user can read that Python: one below somebody's home may be closed to others.
+pub fn python_is_for_everybody() -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let open =
+        |path: &std::path::Path| std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
+    std::path::Path::new(PYTHON).ancestors().all(open)
+}
