@@ -19,7 +19,10 @@ pub struct Inline {
     world: Result<World, String>,
 }
 
-/// A call whose answer waits for the client.
+/// How long an answer may go on before the event loop sees to others; a piece is never interrupted.
+const TURN: Duration = Duration::from_millis(5);
+
+/// A call whose answer waits for the client, or for its next turn.
 pub struct Suspended {
     running: Running,
     exchange: Arc<dyn Exchange>,
@@ -81,8 +84,8 @@ impl Suspended {
     pub fn resume(self) -> Option<Self> {
         let Self { mut running, exchange } = self;
         let running = guarded(&exchange, || {
-            Python::attach(|py| match running.advance(py) {
-                Progress::NoRoom => Some(running),
+            Python::attach(|py| match running.advance(py, Some(TURN)) {
+                Progress::NoRoom | Progress::TurnOver => Some(running),
                 Progress::Done => {
                     running.finish(py);
                     None

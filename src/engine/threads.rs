@@ -334,7 +334,7 @@ fn run(py: Python<'_>, world: &World, slot: &Slot, call: Call) {
             return call.refuse("the application is not loaded");
         };
         let mut running = call.start(py, &world.vocabulary, &callable);
-        while running.advance(py) == Progress::NoRoom {
+        while running.advance(py, None) == Progress::NoRoom {
             running.wait_for_room(py);
         }
         running.finish(py);

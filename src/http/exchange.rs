@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::outgoing::{Batch, Outgoing};
-use super::post::{Addressee, Message, Post};
+use super::post::{Addressee, CallNumber, Message, Post};
 use crate::engine::inline::Suspended;
 use crate::nginx::cell::EventLoopCell;
 use crate::nginx::headers::NoMemory;
@@ -31,6 +31,7 @@ pub struct RequestExchange {
 struct EventLoopSide {
     /// `None` once the request is finalized or given up.
     request: Cell<Option<Request>>,
+    number: CallNumber,
     output: Output,
     /// Whether the last buffer is on its way.
     ended: Cell<bool>,
@@ -47,8 +48,7 @@ struct EventLoopSide {
 impl RequestExchange {
     /// The exchange of `request`, on the event loop thread.
     pub fn new(request: Request, post: &'static Post, temporary_files: PathBuf, allow_ranges: bool) -> Arc<Self> {
-        post.calls.enter();
-        Arc::new_cyclic(|myself| Self {
+        Arc::new_cyclic(|myself: &Weak<Self>| Self {
             myself: myself.clone(),
             outgoing: Mutex::new(Outgoing::default()),
             room: Condvar::new(),
@@ -57,6 +57,7 @@ impl RequestExchange {
             allow_ranges,
             event_loop: EventLoopCell::new(EventLoopSide {
                 request: Cell::new(Some(request)),
+                number: post.enter(myself.clone()),
                 output: Output::default(),
                 ended: Cell::new(false),
                 failed: Cell::new(false),
@@ -97,6 +98,7 @@ impl RequestExchange {
     /// request when its answer is over.
     pub fn pump(&self) {
         let side = self.event_loop.get();
+        let mut resumed = false;
         while let Some(request) = side.request.get() {
             self.transfer(request);
             if let Some(status) = side.verdict(request) {
@@ -114,6 +116,12 @@ impl RequestExchange {
                 continue;
             }
             let Some(suspended) = side.suspended.take() else { return request.stop_waiting() };
+            if resumed {
+                // A fast client could keep this up for ever; others get their turn first.
+                self.suspend(Some(suspended));
+                return request.post_write_event();
+            }
+            resumed = true;
             self.suspend(suspended.resume());
         }
     }
@@ -172,8 +180,9 @@ impl RequestExchange {
                 &format!("hop-by-hop header \"{names}\" of the application is dropped, the connection is nginx's"),
             );
         }
-        set_head(request, &head).map_err(|NoMemory| Status::INTERNAL_SERVER_ERROR)?;
-        if self.allow_ranges && head.status == 200 && head.content_length.is_some() {
+        let ranges = self.allow_ranges && head.status == 200 && head.content_length.is_some();
+        set_head(request, &head, ranges).map_err(|NoMemory| Status::INTERNAL_SERVER_ERROR)?;
+        if ranges {
             request.allow_ranges();
         }
         request.send_header()
@@ -195,7 +204,7 @@ impl RequestExchange {
         if let Some(suspended) = side.suspended.take() {
             suspended.abandon();
         }
-        self.post.calls.leave();
+        self.post.leave(side.number);
     }
 }
 
@@ -223,7 +232,7 @@ impl EventLoopSide {
     }
 }
 
-fn set_head(request: Request, head: &ResponseHead) -> Result<(), NoMemory> {
+fn set_head(request: Request, head: &ResponseHead, ranges: bool) -> Result<(), NoMemory> {
     // For 204 and 304 nginx leaves out the headers of a body, but only if the status line is its own.
     let line = head.status_line.as_deref().filter(|_| head.has_body());
     request.set_status(head.status, line)?;
@@ -235,6 +244,8 @@ fn set_head(request: Request, head: &ResponseHead) -> Result<(), NoMemory> {
         if !has_content_type && name.eq_ignore_ascii_case(b"content-type") {
             has_content_type = true;
             request.set_content_type(value)?;
+        } else if ranges && name.eq_ignore_ascii_case(b"accept-ranges") {
+            // nginx's range filter says it itself.
         } else {
             request.add_header(name, value)?;
         }
@@ -342,6 +353,13 @@ impl Addressee for RequestExchange {
         match self.event_loop.get().request.get() {
             Some(request) => request.log().write(Level::Error, text),
             None => Log::cycle().write(Level::Error, text),
+        }
+    }
+
+    fn give_up(&self) {
+        if let Some(request) = self.event_loop.get().request.get() {
+            let status = if request.is_header_sent() { Status::ERROR } else { Status::SERVICE_UNAVAILABLE };
+            request.in_foreign_event(|request| self.finalize(request, status));
         }
     }
 }

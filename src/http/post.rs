@@ -1,7 +1,11 @@
 //! What other threads of a worker send to its event loop: answers to take, text for the error log.
 
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use super::log_queue::{LogQueue, Record};
 use crate::nginx::cell::EventLoopCell;
@@ -17,6 +21,9 @@ pub trait Addressee: Send + Sync {
 
     /// Logs text with its context.
     fn log_here(&self, text: &str);
+
+    /// Ends it now, whatever its call does.
+    fn give_up(&self);
 }
 
 /// What the event loop is told.
@@ -31,15 +38,62 @@ pub enum Message {
 pub struct Post {
     pub mailbox: Mailbox<Message>,
     log: LogQueue<Option<Arc<dyn Addressee>>>,
-    /// The calls under way.
-    pub calls: Hold,
+    hold: Hold,
+    /// The requests whose calls are under way.
+    calls: EventLoopCell<Calls>,
 }
 
+#[derive(Default)]
+struct Calls {
+    under_way: RefCell<FxHashMap<CallNumber, Weak<dyn Addressee>>>,
+    next: Cell<CallNumber>,
+}
+
+/// Names a call under way in its worker.
+pub type CallNumber = u64;
+
 impl Post {
+    /// The post of a worker; when it quits and its calls go on for longer than `shutdown_timeout`, `give_up` is called.
+    ///
     /// # Errors
     /// See [`Mailbox::new`].
-    pub fn new() -> io::Result<Self> {
-        Ok(Self { mailbox: Mailbox::new()?, log: LogQueue::default(), calls: Hold::default() })
+    pub fn new(shutdown_timeout: Duration, give_up: fn()) -> io::Result<Self> {
+        Ok(Self {
+            mailbox: Mailbox::new()?,
+            log: LogQueue::default(),
+            hold: Hold::new(shutdown_timeout, give_up),
+            calls: EventLoopCell::new(Calls::default()),
+        })
+    }
+
+    /// A call is under way, and keeps the worker. On the event loop thread, as the next three.
+    pub fn enter(&'static self, request: Weak<dyn Addressee>) -> CallNumber {
+        let calls = self.calls.get();
+        let number = calls.next.get();
+        calls.next.set(number + 1);
+        calls.under_way.borrow_mut().insert(number, request);
+        self.hold.enter();
+        number
+    }
+
+    /// The request of a call is over.
+    pub fn leave(&'static self, number: CallNumber) {
+        if self.calls.get().under_way.borrow_mut().remove(&number).is_some() {
+            self.hold.leave();
+        }
+    }
+
+    /// Ends the requests of all calls under way.
+    pub fn give_up(&self) {
+        let requests: Vec<_> = self.calls.get().under_way.borrow().values().filter_map(Weak::upgrade).collect();
+        for request in requests {
+            request.give_up();
+        }
+    }
+
+    /// How long the worker has waited for calls since it was told to quit.
+    pub fn waited(&self) -> Duration {
+        self.hold.waited()
     }
 
     /// Logs text of another thread, of a request or of none.

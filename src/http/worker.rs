@@ -76,6 +76,12 @@ impl Start {
     }
 }
 
+fn give_up_calls() {
+    if let Some(post) = POST.get() {
+        post.give_up();
+    }
+}
+
 /// The worker, once it is started.
 pub fn get() -> Option<&'static Worker> {
     WORKER.get()
@@ -86,7 +92,7 @@ pub fn get() -> Option<&'static Worker> {
 /// # Errors
 /// When the system gives no descriptor or thread; nothing that an application does.
 pub fn start(start: Start) -> io::Result<()> {
-    let post = Post::new()?;
+    let post = Post::new(start.shutdown_timeout, give_up_calls)?;
     let post = POST.get_or_init(|| post);
     mailbox::attach(post).map_err(io::Error::other)?;
     log::set_worker_sink(Arc::new(WorkerSink::new(post)));
@@ -165,10 +171,13 @@ impl Worker {
     pub fn shut_down(&self) {
         // The master kills a worker about a second and a half after TERM.
         const BEFORE_KILL: Duration = Duration::from_millis(1200);
+        // However long the calls took, there is some time for what is to be run at the end.
+        const AT_LEAST: Duration = Duration::from_secs(1);
         let (calls, limit) = if process::is_terminating() {
             (BEFORE_KILL / 2, self.shutdown_timeout.min(BEFORE_KILL))
         } else {
-            (self.shutdown_timeout, self.shutdown_timeout)
+            let calls = self.shutdown_timeout.saturating_sub(self.post.waited());
+            (calls, calls.max(AT_LEAST.min(self.shutdown_timeout)))
         };
         match &self.engine {
             Engine::Inline(inline) => {

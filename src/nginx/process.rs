@@ -59,6 +59,12 @@ pub fn is_terminating() -> bool {
     unsafe { sys::ngx_terminate != 0 }
 }
 
+/// Whether the process was told to end gracefully and only waits for what it has begun.
+pub fn is_exiting() -> bool {
+    // SAFETY: a flag that the event loop sets.
+    unsafe { sys::ngx_exiting != 0 }
+}
+
 /// Lets `waitpid` in this process see its own children.
 ///
 /// nginx's handler for SIGCHLD reaps every child, in workers as well, which have none of their own: the `subprocess`

@@ -3,10 +3,12 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
+use pyo3::exceptions::PySystemExit;
 use pyo3::ffi;
+use pyo3::prelude::*;
 
 use super::class::{Arguments, Method};
-use super::log;
+use super::{log, traceback};
 
 static IN_CHILD: OnceLock<fn()> = OnceLock::new();
 
@@ -37,8 +39,9 @@ pub fn set_before_exec(hook: fn()) {
     }
 }
 
-/// The audit events (PEP 578) of functions that start a program without `subprocess`, which closes descriptors itself.
-const STARTS_A_PROGRAM: [&CStr; 4] = [c"os.system", c"os.posix_spawn", c"os.exec", c"os.spawn"];
+/// The audit events (PEP 578) of functions that start a program. `subprocess` closes descriptors itself, but can be told
+/// not to.
+const STARTS_A_PROGRAM: [&CStr; 5] = [c"os.system", c"os.posix_spawn", c"os.exec", c"os.spawn", c"subprocess.Popen"];
 
 unsafe extern "C" fn audit(event: *const c_char, _arguments: *mut ffi::PyObject, _data: *mut c_void) -> c_int {
     // SAFETY: CPython passes the null-terminated name of the event.
@@ -49,4 +52,29 @@ unsafe extern "C" fn audit(event: *const c_char, _arguments: *mut ffi::PyObject,
         hook();
     }
     0
+}
+
+/// Ends this process if the application forked it, as a Python program ends that returned or raised `error`.
+///
+/// A child that comes out of the application must not go on as a second worker: it would take the events of the first.
+pub fn end_child(py: Python<'_>, error: Option<&PyErr>) {
+    if !log::is_forked() {
+        return;
+    }
+    let status = error.map_or(0, |error| exit_status(py, error));
+    log::flush();
+    // SAFETY: ends this process, which is no worker, without the destructors of the worker it is a copy of.
+    unsafe { libc::_exit(status) }
+}
+
+fn exit_status(py: Python<'_>, error: &PyErr) -> c_int {
+    if !error.is_instance_of::<PySystemExit>(py) {
+        log::error(&traceback::format(error, py));
+        return 1;
+    }
+    match error.value(py).getattr("code") {
+        Ok(code) if code.is_none() => 0,
+        Ok(code) => code.extract().unwrap_or(1),
+        Err(_) => 1,
+    }
 }

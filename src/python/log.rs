@@ -59,10 +59,15 @@ pub fn leave_sinks() {
     FORKED.store(true, Ordering::Relaxed);
 }
 
+/// Whether this process is such a child.
+pub fn is_forked() -> bool {
+    FORKED.load(Ordering::Relaxed)
+}
+
 /// Logs `text`, which need not end with a newline, to this thread's sink.
 pub fn error(text: &str) {
     let text = text.trim_end_matches('\n');
-    if FORKED.load(Ordering::Relaxed) {
+    if is_forked() {
         // nginx's error log is stderr as well; there is nobody to tell that it cannot be written.
         let _ = writeln!(std::io::stderr(), "{text}");
         return;

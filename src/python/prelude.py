@@ -46,6 +46,9 @@ class LogStream(io.TextIOBase):
         """The log stays open: another request may be writing to it."""
         _flush()
 
+    def reconfigure(self, **_):
+        """Accepted, as scripts do it to text streams, and without effect."""
+
     def readable(self):
         return False
 

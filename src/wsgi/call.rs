@@ -1,6 +1,7 @@
 //! One call of an application: environ, the call itself, its answer, `close()`, and what is done when any of it fails.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyo3::prelude::*;
 
@@ -12,7 +13,7 @@ use super::input::Input;
 use super::request::RequestHead;
 use super::response::{Failure, Progress, Response};
 use super::start_response::Answer;
-use crate::python::{log, traceback};
+use crate::python::{fork, log, traceback};
 
 /// A request on its way to an application.
 pub struct Call {
@@ -56,6 +57,7 @@ impl Call {
             let start_response = vocabulary.start_response(py, &running.answer)?;
             application.call1((environ, start_response))
         });
+        fork::end_child(py, returned.as_ref().err());
         match returned.map(|iterable| Response::new(running.answer.clone(), iterable)) {
             Ok(Ok(response)) => running.response = Some(response),
             Ok(Err((error, iterable))) => {
@@ -79,12 +81,12 @@ impl Call {
 }
 
 impl Running {
-    /// Sends as much of the answer as there is room for.
-    pub fn advance(&mut self, py: Python<'_>) -> Progress {
-        let Some(response) = &mut self.response else {
-            return Progress::Done;
-        };
-        match response.advance(py) {
+    /// Sends as much of the answer as there is room for, and time in this `turn`.
+    pub fn advance(&mut self, py: Python<'_>, turn: Option<Duration>) -> Progress {
+        let Some(response) = &mut self.response else { return Progress::Done };
+        let advanced = response.advance(py, turn);
+        fork::end_child(py, advanced.as_ref().err().and_then(Failure::raised));
+        match advanced {
             Ok(progress) => progress,
             Err(failure) => {
                 self.report(py, failure);
@@ -110,7 +112,10 @@ impl Running {
         {
             self.close_iterable(&iterable);
         }
+        fork::end_child(py, None);
         self.input.close();
+        // With the context of the request, which goes when the answer is closed.
+        log::flush();
         self.answer.close();
     }
 

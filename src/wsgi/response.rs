@@ -1,5 +1,7 @@
 //! The iterable that an application returned, pulled piece by piece as there is room for the answer.
 
+use std::time::{Duration, Instant};
+
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
@@ -26,6 +28,8 @@ enum Source {
 pub enum Progress {
     /// There is no room for more; go on when there is.
     NoRoom,
+    /// It is somebody else's turn; go on after that.
+    TurnOver,
     /// All of it has been handed over, or nobody is there to take it.
     Done,
 }
@@ -40,6 +44,16 @@ pub enum Failure {
         sent: u64,
         declared: u64,
     },
+}
+
+impl Failure {
+    /// The exception, if it is one.
+    pub fn raised(&self) -> Option<&PyErr> {
+        match self {
+            Self::Raised(error) => Some(error),
+            Self::NotStarted | Self::Short { .. } => None,
+        }
+    }
 }
 
 impl From<PyErr> for Failure {
@@ -65,11 +79,12 @@ impl Response {
         Ok(Self { answer, iterable: iterable.unbind(), source, current: None })
     }
 
-    /// Sends pieces until there is no room or no more of them.
+    /// Sends pieces until there is no room, no time left of `turn`, or no more of them.
     ///
     /// # Errors
     /// What the application raised, or did wrong.
-    pub fn advance(&mut self, py: Python<'_>) -> Result<Progress, Failure> {
+    pub fn advance(&mut self, py: Python<'_>, turn: Option<Duration>) -> Result<Progress, Failure> {
+        let start = Instant::now();
         loop {
             if let Some((piece, offset)) = &mut self.current {
                 let data = piece.bind(py).as_bytes();
@@ -83,19 +98,30 @@ impl Response {
                     return Ok(Progress::NoRoom);
                 }
                 self.current = None;
+                // More than Content-Length says is of no use to anybody.
+                if self.answer.has_surplus() {
+                    return self.complete();
+                }
+            }
+            if turn.is_some_and(|turn| start.elapsed() > turn) {
+                return Ok(Progress::TurnOver);
             }
             let Some(piece) = self.next(py)? else {
                 return self.complete();
             };
             let piece = piece.cast_into::<PyBytes>().map_err(|error| not_bytes(&error.into_inner()))?;
-            // An empty piece sends nothing, not even the head (PEP 3333, "Buffering and Streaming").
-            if !piece.as_bytes().is_empty() {
-                if self.answer.is_waiting() {
-                    return Err(Failure::NotStarted);
+            if piece.as_bytes().is_empty() {
+                // It sends nothing, not even the head (PEP 3333, "Buffering and Streaming"), and so finds nobody gone.
+                if self.answer.exchange().is_disconnected() {
+                    return Ok(Progress::Done);
                 }
-                self.suggest_length(py, &piece)?;
-                self.current = Some((piece.unbind(), 0));
+                continue;
             }
+            if self.answer.is_waiting() {
+                return Err(Failure::NotStarted);
+            }
+            self.suggest_length(py, &piece)?;
+            self.current = Some((piece.unbind(), 0));
         }
     }
 

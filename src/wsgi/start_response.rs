@@ -125,6 +125,8 @@ impl Answer {
     pub fn send(&self, data: &[u8], more_follows: bool) -> Result<usize, Disconnected> {
         let admitted = self.admit(data.len())?;
         if admitted == 0 {
+            // Only the head goes out, if it has not; and a client that has left is noticed.
+            self.0.exchange.send(&[], more_follows)?;
             return Ok(data.len());
         }
         let sent = self.0.exchange.send(&data[..admitted], more_follows)?;

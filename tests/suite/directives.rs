@@ -563,7 +563,7 @@ def application(environ, start_response):
     if environ["QUERY_STRING"] == "missing":
         start_response("404 Not Found", [("Content-Length", "10")])
         return [b"0123456789"]
-    start_response("200 OK", [("Content-Length", "10")])
+    start_response("200 OK", [("Content-Length", "10"), ("Accept-Ranges", "bytes")])
     return iter([b"01234", b"56789"])
 "#,
             )
@@ -571,6 +571,7 @@ def application(environ, start_response):
             .location("/", &format!("{PASS} {location}"))
             .start();
         let ask = |path: &str| nginx.request("GET", path, &[("Range", "bytes=3-6")], b"");
+        assert_eq!(nginx.get("/").all("Accept-Ranges"), ["bytes"]);
         let response = ask("/");
         if taken {
             assert_eq!(response.status, 206, "{server} {location}");

@@ -215,8 +215,9 @@ print("unfinished in stdout", end="")
     )
     .start();
     nginx.get("/").expect(200);
-    nginx.wait_log("unfinished in errors");
-    nginx.wait_log("unfinished in stdout");
+    for line in ["unfinished in errors", "unfinished in stdout"] {
+        assert!(nginx.wait_log(line).contains("request: \"GET / HTTP/1.1\""));
+    }
 }
 
 fn lines_of_two_requests_never_mix(engine: Engine) {
@@ -380,6 +381,7 @@ def check(stream):
     expect("write of nothing", lambda: stream.write("") == 0)
     expect("writelines", lambda: stream.writelines(x for x in ("a\n", "b\n")) is None)
     expect("flush", lambda: stream.flush() is None)
+    expect("reconfigure", lambda: stream.reconfigure(line_buffering=True) is None)
     expect("isatty", lambda: stream.isatty() is False)
     expect("name", lambda: isinstance(stream.name, str))
     expect("encoding", lambda: stream.encoding.lower().replace("-", "") == "utf8")

@@ -5,6 +5,7 @@ mod body;
 mod configurations;
 mod directives;
 mod documents;
+mod endless;
 mod environ;
 mod frameworks;
 mod harness;

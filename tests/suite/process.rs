@@ -158,13 +158,15 @@ def answer(environ):
     os.system("sleep 30 & echo child $! >> @prefix@/events")
     child = os.posix_spawn("/bin/sleep", ["sleep", "30"], os.environ)
     event(f"child {child}")
+    child = subprocess.Popen(["sleep", "30"], close_fds=False)
+    event(f"child {child.pid}")
     return "fine"
 "#;
     let nginx = site(engine, source).location("/static", "return 204;").start();
     assert_closed_at_once(&nginx);
     let children = nginx.events().len();
     end_children(&nginx);
-    assert_eq!(children, 2);
+    assert_eq!(children, 3);
 }
 
 fn a_forked_child_keeps_no_port_bound(engine: Engine) {

@@ -1,0 +1,133 @@
+//! Answers without an end: they end with their client, let others have their turn, and never keep a worker.
+
+use crate::harness::{Engine, Nginx, Process, Site, both_engines, wait_for};
+use std::time::{Duration, Instant};
+
+both_engines!(
+    a_head_request_of_an_endless_answer_ends_with_its_client,
+    what_is_beyond_the_length_is_not_asked_for,
+    an_answer_that_has_nothing_to_say_ends_with_its_client,
+    an_endless_answer_lets_others_have_their_turn,
+    an_endless_answer_does_not_keep_a_worker,
+    the_code_after_the_last_item_runs,
+);
+
+const APP: &str = r#"
+import time
+
+def event(text):
+    with open("@prefix@/events", "a") as events:
+        events.write(text + "\n")
+
+def endless(item, pause):
+    event("started")
+    try:
+        while True:
+            if pause:
+                time.sleep(pause)
+            yield item
+    finally:
+        event("closed")
+
+def exact():
+    yield b"exact"
+    event("after")
+
+def application(environ, start_response):
+    path = environ["PATH_INFO"]
+    headers = [("Content-Type", "text/plain")]
+    if path in ("/length", "/exact"):
+        headers.append(("Content-Length", "5"))
+    start_response("200 OK", headers)
+    if path == "/exact":
+        return exact()
+    if path == "/small":
+        return [b"small"]
+    return endless(b"" if path == "/silent" else b"x" * 1000, 0.02 if path == "/silent" else 0)
+"#;
+
+fn site(engine: Engine) -> Site {
+    Site::new(engine).app(APP).location("= /static", "return 200 static;")
+}
+
+/// As many as there are threads: all of them would be gone if one did not come back.
+const TIMES: usize = 4;
+
+fn wait_event(nginx: &Nginx, name: &str, times: usize) {
+    let what = format!("{times} times {name:?}");
+    wait_for(&what, || (nginx.events().iter().filter(|event| *event == name).count() == times).then_some(()));
+}
+
+fn wait_closed(nginx: &Nginx, times: usize) {
+    wait_event(nginx, "closed", times);
+    assert_eq!(nginx.get("/small").expect(200).text(), "small");
+}
+
+fn a_head_request_of_an_endless_answer_ends_with_its_client(engine: Engine) {
+    let nginx = site(engine).start();
+    for _ in 0..TIMES {
+        let mut conn = nginx.connect();
+        conn.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(conn.read_until("\r\n\r\n").starts_with(b"HTTP/1.1 200 OK"));
+    }
+    wait_closed(&nginx, TIMES);
+}
+
+fn what_is_beyond_the_length_is_not_asked_for(engine: Engine) {
+    let nginx = site(engine).errors_expected().start();
+    for _ in 0..TIMES {
+        assert_eq!(nginx.get("/length").expect(200).text(), "xxxxx");
+    }
+    wait_closed(&nginx, TIMES);
+    assert!(nginx.wait_log("more than its Content-Length").contains("GET /length"));
+}
+
+fn the_code_after_the_last_item_runs(engine: Engine) {
+    let nginx = site(engine).start();
+    assert_eq!(nginx.get("/exact").expect(200).text(), "exact");
+    nginx.wait_events(&["after"]);
+}
+
+fn an_answer_that_has_nothing_to_say_ends_with_its_client(engine: Engine) {
+    let nginx = site(engine).start();
+    for time in 1..=TIMES {
+        let mut conn = nginx.connect();
+        conn.send("GET /silent HTTP/1.1\r\nHost: a\r\n\r\n");
+        wait_event(&nginx, "started", time);
+    }
+    wait_closed(&nginx, TIMES);
+}
+
+fn an_endless_answer_lets_others_have_their_turn(engine: Engine) {
+    let nginx = site(engine).start();
+    let mut conn = nginx.connect();
+    conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let reader = std::thread::spawn(move || {
+        for _ in 0..200 {
+            conn.read_exactly(1 << 20);
+        }
+    });
+    while !reader.is_finished() {
+        let start = Instant::now();
+        assert_eq!(nginx.get("/static").expect(200).text(), "static");
+        assert_eq!(nginx.get("/small").expect(200).text(), "small");
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    }
+    reader.join().unwrap();
+    wait_closed(&nginx, 1);
+}
+
+fn an_endless_answer_does_not_keep_a_worker(engine: Engine) {
+    // Without worker_shutdown_timeout nginx itself would wait for ever.
+    let nginx = site(engine).http("wsgi_shutdown_timeout 1s;").errors_expected().start();
+    let worker = Process(nginx.workers()[0]);
+    let mut conn = nginx.connect();
+    conn.send("GET /silent HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait_event(&nginx, "started", 1);
+    let start = Instant::now();
+    nginx.reload();
+    worker.wait_gone();
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    assert!(conn.read_until("\r\n").starts_with(b"HTTP/1.1 503"));
+    assert!(nginx.wait_log("wsgi_shutdown_timeout").contains("[warn]"));
+}
