@@ -33,6 +33,8 @@ struct EventLoopSide {
     request: Cell<Option<Request>>,
     number: CallNumber,
     output: Output,
+    /// Whether nginx's filters have the head; some (image_filter) keep it until they have seen the body.
+    head_sent: Cell<bool>,
     /// Whether the last buffer is on its way.
     ended: Cell<bool>,
     /// Whether the answer failed and nothing follows.
@@ -59,6 +61,7 @@ impl RequestExchange {
                 request: Cell::new(Some(request)),
                 number: post.enter(myself.clone()),
                 output: Output::default(),
+                head_sent: Cell::new(false),
                 ended: Cell::new(false),
                 failed: Cell::new(false),
                 closed: Cell::new(false),
@@ -158,8 +161,9 @@ impl RequestExchange {
         side.failed.set(end == Some(End::Failed));
         if let Some(head) = head {
             self.send_head(request, head)?;
+            side.head_sent.set(true);
         }
-        if !request.is_header_sent() || side.ended.get() {
+        if !side.head_sent.get() || side.ended.get() {
             return Ok(());
         }
         let last = end == Some(End::Complete);

@@ -58,6 +58,8 @@ impl Output {
             if last {
                 (*buffer).set_last_buf(u32::from(request.is_main()));
                 (*buffer).set_last_in_chain(1);
+                // As ngx_http_send_special does: without data and not the last of all it must say why it is there.
+                (*buffer).set_sync(u32::from(data.is_empty() && !request.is_main()));
             }
             (*link).next = ptr::null_mut();
             chains.memory.push_back(data);

@@ -114,7 +114,9 @@ impl Request {
         let request = self.get();
         // SAFETY: points into the request's memory.
         let user = unsafe { bytes(request.headers_in.user) };
+        // The access phase, where passwords are checked, is the main request's only.
         let is_checked = !user.is_empty()
+            && self.is_main()
             && self.core_location().satisfy != sys::NGX_HTTP_SATISFY_ANY as usize
             && self.has_auth_basic();
         if is_checked { user } else { b"" }

@@ -21,6 +21,9 @@ both_engines!(
     an_application_that_fails_authorizes_nobody,
     an_authorized_body_arrives_whole,
     ssi_includes_applications,
+    ssi_includes_streams_and_nothing_at_all,
+    a_subrequest_has_no_user,
+    a_filter_may_hold_the_head_back,
     an_application_may_be_an_ssi_page,
     an_include_that_fails_leaves_the_page,
     addition_puts_applications_around_a_file,
@@ -333,6 +336,78 @@ fn ssi_includes_applications(engine: Engine) {
         assert_eq!((&seen["SCRIPT_NAME"], &seen["PATH_INFO"]), (&json!("/app"), &json!("/three")));
         assert_eq!(seen["REQUEST_METHOD"], "GET");
     }
+}
+
+fn ssi_includes_streams_and_nothing_at_all(engine: Engine) {
+    let streams = r#"
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/html")])
+    return iter([b"a", b"b"]) if environ["PATH_INFO"] == "/stream" else []
+"#;
+    let page = "(<!--# include virtual=\"/app/stream\" -->|<!--# include virtual=\"/app/none\" -->)";
+    let nginx = site(engine)
+        .file("streams.py", streams)
+        .file("pages/index.html", page)
+        .location("/pages/", "root @prefix@; ssi on;")
+        .location("/app/", "wsgi_pass streams.py;")
+        .start();
+    assert_eq!(nginx.get("/pages/index.html").expect(200).text(), "(ab|)");
+}
+
+/// nginx has no access phase in subrequests: `auth_basic` of the location included is never looked at.
+fn a_subrequest_has_no_user(engine: Engine) {
+    let nginx = site(engine)
+        .file("pages/index.html", "<!--# include virtual=\"/app/x\" -->")
+        .file("passwords", "user:{PLAIN}other\n")
+        .location("/pages/", "root @prefix@; ssi on; add_header X-Claimed $remote_user;")
+        .location("/app/", "auth_basic x; auth_basic_user_file @prefix@/passwords; wsgi_pass user.py;")
+        .file(
+            "user.py",
+            r#"
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/html")])
+    return [environ.get("REMOTE_USER", "nobody").encode()]
+"#,
+        )
+        .start();
+    let answer = nginx.request("GET", "/pages/index.html", &[("Authorization", "Basic dXNlcjpwYXNz")], b"");
+    assert_eq!(answer.header("X-Claimed"), Some("user"));
+    assert_eq!(answer.text(), "nobody");
+}
+
+/// Such a filter sends the head only when it has seen the body.
+fn a_filter_may_hold_the_head_back(engine: Engine) {
+    let filter = "/usr/lib/nginx/modules/ngx_http_image_filter_module.so";
+    if !std::path::Path::new(filter).exists() {
+        eprintln!("skipped: nginx's image filter is not installed (libnginx-mod-http-image-filter)");
+        return;
+    }
+    let nginx = site(engine)
+        .main(&format!("load_module {filter};"))
+        .location("/image", "image_filter resize 5 5; image_filter_buffer 4m; wsgi_pass image.py;")
+        .file(
+            "image.py",
+            r#"
+import os, struct, zlib
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+SIDE = 300
+rows = b"".join(b"\0" + os.urandom(3 * SIDE) for _ in range(SIDE))
+IMAGE = (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0))
+         + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "image/png")])
+    for at in range(0, len(IMAGE), 10000):
+        yield IMAGE[at:at + 10000]
+"#,
+        )
+        .start();
+    let answer = nginx.get("/image").expect(200);
+    assert_eq!(answer.header("Content-Type"), Some("image/png"));
+    assert_eq!(answer.body[16..24], [0, 0, 0, 5, 0, 0, 0, 5]);
 }
 
 fn an_application_may_be_an_ssi_page(engine: Engine) {
