@@ -32,6 +32,9 @@ if [[ -z ${PYTHON:-} ]]; then
     done
 fi
 
+# The tests wait more than they compute.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
+
 cargo fmt --check
 cargo clippy --all-targets -- -D warnings
 
