@@ -46,7 +46,9 @@ def load(script, module, callable_, middleware):
         forget(recorder.names)
         raise
     finally:
-        sys.meta_path.remove(recorder)
+        # The application may have made a list of its own.
+        if recorder in sys.meta_path:
+            sys.meta_path.remove(recorder)
 
 
 def find_callable(module, place, callable_, directive):

@@ -129,9 +129,13 @@ impl Threads {
             Stage::Loaded => self.shared.enqueue(pool, slot.clone(), call),
             Stage::Loading(calls) => calls.push(call),
             stage @ Stage::Unloaded => {
+                if self.main.send(Command::Load(slot.clone())).is_err() {
+                    // The main thread has ended by a panic: nobody would load anything.
+                    pool.waiting -= 1;
+                    return Err(call);
+                }
+                // It needs the lock of the stage to go on, so the call is there first.
                 *stage = Stage::Loading(vec![call]);
-                // Without a main thread, which has then ended by a panic, the call fails when it is dropped.
-                let _ = self.main.send(Command::Load(slot.clone()));
             }
         }
         Ok(())

@@ -16,6 +16,9 @@ use crate::python::log::Sink;
 use crate::wsgi::exchange::{Disconnected, End, Exchange};
 use crate::wsgi::head::ResponseHead;
 
+/// How often in a row an answer may go on before the event loop sees to others.
+const TURNS: usize = 4;
+
 /// The exchange of one request.
 pub struct RequestExchange {
     myself: Weak<Self>,
@@ -101,8 +104,8 @@ impl RequestExchange {
     /// request when its answer is over.
     pub fn pump(&self) {
         let side = self.event_loop.get();
-        let mut resumed = false;
-        while let Some(request) = side.request.get() {
+        for _ in 0..TURNS {
+            let Some(request) = side.request.get() else { return };
             self.transfer(request);
             if let Some(status) = side.verdict(request) {
                 return self.finalize(request, status);
@@ -118,21 +121,22 @@ impl RequestExchange {
             if self.lock().has_data() {
                 continue;
             }
-            let Some(suspended) = side.suspended.take() else { return request.stop_waiting() };
-            if resumed {
-                // A fast client could keep this up for ever; others get their turn first.
-                self.suspend(Some(suspended));
-                return request.post_write_event();
-            }
-            resumed = true;
+            let Some(suspended) = side.suspended.take() else {
+                if request.is_active() {
+                    request.stop_waiting();
+                }
+                return;
+            };
             self.suspend(suspended.resume());
         }
+        // A fast client, or an answer that nobody reads, could keep this up for ever; others get their turn first.
+        self.post.mailbox.send(Message::Answer(self.shared()));
     }
 
     /// Moves one batch into nginx's filters. Finalizes nothing, so a call that runs on this thread may use it.
     fn transfer(&self, request: Request) {
         let side = self.event_loop.get();
-        if side.error.get().is_some() {
+        if side.error.get().is_some() || self.is_disconnected() {
             return;
         }
         let batch = self.lock().take(side.output.is_busy());
@@ -200,14 +204,16 @@ impl RequestExchange {
     /// Lets the request go: from now on the call finds nobody there.
     pub fn release(&self) {
         let side = self.event_loop.get();
-        if side.request.take().is_none() {
+        if side.request.get().is_none() {
             return;
         }
         self.lock().disconnect();
         self.room.notify_all();
+        // What close() logs still has the context of the request.
         if let Some(suspended) = side.suspended.take() {
             suspended.abandon();
         }
+        side.request.set(None);
         self.post.leave(side.number);
     }
 }

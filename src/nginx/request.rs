@@ -387,17 +387,6 @@ impl Request {
         Ok(())
     }
 
-    /// Lets the request go on, as if its client could take data, after all other events have had their turn.
-    pub fn post_write_event(&self) {
-        // SAFETY: the write event of a live connection; nginx takes it out of the queue when the connection is closed.
-        unsafe {
-            let event = (*self.get().connection).write;
-            if (*event).posted() == 0 {
-                ngx::ffi::ngx_post_event(event, &raw mut sys::ngx_posted_next_events);
-            }
-        }
-    }
-
     /// The data that waited has been sent.
     pub fn stop_waiting(&self) {
         // SAFETY: the write event of a live connection.

@@ -5,6 +5,7 @@ Runs once an interpreter, with the native functions `_write`, `_flush` and `_aft
 """
 
 import atexit
+import faulthandler
 import io
 import os
 import signal
@@ -173,19 +174,25 @@ def guard_signals():
     install = signal.signal
     worker = os.getpid()
 
+    def refuse(call):
+        stack = "".join(traceback.format_stack(sys._getframe(2), limit=5))
+        sys.stderr.write(
+            f"{call} ignored: nginx handles the signals of its workers; "
+            f"use ngx_wsgi.on_shutdown for clean-up\n{stack}"
+        )
+
     def guarded(signalnum, handler):
         if os.getpid() != worker or threading.current_thread() is not threading.main_thread():
             return install(signalnum, handler)
-        number = signal.Signals(signalnum)
-        stack = "".join(traceback.format_stack(sys._getframe(1), limit=5))
-        sys.stderr.write(
-            f"signal.signal({number.name}) ignored: nginx handles the signals of its workers; "
-            f"use ngx_wsgi.on_shutdown for clean-up\n{stack}"
-        )
+        refuse(f"signal.signal({signal.Signals(signalnum).name})")
         return signal.getsignal(signalnum)
+
+    def register(signum, *_, **__):
+        refuse(f"faulthandler.register({signal.Signals(signum).name})")
 
     guarded.__doc__ = install.__doc__
     signal.signal = guarded
+    faulthandler.register = register
 
 
 def adopt_thread(name):

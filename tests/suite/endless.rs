@@ -8,6 +8,7 @@ both_engines!(
     what_is_beyond_the_length_is_not_asked_for,
     an_answer_that_has_nothing_to_say_ends_with_its_client,
     an_endless_answer_lets_others_have_their_turn,
+    an_endless_answer_that_nginx_discards_lets_others_have_their_turn,
     an_endless_answer_does_not_keep_a_worker,
     the_code_after_the_last_item_runs,
 );
@@ -114,6 +115,24 @@ fn an_endless_answer_lets_others_have_their_turn(engine: Engine) {
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     }
     reader.join().unwrap();
+    wait_closed(&nginx, 1);
+}
+
+/// Of an `auth_request` only the status counts.
+fn an_endless_answer_that_nginx_discards_lets_others_have_their_turn(engine: Engine) {
+    let nginx = site(engine)
+        .location("= /auth", "internal; wsgi_pass app.py;")
+        .location("= /behind", "auth_request /auth; wsgi_pass app.py;")
+        .start();
+    let mut conn = nginx.connect();
+    conn.send("GET /behind HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait_event(&nginx, "started", 1);
+    for _ in 0..10 {
+        let start = Instant::now();
+        assert_eq!(nginx.get("/static").expect(200).text(), "static");
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    }
+    drop(conn);
     wait_closed(&nginx, 1);
 }
 
