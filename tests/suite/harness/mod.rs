@@ -68,11 +68,10 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 
 /// The virtual environment with the frameworks of `tests/requirements.txt`.
 pub fn venv() -> PathBuf {
-    let path = std::env::var_os("WSGI_TEST_VENV").expect(
-        "WSGI_TEST_VENV is not set: run `make test`, which makes a virtual environment with the frameworks \
-         of tests/requirements.txt and names it in that variable",
-    );
-    PathBuf::from(path)
+    let made = in_repository(concat!("target/venv/python", env!("WSGI_PYTHON_VERSION")));
+    let path = std::env::var_os("WSGI_TEST_VENV").map_or(made, PathBuf::from);
+    assert!(path.join("bin/python").exists(), "{} is not there: `make test` makes it", path.display());
+    path
 }
 
 /// A file beside this crate's Cargo.toml.
