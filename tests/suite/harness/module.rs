@@ -30,6 +30,8 @@ fn build() -> Result<PathBuf, String> {
             .args(["build", "--lib", "--tests", "--profile", name, "--manifest-path"])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
             .env("CARGO_TARGET_DIR", profile.parent().unwrap())
+            // That of this package is set here, and nginx-sys would be built again for it, here and by the next cargo.
+            .env_remove("OUT_DIR")
             .output()
             .expect("run cargo build");
         let said = String::from_utf8_lossy(&output.stderr);
