@@ -111,7 +111,11 @@ unsafe extern "C" fn content_handler(request: *mut sys::ngx_http_request_t) -> i
     nginx::guard(500, || {
         // SAFETY: nginx passes a live request on the event loop thread.
         match unsafe { Request::new(request) } {
-            Some(request) => request.read_body(body_read).0,
+            Some(request) => {
+                // SAFETY: create_loc_conf makes this type.
+                let conf = unsafe { request.location_conf::<LocationConf>() };
+                request.read_body(conf.request_buffering(), body_read).0
+            }
             None => 500,
         }
     })
@@ -119,7 +123,7 @@ unsafe extern "C" fn content_handler(request: *mut sys::ngx_http_request_t) -> i
 
 unsafe extern "C" fn body_read(request: *mut sys::ngx_http_request_t) {
     nginx::guard((), || {
-        // SAFETY: nginx passes the live request whose body it has read.
+        // SAFETY: nginx passes the live request whose body it has read, or begun to read.
         let Some(request) = (unsafe { Request::new(request) }) else {
             return;
         };

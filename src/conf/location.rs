@@ -1,10 +1,11 @@
 //! The configuration of one level: what is set here, and after merging what holds here.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::main::{MainConf, content_handler};
 use crate::app::specification::{Callable, Specification, Target};
-use crate::nginx::conf::{ComplexValue, Conf};
+use crate::nginx::conf::{ComplexValue, Conf, CoreLocation, page_size};
 
 /// Where calls of an application run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,21 @@ impl Default for Threads {
     fn default() -> Self {
         Self::Pool(4)
     }
+}
+
+/// What an answer may take between the application and the client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Buffering {
+    /// `wsgi_output_buffering`: small chunks are joined up to `memory`.
+    pub join: bool,
+    /// `wsgi_output_buffer_size`, in bytes.
+    pub memory: usize,
+    /// `wsgi_max_temp_file_size`, in bytes.
+    pub file: u64,
+    /// Where the temporary file is made.
+    pub directory: PathBuf,
+    /// Up to how many bytes what is given to `write()` is joined; 0 without `wsgi_write_buffering`.
+    pub write_join: usize,
 }
 
 /// One `wsgi_var`.
@@ -50,8 +66,17 @@ pub struct LocationConf {
     pub preload: Option<bool>,
     pub threads: Option<Threads>,
     pub debug: Option<bool>,
+    pub request_buffering: Option<bool>,
+    pub output_buffering: Option<bool>,
+    pub output_buffer_size: Option<usize>,
+    pub max_temp_file_size: Option<u64>,
+    pub temp_path: Option<PathBuf>,
+    pub write_buffering: Option<bool>,
+    pub write_buffer_size: Option<usize>,
     pub allow_ranges: Option<bool>,
+    pub optimize_send_headers: Option<bool>,
 
+    buffering: Arc<Buffering>,
     /// The location's own prefix: the default of `wsgi_script_name`.
     mount: Vec<u8>,
     application: Option<Arc<Specification>>,
@@ -68,9 +93,18 @@ impl LocationConf {
         inherit(&mut self.preload, &outer.preload);
         inherit(&mut self.threads, &outer.threads);
         inherit(&mut self.debug, &outer.debug);
+        inherit(&mut self.request_buffering, &outer.request_buffering);
+        inherit(&mut self.output_buffering, &outer.output_buffering);
+        inherit(&mut self.output_buffer_size, &outer.output_buffer_size);
+        inherit(&mut self.max_temp_file_size, &outer.max_temp_file_size);
+        inherit(&mut self.temp_path, &outer.temp_path);
+        inherit(&mut self.write_buffering, &outer.write_buffering);
+        inherit(&mut self.write_buffer_size, &outer.write_buffer_size);
         inherit(&mut self.allow_ranges, &outer.allow_ranges);
+        inherit(&mut self.optimize_send_headers, &outer.optimize_send_headers);
 
         let location = conf.core_location();
+        self.buffering = Arc::new(self.merged_buffering(&location));
         if location.is_unnamed() {
             // `if` and `limit_except` stand in a location and are a part of it.
             self.mount.clone_from(&outer.mount);
@@ -93,6 +127,31 @@ impl LocationConf {
             };
             self.application = Some(main.register(specification, self, &pass.place));
         }
+    }
+
+    fn merged_buffering(&self, location: &CoreLocation) -> Buffering {
+        let write_buffer_size = self.write_buffer_size.unwrap_or_else(page_size);
+        Buffering {
+            join: self.output_buffering.unwrap_or(false),
+            memory: self.output_buffer_size.unwrap_or(64 * 1024),
+            file: self.max_temp_file_size.unwrap_or(1024 * 1024 * 1024),
+            // nginx has made that folder, on a disk that was chosen for such things, and its workers may write there.
+            directory: self.temp_path.clone().unwrap_or_else(|| location.client_body_temp_path()),
+            write_join: if self.write_buffering.unwrap_or(false) { write_buffer_size } else { 0 },
+        }
+    }
+
+    /// How answers are kept for their clients.
+    pub fn buffering(&self) -> &Arc<Buffering> {
+        &self.buffering
+    }
+
+    pub fn request_buffering(&self) -> bool {
+        self.request_buffering.unwrap_or(true)
+    }
+
+    pub fn optimize_send_headers(&self) -> bool {
+        self.optimize_send_headers.unwrap_or(false)
     }
 
     /// The application of this location.

@@ -40,6 +40,7 @@ struct Registered {
     specification: Arc<Specification>,
     preload: bool,
     threads: Threads,
+    request_buffering: bool,
     environment: Vec<(String, String)>,
     place: String,
 }
@@ -58,6 +59,7 @@ impl MainConf {
             specification: specification.clone(),
             preload: location.preload(),
             threads: location.threads(),
+            request_buffering: location.request_buffering(),
             environment: location.environment.clone().unwrap_or_default(),
             place: place.to_owned(),
         });
@@ -81,6 +83,7 @@ impl MainConf {
             ));
         }
         self.check_threads()?;
+        self.check_request_buffering()?;
         self.environment().map(drop)
     }
 
@@ -95,6 +98,19 @@ impl MainConf {
                 "\"wsgi_threads\" differs between the applications of {} and {}, which share an interpreter and so its \
                  threads",
                 first.place, other.place
+            )),
+        }
+    }
+
+    /// On the event loop thread nobody could read a body while the call waits for it.
+    fn check_request_buffering(&self) -> Result<(), String> {
+        let streams = |application: &&Registered| !application.request_buffering && application.threads == Threads::Off;
+        match self.applications.iter().find(streams) {
+            None => Ok(()),
+            Some(application) => Err(format!(
+                "\"wsgi_request_buffering off\" needs threads, but the application of {} has \"wsgi_threads off\": a \
+                 call that waits for its client would stop the worker",
+                application.place
             )),
         }
     }

@@ -8,19 +8,21 @@ use ngx::ngx_string;
 use super::location::{EnvironVariable, LocationConf, Pass, Threads};
 use super::main::{MainConf, content_handler};
 use crate::app::specification::{Callable, Target, is_dotted_name};
-use crate::nginx::conf::{Conf, parse_time};
+use crate::nginx::conf::{Conf, parse_size, parse_time};
 use crate::nginx::directive::{HTTP_SERVER_LOCATION, LOCATION_IF_LIMIT, Problem, location, main};
 use crate::nginx::sys::{
-    NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_CONF_TAKE12, NGX_CONF_TAKE23, ngx_command_t,
+    NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_CONF_TAKE12, NGX_CONF_TAKE23, NGX_CONF_TAKE1234,
+    ngx_command_t,
 };
 use crate::python::runtime::check_home;
 
 type Applied = Result<(), Problem>;
 
 const FLAG: u32 = HTTP_SERVER_LOCATION | NGX_CONF_FLAG;
+const SIZE: u32 = HTTP_SERVER_LOCATION | NGX_CONF_TAKE1;
 
 /// The table, in the order of the README.
-pub const DIRECTIVES: [ngx_command_t; 16] = [
+pub const DIRECTIVES: [ngx_command_t; 24] = [
     location(ngx_string!("wsgi_pass"), LOCATION_IF_LIMIT | NGX_CONF_TAKE12, wsgi_pass),
     location(ngx_string!("wsgi_script_name"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_script_name),
     location(ngx_string!("wsgi_var"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE23, wsgi_var),
@@ -36,8 +38,28 @@ pub const DIRECTIVES: [ngx_command_t; 16] = [
     location(ngx_string!("wsgi_env"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE2, wsgi_env),
     location(ngx_string!("wsgi_threads"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_threads),
     main(ngx_string!("wsgi_shutdown_timeout"), NGX_CONF_TAKE1, wsgi_shutdown_timeout),
+    location::<LocationConf>(ngx_string!("wsgi_request_buffering"), FLAG, |_, words, conf| {
+        flag(words, &mut conf.request_buffering)
+    }),
+    location::<LocationConf>(ngx_string!("wsgi_output_buffering"), FLAG, |_, words, conf| {
+        flag(words, &mut conf.output_buffering)
+    }),
+    location::<LocationConf>(ngx_string!("wsgi_output_buffer_size"), SIZE, |_, words, conf| {
+        buffer_size(words, &mut conf.output_buffer_size)
+    }),
+    location(ngx_string!("wsgi_max_temp_file_size"), SIZE, wsgi_max_temp_file_size),
+    location(ngx_string!("wsgi_temp_path"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1234, wsgi_temp_path),
+    location::<LocationConf>(ngx_string!("wsgi_write_buffering"), FLAG, |_, words, conf| {
+        flag(words, &mut conf.write_buffering)
+    }),
+    location::<LocationConf>(ngx_string!("wsgi_write_buffer_size"), SIZE, |_, words, conf| {
+        buffer_size(words, &mut conf.write_buffer_size)
+    }),
     location::<LocationConf>(ngx_string!("wsgi_allow_ranges"), FLAG, |_, words, conf| {
         flag(words, &mut conf.allow_ranges)
+    }),
+    location::<LocationConf>(ngx_string!("wsgi_optimize_send_headers"), FLAG, |_, words, conf| {
+        flag(words, &mut conf.optimize_send_headers)
     }),
     location::<LocationConf>(ngx_string!("wsgi_debug"), FLAG, |_, words, conf| flag(words, &mut conf.debug)),
     ngx_command_t::empty(),
@@ -63,6 +85,48 @@ fn flag(words: &[&str], slot: &mut Option<bool>) -> Applied {
         value => return Err(Problem::invalid_value(words[0], value, "\"on\" or \"off\"")),
     };
     once(slot, value)
+}
+
+fn size(words: &[&str]) -> Result<u64, Problem> {
+    parse_size(words[1]).ok_or_else(|| Problem::invalid_value(words[0], words[1], "a size, as \"64k\""))
+}
+
+/// More than this in memory for one answer is taken for a mistake.
+const LARGEST_BUFFER: u64 = 1 << 30;
+
+/// The size of a buffer in memory.
+fn buffer_size(words: &[&str], slot: &mut Option<usize>) -> Applied {
+    if slot.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    match size(words)? {
+        size @ 1..=LARGEST_BUFFER => once(slot, size as usize),
+        _ => Err(Problem::invalid_value(words[0], words[1], "a size from 1 to 1g")),
+    }
+}
+
+fn wsgi_max_temp_file_size(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    if conf.max_temp_file_size.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    once(&mut conf.max_temp_file_size, size(words)?)
+}
+
+/// As ngx_conf_set_path_slot reads it.
+fn wsgi_temp_path(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    if conf.temp_path.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let mut levels = [0; 3];
+    for (level, word) in levels.iter_mut().zip(&words[2..]) {
+        *level = word
+            .parse()
+            .ok()
+            .filter(|level| (1..=3).contains(level))
+            .ok_or_else(|| Problem::invalid_value(words[0], word, "a level from 1 to 3"))?;
+    }
+    let path = cf.add_path(words[1], levels).map_err(|()| Problem::Logged)?;
+    once(&mut conf.temp_path, path)
 }
 
 fn wsgi_pass(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {

@@ -10,7 +10,7 @@ use super::python::{Configuration, World};
 use crate::app::application::Application;
 use crate::python::log;
 use crate::wsgi::call::{Call, Running};
-use crate::wsgi::exchange::Exchange;
+use crate::wsgi::exchange::{self, Exchange};
 use crate::wsgi::response::Progress;
 
 /// The engine. All methods are for the event loop thread.
@@ -23,7 +23,7 @@ pub struct Inline {
 const TURN: Duration = Duration::from_millis(5);
 
 /// A call whose answer waits for the client, or for its next turn.
-pub struct Suspended {
+struct Suspended {
     running: Running,
     exchange: Arc<dyn Exchange>,
 }
@@ -47,7 +47,7 @@ impl Inline {
     }
 
     /// Runs a call until it is over or its answer has to wait.
-    pub fn run(&self, application: &Application, call: Call) -> Option<Suspended> {
+    pub fn run(&self, application: &Application, call: Call) -> Option<Box<dyn exchange::Suspended>> {
         let exchange = call.exchange.clone();
         let world = match &self.world {
             Ok(world) => world,
@@ -68,7 +68,7 @@ impl Inline {
                 Some(call.start(py, &world.vocabulary, &callable))
             })
         })??;
-        Suspended { running, exchange }.resume()
+        exchange::Suspended::resume(Box::new(Suspended { running, exchange }))
     }
 
     /// Runs what the application wants run at the end.
@@ -79,25 +79,31 @@ impl Inline {
     }
 }
 
-impl Suspended {
-    /// Goes on with an answer for which there is room again.
-    pub fn resume(self) -> Option<Self> {
-        let Self { mut running, exchange } = self;
-        let running = guarded(&exchange, || {
+impl exchange::Suspended for Suspended {
+    fn resume(self: Box<Self>) -> Option<Box<dyn exchange::Suspended>> {
+        let Self { mut running, exchange } = *self;
+        let progressed = guarded(&exchange, || {
             Python::attach(|py| match running.advance(py, Some(TURN)) {
-                Progress::NoRoom | Progress::TurnOver => Some(running),
                 Progress::Done => {
                     running.finish(py);
                     None
                 }
+                progress => Some((progress, running)),
             })
-        })??;
-        Some(Self { running, exchange })
+        });
+        let (progress, running) = progressed??;
+        let suspended = Box::new(Self { running, exchange: exchange.clone() });
+        match progress {
+            Progress::File { body, last } => {
+                exchange.send_file(body, last, suspended);
+                None
+            }
+            _ => Some(suspended),
+        }
     }
 
-    /// Ends a call whose client has left: its iterable is closed.
-    pub fn abandon(self) {
-        let Self { running, exchange } = self;
+    fn abandon(self: Box<Self>) {
+        let Self { running, exchange } = *self;
         guarded(&exchange, || Python::attach(|py| running.finish(py)));
     }
 }

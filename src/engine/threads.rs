@@ -14,7 +14,8 @@ use super::guarded;
 use super::python::{Configuration, World};
 use crate::app::application::Application;
 use crate::python::{log, traceback};
-use crate::wsgi::call::Call;
+use crate::wsgi::call::{Call, Running};
+use crate::wsgi::exchange::{Exchange, Suspended};
 use crate::wsgi::response::Progress;
 
 /// The engine.
@@ -33,13 +34,27 @@ struct Shared {
 
 #[derive(Default)]
 struct Pool {
-    queue: VecDeque<(Arc<Slot>, Call)>,
-    /// Calls that wait: in the queue, or for their application to be loaded.
+    queue: VecDeque<Work>,
+    /// Calls that wait to be started: in the queue, or for their application to be loaded.
     waiting: usize,
     running: usize,
     sleeping: usize,
     wake: Wake,
     closed: bool,
+}
+
+/// What a pool thread does next.
+enum Work {
+    Start(Arc<Slot>, Call),
+    /// A call whose file has been sent.
+    Resume(Parked),
+}
+
+/// A call that waits for nginx to send its file.
+struct Parked {
+    running: Running,
+    exchange: Arc<dyn Exchange>,
+    shared: Arc<Shared>,
 }
 
 /// Whether a sleeping pool thread has been told of work: `None → Sent → Claimed → None`.
@@ -175,7 +190,14 @@ impl Shared {
     }
 
     fn enqueue(&self, mut pool: MutexGuard<'_, Pool>, slot: Arc<Slot>, call: Call) {
-        pool.queue.push_back((slot, call));
+        pool.queue.push_back(Work::Start(slot, call));
+        self.wake_one(pool);
+    }
+
+    /// What only has to be ended goes before what has not begun.
+    fn resume(&self, parked: Parked) {
+        let mut pool = self.lock();
+        pool.queue.push_front(Work::Resume(parked));
         self.wake_one(pool);
     }
 
@@ -189,7 +211,7 @@ impl Shared {
     }
 
     /// The next call if there is one; `claimed` by a thread that was woken for it.
-    fn try_next(&self, claimed: bool) -> Option<(Arc<Slot>, Call)> {
+    fn try_next(&self, claimed: bool) -> Option<Work> {
         let mut pool = self.lock();
         let next = pool.take();
         if claimed {
@@ -224,9 +246,9 @@ impl Shared {
 }
 
 impl Pool {
-    fn take(&mut self) -> Option<(Arc<Slot>, Call)> {
+    fn take(&mut self) -> Option<Work> {
         let next = self.queue.pop_front()?;
-        self.waiting -= 1;
+        self.waiting -= usize::from(matches!(next, Work::Start(..)));
         self.running += 1;
         Some(next)
     }
@@ -291,7 +313,7 @@ fn after_loading(shared: &Shared, slot: &Arc<Slot>, loaded: Result<(), String>) 
     drop(stage);
     match loaded {
         Ok(()) => {
-            pool.queue.extend(calls.into_iter().map(|call| (slot.clone(), call)));
+            pool.queue.extend(calls.into_iter().map(|call| Work::Start(slot.clone(), call)));
             shared.wake_one(pool);
         }
         Err(traceback) => {
@@ -306,7 +328,7 @@ fn after_loading(shared: &Shared, slot: &Arc<Slot>, loaded: Result<(), String>) 
 }
 
 /// A pool thread: attached to its interpreter for its whole life, so that `threading.local` lasts from call to call.
-fn pool_thread(shared: &Shared, world: &World, name: &str) {
+fn pool_thread(shared: &Arc<Shared>, world: &World, name: &str) {
     Python::attach(|py| {
         if let Err(error) = world.interpreter.adopt_thread(py, name) {
             log::error(&traceback::format(&error, py));
@@ -315,32 +337,63 @@ fn pool_thread(shared: &Shared, world: &World, name: &str) {
         loop {
             // Only a thread that would sleep gives the GIL up: going on with it saves two hand-overs a call. And a call is
             // taken only with the GIL: until then another thread may do it.
-            let Some((slot, call)) = shared.try_next(claimed) else {
+            let Some(work) = shared.try_next(claimed) else {
                 py.detach(|| shared.sleep());
                 claimed = true;
                 continue;
             };
             claimed = false;
-            run(py, world, &slot, call);
+            match work {
+                Work::Start(slot, call) => start(py, shared, world, &slot, call),
+                Work::Resume(Parked { running, exchange, .. }) => {
+                    guarded(&exchange.clone(), || run(py, shared, running, exchange));
+                }
+            }
             shared.call_ended();
         }
     });
 }
 
-fn run(py: Python<'_>, world: &World, slot: &Slot, call: Call) {
+fn start(py: Python<'_>, shared: &Arc<Shared>, world: &World, slot: &Slot, call: Call) {
     let exchange = call.exchange.clone();
     if exchange.is_disconnected() {
         exchange.closed();
         return;
     }
-    guarded(&exchange, || {
+    guarded(&exchange.clone(), || {
         let Some(callable) = slot.application.callable(py) else {
             return call.refuse("the application is not loaded");
         };
-        let mut running = call.start(py, &world.vocabulary, &callable);
-        while running.advance(py, None) == Progress::NoRoom {
-            running.wait_for_room(py);
-        }
-        running.finish(py);
+        let running = call.start(py, &world.vocabulary, &callable);
+        run(py, shared, running, exchange);
     });
+}
+
+/// Runs a call to its end, or until its file is to be sent: for that it needs no thread.
+fn run(py: Python<'_>, shared: &Arc<Shared>, mut running: Running, exchange: Arc<dyn Exchange>) {
+    loop {
+        match running.advance(py, None) {
+            Progress::NoRoom => running.wait_for_room(py),
+            Progress::TurnOver => {}
+            Progress::File { body, last } => {
+                let parked = Parked { running, exchange: exchange.clone(), shared: shared.clone() };
+                return exchange.send_file(body, last, Box::new(parked));
+            }
+            Progress::Done => break,
+        }
+    }
+    running.finish(py);
+}
+
+impl Suspended for Parked {
+    fn resume(self: Box<Self>) -> Option<Box<dyn Suspended>> {
+        let shared = self.shared.clone();
+        shared.resume(*self);
+        None
+    }
+
+    fn abandon(self: Box<Self>) {
+        // The thread that takes it finds nobody there.
+        self.resume();
+    }
 }

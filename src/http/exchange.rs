@@ -1,19 +1,23 @@
 //! The nginx side of [`Exchange`]: filled by the thread that runs the call, emptied by the event loop.
 
 use std::cell::{Cell, RefCell};
-use std::path::PathBuf;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::incoming::{BodyEnd, Incoming, StreamedBody};
 use super::outgoing::{Batch, Outgoing};
 use super::post::{Addressee, CallNumber, Message, Post};
-use crate::engine::inline::Suspended;
+use crate::conf::location::{Buffering, LocationConf};
+use crate::nginx::body::Reading;
 use crate::nginx::cell::EventLoopCell;
 use crate::nginx::headers::NoMemory;
 use crate::nginx::log::{Level, Log};
-use crate::nginx::output::Output;
+use crate::nginx::output::{FilePart, Output, Sent};
 use crate::nginx::request::{Request, RequestEvents, Status};
-use crate::python::log::Sink;
-use crate::wsgi::exchange::{Disconnected, End, Exchange};
+use crate::python::log::{self, Sink};
+use crate::wsgi::body::BodySource;
+use crate::wsgi::exchange::{Disconnected, End, Exchange, FileBody, Suspended};
 use crate::wsgi::head::ResponseHead;
 
 /// How often in a row an answer may go on before the event loop sees to others.
@@ -23,10 +27,18 @@ const TURNS: usize = 4;
 pub struct RequestExchange {
     myself: Weak<Self>,
     outgoing: Mutex<Outgoing>,
+    /// Signalled when there is room again, and when it is known whether a body is wanted.
     room: Condvar,
+    /// Held by the one thread that writes to the temporary file.
+    spilling: Mutex<()>,
     post: &'static Post,
-    temporary_files: PathBuf,
+    buffering: Arc<Buffering>,
+    optimizes: bool,
     allow_ranges: bool,
+    /// Whether the client asks for several ranges of the body.
+    wants_parts: bool,
+    /// The request's body, if it is read while the call runs.
+    incoming: Option<Arc<Incoming>>,
     event_loop: EventLoopCell<EventLoopSide>,
 }
 
@@ -46,20 +58,27 @@ struct EventLoopSide {
     closed: Cell<bool>,
     /// What nginx said when it could not send.
     error: Cell<Option<Status>>,
-    /// With `wsgi_threads off`: the call whose answer waits for the client.
-    suspended: RefCell<Option<Suspended>>,
+    /// A call that waits until nginx has sent what it gave.
+    suspended: RefCell<Option<Box<dyn Suspended>>>,
+    /// Whether that is a file, all of which is to be gone.
+    sends_document: Cell<bool>,
 }
 
 impl RequestExchange {
     /// The exchange of `request`, on the event loop thread.
-    pub fn new(request: Request, post: &'static Post, temporary_files: PathBuf, allow_ranges: bool) -> Arc<Self> {
+    pub fn new(request: Request, post: &'static Post, conf: &LocationConf) -> Arc<Self> {
+        let buffering = conf.buffering();
         Arc::new_cyclic(|myself: &Weak<Self>| Self {
             myself: myself.clone(),
-            outgoing: Mutex::new(Outgoing::default()),
+            outgoing: Mutex::new(Outgoing::new(buffering.clone())),
             room: Condvar::new(),
+            spilling: Mutex::new(()),
             post,
-            temporary_files,
-            allow_ranges,
+            buffering: buffering.clone(),
+            optimizes: conf.optimize_send_headers(),
+            allow_ranges: conf.allow_ranges(),
+            wants_parts: conf.allow_ranges() && request.wants_several_ranges(),
+            incoming: request.is_reading_body().then(Arc::default),
             event_loop: EventLoopCell::new(EventLoopSide {
                 request: Cell::new(Some(request)),
                 number: post.enter(myself.clone()),
@@ -70,6 +89,7 @@ impl RequestExchange {
                 closed: Cell::new(false),
                 error: Cell::new(None),
                 suspended: RefCell::new(None),
+                sends_document: Cell::new(false),
             }),
         })
     }
@@ -82,9 +102,11 @@ impl RequestExchange {
         self.myself.upgrade().expect("only methods of a living Arc are called")
     }
 
-    /// Keeps a call whose answer waits for the client.
-    pub fn suspend(&self, suspended: Option<Suspended>) {
-        *self.event_loop.get().suspended.borrow_mut() = suspended;
+    /// Keeps a call until there is room for more of its answer.
+    pub fn suspend(&self, suspended: Option<Box<dyn Suspended>>) {
+        if suspended.is_some() {
+            *self.event_loop.get().suspended.borrow_mut() = suspended;
+        }
     }
 
     /// Tells the event loop that there is something to take; on its own thread hands it to nginx right away.
@@ -100,6 +122,60 @@ impl RequestExchange {
         }
     }
 
+    /// The body of a request that is read while the call runs.
+    pub fn streamed_body(&self) -> Option<impl BodySource + use<>> {
+        let exchange = self.shared();
+        let ask = move || exchange.post.mailbox.send(Message::Answer(exchange.clone()));
+        self.incoming.clone().map(|incoming| StreamedBody::new(incoming, ask))
+    }
+
+    /// Gives the application more of the body if it waits for more.
+    fn fill(&self, request: Request) {
+        let Some(incoming) = self.incoming.as_ref().filter(|incoming| incoming.is_wanted()) else { return };
+        loop {
+            let mut has_come = false;
+            request.take_body(|bytes| {
+                has_come = true;
+                incoming.push(bytes);
+            });
+            if !request.is_reading_body() {
+                incoming.end(BodyEnd::Complete);
+                return request.body_is_complete();
+            }
+            if has_come {
+                // The rest stays where it is until this has been read.
+                return request.pause_reading();
+            }
+            match request.read_more_of_body() {
+                Ok(Reading::Complete) => {}
+                Ok(Reading::Waiting) if request.has_body_to_take() => {}
+                Ok(Reading::Waiting) => return,
+                Err(status) => return self.fail_body(request, incoming, status),
+            }
+        }
+    }
+
+    /// The client's socket has something to read, or is closed.
+    fn read(&self) {
+        let Some(request) = self.event_loop.get().request.get() else { return };
+        self.fill(request);
+        if self.event_loop.get().request.get().is_some() && request.is_reset() {
+            request.log().write(Level::Info, "client prematurely closed connection");
+            self.finalize(request, Status::CLIENT_CLOSED_REQUEST);
+        }
+    }
+
+    fn fail_body(&self, request: Request, incoming: &Incoming, status: Status) {
+        incoming.end(match status {
+            Status::CLIENT_CLOSED_REQUEST => BodyEnd::Disconnected,
+            Status::CLIENT_TIMED_OUT => BodyEnd::TimedOut,
+            _ => BodyEnd::Refused,
+        });
+        let ends_connection = matches!(status, Status::CLIENT_CLOSED_REQUEST | Status::CLIENT_TIMED_OUT);
+        let status = if request.is_header_sent() && !ends_connection { Status::ERROR } else { status };
+        self.finalize(request, status);
+    }
+
     /// Hands to nginx what there is, and lets a suspended call go on, until one of the two has to wait. Finalizes the
     /// request when its answer is over.
     pub fn pump(&self) {
@@ -110,7 +186,7 @@ impl RequestExchange {
             if let Some(status) = side.verdict(request) {
                 return self.finalize(request, status);
             }
-            if side.output.is_busy() {
+            if side.is_busy(request) {
                 if request.is_active()
                     && let Err(status) = request.wait_until_writable()
                 {
@@ -127,6 +203,7 @@ impl RequestExchange {
                 }
                 return;
             };
+            side.sends_document.set(false);
             self.suspend(suspended.resume());
         }
         // A fast client, or an answer that nobody reads, could keep this up for ever; others get their turn first.
@@ -140,23 +217,18 @@ impl RequestExchange {
             return;
         }
         let batch = self.lock().take(side.output.is_busy());
-        let moved = match batch {
-            Ok(batch) => self.move_batch(request, batch),
-            Err(error) => {
-                request.log().write(Level::Error, &format!("cannot read the temporary file of an answer: {error}"));
-                Err(Status::ERROR)
-            }
-        };
-        if let Err(status) = moved {
+        if let Err(status) = self.move_batch(request, batch) {
             side.error.set(Some(status));
-            self.lock().disconnect();
+            let suspended = self.lock().disconnect();
             self.room.notify_all();
+            self.suspend(suspended);
         }
     }
 
     fn move_batch(&self, request: Request, batch: Batch) -> Result<(), Status> {
         let side = self.event_loop.get();
-        let Batch { head, data, end, closed } = batch;
+        let Batch { head, mut parts, is_document, is_whole, end, closed, suspended } = batch;
+        self.suspend(suspended);
         if closed {
             // What the call has logged was queued before it was closed, and is to be logged before the request goes.
             self.post.write_log();
@@ -164,23 +236,35 @@ impl RequestExchange {
         side.closed.set(closed);
         side.failed.set(end == Some(End::Failed));
         if let Some(head) = head {
-            self.send_head(request, head)?;
+            self.send_head(request, head, is_whole)?;
             side.head_sent.set(true);
+            if self.optimizes {
+                self.lock().set_body_wanted(!request.is_header_only());
+                self.room.notify_all();
+            }
         }
         if !side.head_sent.get() || side.ended.get() {
             return Ok(());
         }
+        if is_document {
+            side.sends_document.set(true);
+            parts.file = parts.file.map(|file| request.with_directio(file));
+        }
         let last = end == Some(End::Complete);
-        let sent = if request.is_header_only() { data.len() } else { side.output.send(request, data, last)? };
+        let sent = if request.is_header_only() {
+            Sent { memory: parts.memory.len(), files: usize::from(parts.file.is_some()) }
+        } else {
+            side.output.send(request, parts, last)?
+        };
         side.ended.set(last);
-        if sent > 0 {
+        if sent != Sent::default() {
             self.lock().sent(sent);
             self.room.notify_all();
         }
         Ok(())
     }
 
-    fn send_head(&self, request: Request, head: ResponseHead) -> Result<(), Status> {
+    fn send_head(&self, request: Request, head: ResponseHead, is_whole: bool) -> Result<(), Status> {
         if !head.dropped.is_empty() {
             let names = head.dropped.join("\", \"");
             request.log().write(
@@ -191,7 +275,7 @@ impl RequestExchange {
         let ranges = self.allow_ranges && head.status == 200 && head.content_length.is_some();
         set_head(request, &head, ranges).map_err(|NoMemory| Status::INTERNAL_SERVER_ERROR)?;
         if ranges {
-            request.allow_ranges();
+            request.allow_ranges(is_whole);
         }
         request.send_header()
     }
@@ -207,10 +291,13 @@ impl RequestExchange {
         if side.request.get().is_none() {
             return;
         }
-        self.lock().disconnect();
+        let suspended = self.lock().disconnect();
         self.room.notify_all();
+        if let Some(incoming) = &self.incoming {
+            incoming.end(BodyEnd::Disconnected);
+        }
         // What close() logs still has the context of the request.
-        if let Some(suspended) = side.suspended.take() {
+        if let Some(suspended) = suspended.or_else(|| side.suspended.take()) {
             suspended.abandon();
         }
         side.request.set(None);
@@ -219,6 +306,12 @@ impl RequestExchange {
 }
 
 impl EventLoopSide {
+    /// Whether the call has to wait until nginx has sent more.
+    fn is_busy(&self, request: Request) -> bool {
+        // Filters may have read the last of a file and hold it still.
+        self.output.is_busy() || (self.sends_document.get() && request.has_buffered())
+    }
+
     /// The status to finalize with when the answer is over.
     fn verdict(&self, request: Request) -> Option<Status> {
         if let Some(status) = self.error.get() {
@@ -263,9 +356,59 @@ fn set_head(request: Request, head: &ResponseHead, ranges: bool) -> Result<(), N
     Ok(())
 }
 
+impl RequestExchange {
+    /// Writes to the temporary file what there is room for; all of it where the call cannot wait for room.
+    fn spill_up_to(&self, data: &[u8], unlimited: bool) -> Result<usize, Disconnected> {
+        let _writer = self.spilling.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = {
+            let outgoing = self.lock();
+            if outgoing.is_disconnected() {
+                return Err(Disconnected);
+            }
+            outgoing.spill_place()
+        };
+        let room = if unlimited { u64::MAX } else { place.room };
+        let count = data.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+        if count == 0 {
+            return Ok(0);
+        }
+        // Without the lock: the disk may take its time, and the event loop does not wait for it.
+        let written = place.file.map_or_else(|| self.temporary_file(), Ok).and_then(|file| {
+            file.write_all_at(&data[..count], place.offset)?;
+            Ok(file)
+        });
+        match written {
+            Ok(file) => {
+                let mut outgoing = self.lock();
+                outgoing.spilled(file, place.offset, count as u64);
+                self.announce(outgoing);
+                Ok(count)
+            }
+            Err(error) => {
+                let directory = self.buffering.directory.display();
+                self.write(
+                    log::Level::Error,
+                    &format!("cannot write a temporary file for an answer in \"{directory}\": {error}"),
+                );
+                let mut outgoing = self.lock();
+                outgoing.spill_failed();
+                if !unlimited {
+                    return Ok(0);
+                }
+                outgoing.end(End::Failed);
+                Err(Disconnected)
+            }
+        }
+    }
+
+    fn temporary_file(&self) -> io::Result<Arc<std::fs::File>> {
+        tempfile::tempfile_in(&self.buffering.directory).map(Arc::new)
+    }
+}
+
 impl Exchange for RequestExchange {
     fn send_head(&self, head: ResponseHead) {
-        self.lock().set_head(head);
+        self.lock().set_head(head, self.wants_parts);
     }
 
     fn send(&self, data: &[u8], more_follows: bool) -> Result<usize, Disconnected> {
@@ -274,45 +417,76 @@ impl Exchange for RequestExchange {
             return Err(Disconnected);
         }
         let count = outgoing.push(data);
-        if !more_follows || count < data.len() {
+        if count < data.len() || !(more_follows || outgoing.joins_more()) {
             self.announce(outgoing);
         }
         Ok(count)
     }
 
+    fn spill(&self, data: &[u8]) -> Result<usize, Disconnected> {
+        self.spill_up_to(data, false)
+    }
+
     fn send_all(&self, data: &[u8]) -> Result<(), Disconnected> {
-        if self.event_loop.is_here() {
-            let mut outgoing = self.lock();
-            if outgoing.is_disconnected() {
-                return Err(Disconnected);
-            }
-            return match outgoing.push_all(data, &self.temporary_files) {
-                Ok(()) => {
-                    self.announce(outgoing);
-                    Ok(())
-                }
-                Err(error) => {
-                    outgoing.disconnect();
-                    drop(outgoing);
-                    self.log_here(&format!("cannot write a temporary file for an answer: {error}"));
-                    Err(Disconnected)
-                }
-            };
+        let mut outgoing = self.lock();
+        if outgoing.is_disconnected() {
+            return Err(Disconnected);
         }
-        let mut rest = data;
+        let mut rest = &data[outgoing.push(data)..];
+        if !rest.is_empty() || outgoing.waiting() >= self.buffering.write_join {
+            self.announce(outgoing);
+        } else {
+            drop(outgoing);
+        }
         while !rest.is_empty() {
-            let count = self.send(rest, false)?;
-            rest = &rest[count..];
-            if !rest.is_empty() {
+            // On the event loop thread nobody would make room while it waits.
+            let spilled = self.spill_up_to(rest, self.event_loop.is_here())?;
+            rest = &rest[spilled..];
+            if spilled == 0 {
                 self.wait_for_room()?;
+                rest = &rest[self.send(rest, false)?..];
             }
         }
         Ok(())
     }
 
+    fn send_file(&self, file: FileBody, last: bool, call: Box<dyn Suspended>) {
+        let FileBody { file, offset, length } = file;
+        let document = FilePart { file: Arc::new(file), offset, length, direct: false };
+        let mut outgoing = self.lock();
+        match outgoing.set_document(document, call) {
+            Ok(()) => {
+                if last {
+                    outgoing.end(End::Complete);
+                }
+                self.announce(outgoing);
+            }
+            Err(call) => {
+                drop(outgoing);
+                call.abandon();
+            }
+        }
+    }
+
+    fn optimizes(&self) -> bool {
+        self.optimizes
+    }
+
+    fn wants_body(&self) -> bool {
+        self.announce(self.lock());
+        let mut outgoing = self.lock();
+        loop {
+            match outgoing.is_body_wanted() {
+                Some(wanted) => return wanted,
+                None if self.event_loop.is_here() => return true,
+                None => outgoing = self.room.wait(outgoing).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
     fn wait_for_room(&self) -> Result<(), Disconnected> {
         let mut outgoing = self.lock();
-        while outgoing.room() == 0 && !outgoing.is_disconnected() {
+        while outgoing.is_full() && !outgoing.is_disconnected() {
             outgoing = self.room.wait(outgoing).unwrap_or_else(PoisonError::into_inner);
         }
         if outgoing.is_disconnected() { Err(Disconnected) } else { Ok(()) }
@@ -342,11 +516,11 @@ impl Exchange for RequestExchange {
 }
 
 impl Sink for RequestExchange {
-    fn error(&self, text: &str) {
+    fn write(&self, level: log::Level, text: &str) {
         if self.event_loop.is_here() {
-            self.log_here(text);
+            self.log_here(level, text);
         } else {
-            self.post.log(Some(self.shared()), text);
+            self.post.log(Some(self.shared()), level, text);
         }
     }
 }
@@ -355,14 +529,17 @@ impl Addressee for RequestExchange {
     fn deliver(&self) {
         // Not an event of the request's own, so what it posts has to be run.
         if let Some(request) = self.event_loop.get().request.get() {
-            request.in_foreign_event(|_| self.pump());
+            request.in_foreign_event(|request| {
+                self.fill(request);
+                self.pump();
+            });
         }
     }
 
-    fn log_here(&self, text: &str) {
+    fn log_here(&self, level: log::Level, text: &str) {
         match self.event_loop.get().request.get() {
-            Some(request) => request.log().write(Level::Error, text),
-            None => Log::cycle().write(Level::Error, text),
+            Some(request) => request.log().write(level.into(), text),
+            None => Log::cycle().write(level.into(), text),
         }
     }
 
@@ -380,6 +557,10 @@ pub struct Installed(pub Arc<RequestExchange>);
 impl RequestEvents for Installed {
     fn writable(&self) {
         self.0.pump();
+    }
+
+    fn readable(&self) {
+        self.0.read();
     }
 
     fn cleanup(&self) {

@@ -8,7 +8,9 @@ use super::worker::{self, Submitted};
 use crate::conf::location::LocationConf;
 use crate::nginx::log::Level;
 use crate::nginx::request::{Request, Status};
+use crate::wsgi::body::BodySource;
 use crate::wsgi::call::Call;
+use crate::wsgi::request::RequestHead;
 
 /// Why a request is answered with an error before any application sees it.
 struct Refusal {
@@ -39,17 +41,31 @@ pub fn run(request: Request, conf: &LocationConf) {
     }
 }
 
+fn snapshot(
+    request: Request,
+    conf: &LocationConf,
+    exchange: &Arc<RequestExchange>,
+) -> Result<(RequestHead, Box<dyn BodySource>), Refusal> {
+    let body: Box<dyn BodySource> = match exchange.streamed_body() {
+        Some(body) => Box::new(body),
+        None => Box::new(
+            snapshot::body(request)
+                .map_err(|error| Refusal::internal(format!("cannot take over the request body: {error}")))?,
+        ),
+    };
+    let head = snapshot::head(request, conf, &*body)
+        .map_err(|snapshot::Failed| Refusal::internal("cannot evaluate a variable for environ"))?;
+    Ok((head, body))
+}
+
 /// Returns the exchange if the caller has to pump it.
 fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExchange>>, Refusal> {
     let worker = worker::get().ok_or_else(|| Refusal::internal("this worker could not start Python"))?;
     let specification =
         conf.application().ok_or_else(|| Refusal::internal("no \"wsgi_pass\" holds for this location"))?;
-    let body = snapshot::body(request)
-        .map_err(|error| Refusal::internal(format!("cannot take over the request body: {error}")))?;
-    let head = snapshot::head(request, conf, &body)
-        .map_err(|snapshot::Failed| Refusal::internal("cannot evaluate a variable for environ"))?;
-
-    let exchange = RequestExchange::new(request, worker.post, worker.temporary_files.clone(), conf.allow_ranges());
+    let exchange = RequestExchange::new(request, worker.post, conf);
+    let snapshot = snapshot(request, conf, &exchange).inspect_err(|_| exchange.release());
+    let (head, body) = snapshot?;
     if request.install(Installed(exchange.clone())).is_err() {
         exchange.release();
         return Err(Refusal::internal("no memory for the request"));
@@ -57,7 +73,7 @@ fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExc
     let slot = worker.slot(specification);
     let call = Call {
         head,
-        body: Box::new(body),
+        body,
         exchange: exchange.clone(),
         debug: conf.debug(),
         application_name: slot.application().name().clone(),

@@ -3,9 +3,12 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::python::log::Level;
+
 /// Lines of one request or of none, as `S` says.
 pub struct Record<S> {
     pub source: S,
+    pub level: Level,
     pub text: String,
 }
 

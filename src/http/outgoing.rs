@@ -1,53 +1,134 @@
-//! What an answer holds between the application and nginx: a head, data in bounded memory, then in a file.
+//! What an answer holds between the application and nginx: a head, data in bounded memory, then in a bounded file.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::sync::Arc;
 
-use crate::wsgi::exchange::End;
+use crate::conf::location::Buffering;
+use crate::nginx::output::{FilePart, Parts, Sent};
+use crate::wsgi::exchange::{End, Suspended};
 use crate::wsgi::head::ResponseHead;
 
 /// The side of an answer that the application's thread fills and the event loop empties.
-#[derive(Default)]
 pub struct Outgoing {
+    buffering: Arc<Buffering>,
     head: Option<ResponseHead>,
     data: Vec<u8>,
-    overflow: Option<Overflow>,
-    /// Bytes that nginx has taken and not sent.
-    in_flight: usize,
+    spill: Option<Spill>,
+    /// The temporary file failed; there is no room in it any more.
+    spill_failed: bool,
+    /// A file of the application that is the rest of the body.
+    document: Option<FilePart>,
+    /// Bytes of memory, and parts of files, that nginx has taken and not sent.
+    in_flight: Sent,
     end: Option<End>,
     closed: bool,
+    /// A call that goes on when what it gave has been sent.
+    suspended: Option<Box<dyn Suspended>>,
     /// Nobody takes the answer any more.
     disconnected: bool,
     /// The event loop has been told that there is something to take.
     announced: bool,
+    gathering: Gathering,
+    /// Whether small chunks are joined before the event loop is told.
+    joins: bool,
+    /// Whether the client gets a body after the head, once nginx has said so.
+    body_wanted: Option<bool>,
 }
 
 /// Data beyond the memory bound, in an unlinked temporary file.
-struct Overflow {
-    file: File,
-    read: u64,
+struct Spill {
+    file: Arc<File>,
+    /// What nginx has been given of it, and what has been written to it.
+    taken: u64,
     written: u64,
 }
 
+/// Whether nothing is taken before all is there: nginx cuts several ranges out of a single buffer only.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gathering {
+    No,
+    InMemory,
+    InFile,
+}
+
 /// What the event loop takes at once.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Batch {
     pub head: Option<ResponseHead>,
-    pub data: Vec<u8>,
+    pub parts: Parts,
+    /// Whether `parts` has a file of the application.
+    pub is_document: bool,
+    /// Whether `parts` is the body in one piece.
+    pub is_whole: bool,
     /// How the answer ended, if nothing follows this data.
     pub end: Option<End>,
     pub closed: bool,
+    pub suspended: Option<Box<dyn Suspended>>,
 }
 
-/// What an answer may hold in memory.
-pub const LIMIT: usize = 64 * 1024;
+/// Where the next data goes that memory has no room for.
+pub struct SpillPlace {
+    /// The file, if there is one already.
+    pub file: Option<Arc<File>>,
+    pub offset: u64,
+    /// How much of `wsgi_max_temp_file_size` is left.
+    pub room: u64,
+}
 
 impl Outgoing {
-    /// Sets the head.
-    pub fn set_head(&mut self, head: ResponseHead) {
+    /// An answer that may hold what `buffering` says.
+    pub fn new(buffering: Arc<Buffering>) -> Self {
+        Self {
+            head: None,
+            data: Vec::new(),
+            spill: None,
+            spill_failed: false,
+            document: None,
+            in_flight: Sent::default(),
+            end: None,
+            closed: false,
+            suspended: None,
+            disconnected: false,
+            announced: false,
+            gathering: Gathering::No,
+            joins: buffering.join,
+            body_wanted: None,
+            buffering,
+        }
+    }
+
+    /// Sets the head. With `gather` the body is kept until it is complete, where there is room for all of it.
+    pub fn set_head(&mut self, head: ResponseHead, gather: bool) {
+        self.gathering = match head.content_length {
+            Some(length) if gather && length <= self.buffering.memory as u64 => Gathering::InMemory,
+            Some(length) if gather && length <= self.buffering.file => Gathering::InFile,
+            _ => Gathering::No,
+        };
+        match head.header("x-accel-buffering") {
+            Some(value) if value.eq_ignore_ascii_case(b"yes") => self.joins = true,
+            Some(value) if value.eq_ignore_ascii_case(b"no") => self.joins = false,
+            _ => {}
+        }
         self.head = Some(head);
+    }
+
+    /// Whether the data that waits is to be joined with more before it goes.
+    pub fn joins_more(&self) -> bool {
+        self.joins && self.room() > 0
+    }
+
+    /// Notes whether the client gets a body.
+    pub fn set_body_wanted(&mut self, wanted: bool) {
+        self.body_wanted = Some(wanted);
+    }
+
+    /// Whether the client gets a body, if that is known; it is assumed where the head is kept back.
+    pub fn is_body_wanted(&self) -> Option<bool> {
+        match self.gathering {
+            _ if self.disconnected => Some(false),
+            Gathering::No => self.body_wanted,
+            Gathering::InMemory | Gathering::InFile => Some(true),
+        }
     }
 
     /// Whether the answer is given up.
@@ -55,19 +136,46 @@ impl Outgoing {
         self.disconnected
     }
 
-    /// Gives the answer up: nothing of it is taken any more.
-    pub fn disconnect(&mut self) {
-        *self = Self { disconnected: true, closed: self.closed, end: self.end, ..Self::default() };
+    /// Gives the answer up: nothing of it is taken any more. Returns the call that waited for it.
+    pub fn disconnect(&mut self) -> Option<Box<dyn Suspended>> {
+        self.disconnected = true;
+        self.head = None;
+        self.data = Vec::new();
+        self.spill = None;
+        self.document = None;
+        self.suspended.take()
     }
 
-    /// How many bytes there is room for.
+    /// How many bytes there is room for in memory.
     pub fn room(&self) -> usize {
-        if self.overflow.is_some() { 0 } else { LIMIT.saturating_sub(self.data.len() + self.in_flight) }
+        if self.has_untaken_file() || self.gathering == Gathering::InFile {
+            0
+        } else {
+            self.buffering.memory.saturating_sub(self.data.len() + self.in_flight.memory)
+        }
+    }
+
+    /// Whether nothing more can be taken from the application now.
+    pub fn is_full(&self) -> bool {
+        self.room() == 0 && self.spill_room() == 0
+    }
+
+    fn has_untaken_file(&self) -> bool {
+        self.document.is_some() || self.spill.as_ref().is_some_and(|spill| spill.taken < spill.written)
+    }
+
+    fn is_gathering(&self) -> bool {
+        self.gathering != Gathering::No && self.end.is_none() && !self.closed
     }
 
     /// Whether there is data to take that nginx could send now.
     pub fn has_data(&self) -> bool {
-        !self.data.is_empty() || self.overflow.is_some()
+        !self.is_gathering() && (!self.data.is_empty() || self.has_untaken_file())
+    }
+
+    /// Bytes that wait in memory to be taken.
+    pub fn waiting(&self) -> usize {
+        self.data.len()
     }
 
     /// Takes as much of `data` as there is room for.
@@ -77,23 +185,45 @@ impl Outgoing {
         count
     }
 
-    /// Takes all of `data`, what is too much for the memory into a file in `directory`.
+    fn spill_room(&self) -> u64 {
+        let written = self.spill.as_ref().map_or(0, |spill| spill.written);
+        if self.spill_failed { 0 } else { self.buffering.file.saturating_sub(written) }
+    }
+
+    /// Where data goes that memory has no room for. One thread at a time writes there.
+    pub fn spill_place(&self) -> SpillPlace {
+        SpillPlace {
+            file: self.spill.as_ref().map(|spill| spill.file.clone()),
+            offset: self.spill.as_ref().map_or(0, |spill| spill.written),
+            room: self.spill_room(),
+        }
+    }
+
+    /// `count` bytes stand in `file` from `offset` on.
+    pub fn spilled(&mut self, file: Arc<File>, offset: u64, count: u64) {
+        if !self.disconnected {
+            // All that was there before may have been sent, and the file forgotten, meanwhile.
+            let spill = self.spill.get_or_insert(Spill { file, taken: offset, written: offset });
+            spill.written += count;
+        }
+    }
+
+    /// The temporary file cannot be used; what comes waits for the client instead.
+    pub fn spill_failed(&mut self) {
+        self.spill_failed = true;
+        self.gathering = Gathering::No;
+    }
+
+    /// Sets a file as the rest of the body; `call` goes on when it has been sent.
     ///
     /// # Errors
-    /// When the file cannot be made or written.
-    pub fn push_all(&mut self, data: &[u8], directory: &Path) -> io::Result<()> {
-        let rest = &data[self.push(data)..];
-        if rest.is_empty() {
-            return Ok(());
+    /// The call, when nobody takes the answer any more.
+    pub fn set_document(&mut self, document: FilePart, call: Box<dyn Suspended>) -> Result<(), Box<dyn Suspended>> {
+        if self.disconnected {
+            return Err(call);
         }
-        if self.overflow.is_none() {
-            let file = tempfile::tempfile_in(directory)?;
-            self.overflow = Some(Overflow { file, read: 0, written: 0 });
-        }
-        if let Some(overflow) = &mut self.overflow {
-            overflow.file.write_all_at(rest, overflow.written)?;
-            overflow.written += rest.len() as u64;
-        }
+        self.document = Some(document);
+        self.suspended = Some(call);
         Ok(())
     }
 
@@ -113,91 +243,156 @@ impl Outgoing {
     }
 
     /// What there is. While nginx is `busy` with earlier data, more of it gathers here.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn take(&mut self, busy: bool) -> io::Result<Batch> {
+    pub fn take(&mut self, busy: bool) -> Batch {
         self.announced = false;
+        if self.is_gathering() {
+            return Batch::default();
+        }
         let mut batch = Batch { head: self.head.take(), closed: self.closed, ..Batch::default() };
+        batch.suspended = self.suspended.take();
         if !busy {
-            if self.data.is_empty() {
-                self.refill()?;
+            batch.parts.memory = std::mem::take(&mut self.data);
+            self.in_flight.memory += batch.parts.memory.len();
+            batch.parts.file = self.take_spill();
+            if batch.parts.file.is_none() {
+                batch.parts.file = self.document.take();
+                batch.is_document = batch.parts.file.is_some();
             }
-            batch.data = std::mem::take(&mut self.data);
-            self.in_flight += batch.data.len();
+            self.in_flight.files += usize::from(batch.parts.file.is_some());
         }
-        if self.data.is_empty() && self.overflow.is_none() {
+        if self.data.is_empty() && !self.has_untaken_file() {
             batch.end = self.end;
+            batch.is_whole =
+                self.gathering != Gathering::No && (batch.parts.memory.is_empty() || batch.parts.file.is_none());
         }
-        Ok(batch)
+        batch
     }
 
-    fn refill(&mut self) -> io::Result<()> {
-        let Some(overflow) = &mut self.overflow else {
-            return Ok(());
-        };
-        let count = (overflow.written - overflow.read).min(LIMIT as u64) as usize;
-        let mut data = vec![0; count];
-        overflow.file.read_exact_at(&mut data, overflow.read)?;
-        overflow.read += count as u64;
-        if overflow.read == overflow.written {
-            self.overflow = None;
-        }
-        self.data = data;
-        Ok(())
+    fn take_spill(&mut self) -> Option<FilePart> {
+        let spill = self.spill.as_mut().filter(|spill| spill.taken < spill.written)?;
+        let offset = std::mem::replace(&mut spill.taken, spill.written);
+        Some(FilePart { file: spill.file.clone(), offset, length: spill.written - offset, direct: false })
     }
 
-    /// nginx has sent this many bytes.
-    pub fn sent(&mut self, count: usize) {
-        self.in_flight = self.in_flight.saturating_sub(count);
+    /// nginx has sent this much.
+    pub fn sent(&mut self, sent: Sent) {
+        self.in_flight.memory = self.in_flight.memory.saturating_sub(sent.memory);
+        self.in_flight.files = self.in_flight.files.saturating_sub(sent.files);
+        if self.in_flight.files == 0 && !self.has_untaken_file() {
+            // The space on the disk is given back.
+            self.spill = None;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::FileExt;
+
+    const MEMORY: usize = 100;
+    const FILE: u64 = 1000;
+
+    fn outgoing() -> Outgoing {
+        Outgoing::new(Arc::new(Buffering { memory: MEMORY, file: FILE, ..Buffering::default() }))
+    }
+
+    fn memory(count: usize) -> Sent {
+        Sent { memory: count, files: 0 }
+    }
+
+    /// As the exchange does it.
+    fn spill(outgoing: &mut Outgoing, data: &[u8]) -> usize {
+        let place = outgoing.spill_place();
+        let count = data.len().min(place.room as usize);
+        let file = place.file.unwrap_or_else(|| Arc::new(tempfile::tempfile().unwrap()));
+        file.write_all_at(&data[..count], place.offset).unwrap();
+        outgoing.spilled(file, place.offset, count as u64);
+        count
+    }
+
+    fn bytes(parts: &Parts) -> Vec<u8> {
+        let mut all = parts.memory.clone();
+        if let Some(part) = &parts.file {
+            let mut bytes = vec![0; part.length as usize];
+            part.file.read_exact_at(&mut bytes, part.offset).unwrap();
+            all.extend(bytes);
+        }
+        all
+    }
 
     #[test]
     fn memory_is_bounded_and_counts_what_nginx_holds() {
-        let mut outgoing = Outgoing::default();
-        let data = vec![7; LIMIT + 1];
-        assert_eq!(outgoing.push(&data), LIMIT);
-        assert_eq!(outgoing.take(false).unwrap().data.len(), LIMIT);
+        let mut outgoing = outgoing();
+        let data = [7; MEMORY + 1];
+        assert_eq!(outgoing.push(&data), MEMORY);
+        assert_eq!(outgoing.take(false).parts.memory.len(), MEMORY);
         assert_eq!(outgoing.push(&data), 0);
-        outgoing.sent(10);
+        outgoing.sent(memory(10));
         assert_eq!(outgoing.push(&data), 10);
     }
 
     #[test]
-    fn data_beyond_the_bound_comes_back_in_order() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut outgoing = Outgoing::default();
-        let data: Vec<u8> = (0..3 * LIMIT + 5).map(|index| (index % 251) as u8).collect();
-        for part in data.chunks(LIMIT / 3) {
-            outgoing.push_all(part, directory.path()).unwrap();
-        }
-        outgoing.end(End::Complete);
-        let mut got = Vec::new();
-        loop {
-            let batch = outgoing.take(false).unwrap();
-            assert!(batch.data.len() <= LIMIT);
-            outgoing.sent(batch.data.len());
-            got.extend_from_slice(&batch.data);
-            if batch.end.is_some() {
-                break;
+    fn data_beyond_the_bounds_comes_back_in_order_and_waits_for_room() {
+        let mut outgoing = outgoing();
+        let data: Vec<u8> = (0..5 * FILE).map(|index| (index % 251) as u8).collect();
+        let (mut given, mut got) = (0, Vec::new());
+        while got.len() < data.len() {
+            while given < data.len() && !outgoing.is_full() {
+                let piece = &data[given..data.len().min(given + 37)];
+                let pushed = outgoing.push(piece);
+                given += pushed + spill(&mut outgoing, &piece[pushed..]);
             }
+            assert!(given - got.len() <= 2 * MEMORY + FILE as usize);
+            let batch = outgoing.take(false);
+            got.extend(bytes(&batch.parts));
+            let files = usize::from(batch.parts.file.is_some());
+            outgoing.sent(Sent { memory: batch.parts.memory.len(), files });
         }
         assert!(got == data);
-        assert_eq!(outgoing.room(), LIMIT);
+        assert_eq!((outgoing.room(), outgoing.spill_place().offset), (MEMORY, 0));
     }
 
     #[test]
     fn the_end_waits_for_the_data_before_it() {
-        let mut outgoing = Outgoing::default();
+        let mut outgoing = outgoing();
         outgoing.push(b"x");
+        spill(&mut outgoing, b"y");
         outgoing.end(End::Complete);
-        assert_eq!(outgoing.take(true).unwrap().end, None);
-        let batch = outgoing.take(false).unwrap();
-        assert_eq!((batch.data.as_slice(), batch.end), (&b"x"[..], Some(End::Complete)));
+        assert_eq!(outgoing.take(true).end, None);
+        let batch = outgoing.take(false);
+        assert_eq!((bytes(&batch.parts).as_slice(), batch.end), (&b"xy"[..], Some(End::Complete)));
+    }
+
+    #[test]
+    fn a_gathered_body_comes_in_one_part() {
+        for length in [MEMORY, MEMORY + 1] {
+            let mut outgoing = outgoing();
+            let mut head = ResponseHead::new(b"200 OK").unwrap();
+            head.content_length = Some(length as u64);
+            outgoing.set_head(head, true);
+            for _ in 0..length {
+                let pushed = outgoing.push(b"z");
+                assert_eq!(pushed + if pushed == 0 { spill(&mut outgoing, b"z") } else { 0 }, 1);
+                let batch = outgoing.take(false);
+                assert!(batch.head.is_none() && bytes(&batch.parts).is_empty() && !outgoing.has_data());
+            }
+            outgoing.end(End::Complete);
+            let batch = outgoing.take(false);
+            assert!(batch.head.is_some() && batch.is_whole && batch.end == Some(End::Complete));
+            assert_eq!(bytes(&batch.parts).len(), length);
+            assert!(batch.parts.memory.is_empty() || batch.parts.file.is_none());
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_too_much_to_gather_is_not() {
+        let mut outgoing = outgoing();
+        let mut head = ResponseHead::new(b"200 OK").unwrap();
+        head.content_length = Some(FILE + 1);
+        outgoing.set_head(head, true);
+        outgoing.push(b"z");
+        let batch = outgoing.take(false);
+        assert!(batch.head.is_some() && !batch.is_whole);
     }
 }

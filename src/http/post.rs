@@ -12,7 +12,7 @@ use crate::nginx::cell::EventLoopCell;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::mailbox::{Mailbox, Receiver};
 use crate::nginx::timer::Hold;
-use crate::python::log::Sink;
+use crate::python::log::{self, Sink};
 
 /// A request that the event loop is told of.
 pub trait Addressee: Send + Sync {
@@ -20,7 +20,7 @@ pub trait Addressee: Send + Sync {
     fn deliver(&self);
 
     /// Logs text with its context.
-    fn log_here(&self, text: &str);
+    fn log_here(&self, level: log::Level, text: &str);
 
     /// Ends it now, whatever its call does.
     fn give_up(&self);
@@ -97,18 +97,18 @@ impl Post {
     }
 
     /// Logs text of another thread, of a request or of none.
-    pub fn log(&self, source: Option<Arc<dyn Addressee>>, text: &str) {
-        if self.log.push(Record { source, text: text.to_owned() }) {
+    pub fn log(&self, source: Option<Arc<dyn Addressee>>, level: log::Level, text: &str) {
+        if self.log.push(Record { source, level, text: text.to_owned() }) {
             self.mailbox.send(Message::Log);
         }
     }
 
     /// Writes what other threads have logged up to now. On the event loop thread.
     pub fn write_log(&self) {
-        for Record { source, text } in self.log.take() {
+        for Record { source, level, text } in self.log.take() {
             match source {
-                Some(request) => request.log_here(&text),
-                None => Log::cycle().write(Level::Error, &text),
+                Some(request) => request.log_here(level, &text),
+                None => Log::cycle().write(level.into(), &text),
             }
         }
     }
@@ -129,6 +129,15 @@ impl Receiver for Post {
     }
 }
 
+impl From<log::Level> for Level {
+    fn from(level: log::Level) -> Self {
+        match level {
+            log::Level::Error => Self::Error,
+            log::Level::Info => Self::Info,
+        }
+    }
+}
+
 /// Text that belongs to no request: of an import, of a thread that an application started.
 pub struct WorkerSink {
     post: &'static Post,
@@ -143,11 +152,11 @@ impl WorkerSink {
 }
 
 impl Sink for WorkerSink {
-    fn error(&self, text: &str) {
+    fn write(&self, level: log::Level, text: &str) {
         if self.event_loop.is_here() {
-            Log::cycle().write(Level::Error, text);
+            Log::cycle().write(level.into(), text);
         } else {
-            self.post.log(None, text);
+            self.post.log(None, level, text);
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::io;
 
 use crate::conf::location::LocationConf;
-use crate::nginx::request::{BodyPart, Request};
+use crate::nginx::body::BodyPart;
+use crate::nginx::request::Request;
 use crate::wsgi::body::{BodySource, BufferedBody, Piece};
 use crate::wsgi::request::{RequestHead, Variable, split_path};
 
@@ -27,7 +28,7 @@ pub fn body(request: Request) -> io::Result<BufferedBody> {
 ///
 /// # Errors
 /// When a variable of the configuration cannot be evaluated.
-pub fn head(request: Request, conf: &LocationConf, body: &BufferedBody) -> Result<RequestHead, Failed> {
+pub fn head(request: Request, conf: &LocationConf, body: &dyn BodySource) -> Result<RequestHead, Failed> {
     let mut head = RequestHead::new();
     head.is_head = request.is_head();
     head.set(Variable::RequestMethod, request.method());
@@ -38,8 +39,8 @@ pub fn head(request: Request, conf: &LocationConf, body: &BufferedBody) -> Resul
         head.set(Variable::RemoteUser, request.user());
         head.set(Variable::AuthType, b"Basic");
     }
-    if request.announces_body() || body.remaining() > 0 {
-        head.set(Variable::ContentLength, body.remaining().to_string().as_bytes());
+    if let Some(length) = content_length(request, conf, body) {
+        head.set(Variable::ContentLength, length.to_string().as_bytes());
     }
     head.set_headers(request.headers(), conf.pass_authorization());
     // An absolute request target names the host, whatever the header says (RFC 9112, section 3.2.2).
@@ -55,6 +56,16 @@ pub fn head(request: Request, conf: &LocationConf, body: &BufferedBody) -> Resul
         }
     }
     Ok(head)
+}
+
+/// What the application is told of the body's length: that of a chunked one only if it is read before the call.
+fn content_length(request: Request, conf: &LocationConf, body: &dyn BodySource) -> Option<u64> {
+    let remaining = body.remaining();
+    if !conf.request_buffering() && request.is_chunked() {
+        return None;
+    }
+    let has_body = request.announces_body() || remaining.is_some_and(|remaining| remaining > 0);
+    if has_body { remaining.or_else(|| request.announced_length()) } else { None }
 }
 
 fn set_paths(head: &mut RequestHead, request: Request, conf: &LocationConf) -> Result<(), Failed> {

@@ -1,7 +1,6 @@
 //! The worker: its engine and its applications, the way of messages into its event loop.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use crate::app::application::Application;
 use crate::app::specification::Specification;
 use crate::conf::location::Threads;
 use crate::conf::main::MainConf;
-use crate::engine::inline::{Inline, Suspended};
+use crate::engine::inline::Inline;
 use crate::engine::python::Configuration;
 use crate::engine::threads::{self, Slot};
 use crate::nginx::mailbox;
@@ -19,6 +18,7 @@ use crate::nginx::process::{self, NGINX_VERSION, SERVER_SOFTWARE};
 use crate::python::log;
 use crate::wsgi::call::Call;
 use crate::wsgi::environ::Server;
+use crate::wsgi::exchange::Suspended;
 
 static POST: OnceLock<Post> = OnceLock::new();
 static WORKER: OnceLock<Worker> = OnceLock::new();
@@ -29,8 +29,6 @@ pub struct Worker {
     engine: Engine,
     slots: RwLock<Vec<(Arc<Specification>, Arc<Slot>)>>,
     shutdown_timeout: Duration,
-    /// Where answers overflow to that are too much for the memory.
-    pub temporary_files: PathBuf,
 }
 
 enum Engine {
@@ -46,7 +44,6 @@ pub struct Start {
     /// Variables for the process, before any other thread is started.
     pub environment: Vec<(String, String)>,
     pub shutdown_timeout: Duration,
-    pub temporary_files: PathBuf,
 }
 
 impl Start {
@@ -71,7 +68,6 @@ impl Start {
             // A conflict was an error when the configuration was read.
             environment: environment::complete(conf.environment().unwrap_or_default()),
             shutdown_timeout: conf.shutdown_timeout(),
-            temporary_files: std::env::temp_dir(),
         })
     }
 }
@@ -118,13 +114,7 @@ pub fn start(start: Start) -> io::Result<()> {
             Engine::Inline(Box::new(inline))
         }
     };
-    WORKER.get_or_init(|| Worker {
-        post,
-        engine,
-        slots: RwLock::new(slots),
-        shutdown_timeout: start.shutdown_timeout,
-        temporary_files: start.temporary_files,
-    });
+    WORKER.get_or_init(|| Worker { post, engine, slots: RwLock::new(slots), shutdown_timeout: start.shutdown_timeout });
     Ok(())
 }
 
@@ -133,7 +123,7 @@ pub enum Submitted {
     /// A thread will run it.
     Queued,
     /// It has run, perhaps up to where its answer has to wait.
-    Run(Option<Suspended>),
+    Run(Option<Box<dyn Suspended>>),
     /// Too many wait already.
     Refused,
 }

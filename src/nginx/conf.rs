@@ -61,6 +61,34 @@ impl Conf {
         }
     }
 
+    /// Lets nginx make a folder for temporary files, as its own directives for them do: its path, and the `levels` of
+    /// folders below it that are asked for. Returns the absolute path.
+    ///
+    /// # Errors
+    /// nginx has logged what is wrong: the same folder with other levels.
+    pub fn add_path(&self, path: &str, levels: [usize; 3]) -> Result<PathBuf, ()> {
+        let path = self.full_path(path).ok_or(())?;
+        // SAFETY: the description is in the configuration's pool and complete; the name of the file that is read lives as
+        // long as its cycle.
+        unsafe {
+            let pool = (*self.0).pool;
+            let name = pool_string(pool, path.as_os_str().as_bytes()).ok_or(())?;
+            let mut slot = sys::ngx_pcalloc(pool, size_of::<sys::ngx_path_t>()).cast::<sys::ngx_path_t>();
+            if slot.is_null() {
+                return Err(());
+            }
+            (*slot).name = name;
+            (*slot).level = levels;
+            (*slot).len = levels.iter().filter(|level| **level > 0).map(|level| level + 1).sum();
+            (*slot).conf_file = (*(*self.0).conf_file).file.name.data;
+            (*slot).line = (*(*self.0).conf_file).line;
+            if sys::ngx_add_path(self.0, &mut slot) != sys::NGX_OK as isize {
+                return Err(());
+            }
+        }
+        Ok(path)
+    }
+
     /// Logs a failure of the configuration.
     pub fn emerg(&self, message: &str) {
         // SAFETY: the parser has a log.
@@ -128,6 +156,20 @@ pub fn parse_time(text: &str) -> Option<u64> {
     u64::try_from(time).ok()
 }
 
+/// A size as nginx's directives take it (`64k`, `1m`, `2g`), in bytes.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let mut line = sys::ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
+    // SAFETY: nginx's parser only reads the text.
+    let size = unsafe { sys::ngx_parse_offset(&mut line) };
+    u64::try_from(size).ok()
+}
+
+/// The size of a page of memory, on which nginx's defaults for buffers rest.
+pub fn page_size() -> usize {
+    // SAFETY: a variable that nginx sets before it reads the configuration.
+    unsafe { sys::ngx_pagesize }
+}
+
 /// The location that a directive stands in.
 pub struct CoreLocation(*mut sys::ngx_http_core_loc_conf_t);
 
@@ -147,6 +189,13 @@ impl CoreLocation {
             return None;
         }
         (location.exact_match() == 0 && location.named() == 0).then_some(name)
+    }
+
+    /// `client_body_temp_path`, once the core module has merged it.
+    pub fn client_body_temp_path(&self) -> PathBuf {
+        // SAFETY: a merged configuration has the path, which lives as long as the configuration.
+        let name = unsafe { self.get().client_body_temp_path.as_ref().map(|path| bytes(path.name)) };
+        name.map_or_else(std::env::temp_dir, |name| PathBuf::from(OsStr::from_bytes(name)))
     }
 
     /// Whether this is an `if` or `limit_except` block.

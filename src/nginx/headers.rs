@@ -69,12 +69,22 @@ impl Request {
         }
     }
 
-    /// Lets nginx answer `Range` requests from this answer.
-    pub fn allow_ranges(&self) {
-        // SAFETY: flags of the live request. One range only, as the body comes in several buffers.
+    /// Lets nginx answer `Range` requests from this answer; several ranges at once only if the body `is_whole`, in one
+    /// buffer.
+    pub fn allow_ranges(&self, is_whole: bool) {
+        // SAFETY: flags of the live request.
         unsafe {
             (*self.as_ptr()).set_allow_ranges(1);
-            (*self.as_ptr()).set_single_range(1);
+            (*self.as_ptr()).set_single_range(u32::from(!is_whole));
+        }
+    }
+
+    /// Whether the client asks for more than one range.
+    pub fn wants_several_ranges(&self) -> bool {
+        // SAFETY: null or a header of the live request.
+        unsafe {
+            let range = (*self.as_ptr()).headers_in.range;
+            !range.is_null() && bytes((*range).value).contains(&b',')
         }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! Knows nginx and nothing of Python. Unless a type says otherwise it belongs to the event loop thread.
 
+pub mod body;
 pub mod cell;
 pub mod conf;
 pub mod directive;

@@ -1,11 +1,40 @@
-//! The body of an answer on its way into nginx's filters, with the memory it stands in.
+//! The body of an answer on its way into nginx's filters, with the memory and the files it stands in.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::ptr;
+use std::sync::Arc;
 
 use super::request::{Request, Status};
 use super::sys;
+
+/// A part of a regular file.
+#[derive(Clone, Debug)]
+pub struct FilePart {
+    pub file: Arc<File>,
+    pub offset: u64,
+    pub length: u64,
+    /// Whether the file was opened for direct access (`directio`).
+    pub direct: bool,
+}
+
+/// What nginx is given at once: bytes, then a part of a file.
+#[derive(Debug, Default)]
+pub struct Parts {
+    pub memory: Vec<u8>,
+    pub file: Option<FilePart>,
+}
+
+/// What nginx has sent of what it was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Bytes of memory.
+    pub memory: usize,
+    /// Parts of files, counted when all of a part has gone.
+    pub files: usize,
+}
 
 /// Buffers of one request that nginx has or has not sent yet.
 pub struct Output {
@@ -15,67 +44,80 @@ pub struct Output {
 struct Chains {
     free: *mut sys::ngx_chain_t,
     busy: *mut sys::ngx_chain_t,
-    /// The memory of the busy buffers, in their order.
-    memory: VecDeque<Vec<u8>>,
+    /// What the busy buffers stand in, in their order.
+    held: VecDeque<Held>,
+}
+
+/// What a buffer points to: kept as long as nginx has the buffer.
+enum Held {
+    Memory(Vec<u8>),
+    File {
+        /// The descriptor that `description` names.
+        _file: Arc<File>,
+        _description: Box<sys::ngx_file_t>,
+    },
 }
 
 impl Default for Output {
     fn default() -> Self {
-        let memory = VecDeque::new();
-        Self { chains: RefCell::new(Chains { free: ptr::null_mut(), busy: ptr::null_mut(), memory }) }
+        let held = VecDeque::new();
+        Self { chains: RefCell::new(Chains { free: ptr::null_mut(), busy: ptr::null_mut(), held }) }
     }
 }
 
 impl Output {
-    /// Hands `data` to nginx, to be sent without delay; `last` ends the body. Returns the bytes that have been sent.
+    /// Hands `parts` to nginx, to be sent without delay; `last` ends the body. Returns what has been sent.
     ///
     /// # Errors
     /// The status to finalize the request with.
-    pub fn send(&self, request: Request, data: Vec<u8>, last: bool) -> Result<usize, Status> {
-        if data.is_empty() && !last {
+    pub fn send(&self, request: Request, parts: Parts, last: bool) -> Result<Sent, Status> {
+        let Parts { memory, file } = parts;
+        if memory.is_empty() && file.is_none() && !last {
             return self.flush(request);
         }
         let mut chains = self.chains.borrow_mut();
-        // SAFETY: the link and its buffer are from the request's pool; the buffer's memory is moved into `memory`
-        // (the heap block does not move) and kept until nginx has consumed it, or until the pool goes.
+        // SAFETY: the links and their buffers are from the request's pool; what a buffer points to is moved into `held`
+        // (heap blocks do not move) and kept until nginx has consumed the buffer, or until the pool goes.
         unsafe {
-            let pool = (*request.as_ptr()).pool;
-            let link = sys::ngx_chain_get_free_buf(pool, &mut chains.free);
-            if link.is_null() {
-                return Err(Status::ERROR);
+            let mut first = ptr::null_mut();
+            let mut end = ptr::null_mut();
+            if !memory.is_empty() || file.is_none() {
+                end = chains.link(request)?;
+                first = end;
+                chains.held.push_back(fill_memory(&mut *(*end).buf, memory));
             }
-            let buffer = (*link).buf;
-            buffer.write(std::mem::zeroed());
-            (*buffer).tag = tag();
-            if !data.is_empty() {
-                (*buffer).start = data.as_ptr().cast_mut();
-                (*buffer).pos = (*buffer).start;
-                (*buffer).last = (*buffer).start.add(data.len());
-                (*buffer).end = (*buffer).last;
-                (*buffer).set_memory(1);
+            if let Some(file) = file {
+                let link = chains.link(request)?;
+                chains.held.push_back(fill_file(&mut *(*link).buf, file, request));
+                if end.is_null() {
+                    first = link
+                } else {
+                    (*end).next = link
+                }
+                end = link;
             }
-            (*buffer).set_flush(u32::from(!last));
+            let buffer = &mut *(*end).buf;
+            buffer.set_flush(u32::from(!last));
             if last {
-                (*buffer).set_last_buf(u32::from(request.is_main()));
-                (*buffer).set_last_in_chain(1);
+                buffer.set_last_buf(u32::from(request.is_main()));
+                buffer.set_last_in_chain(1);
                 // As ngx_http_send_special does: without data and not the last of all it must say why it is there.
-                (*buffer).set_sync(u32::from(data.is_empty() && !request.is_main()));
+                let is_empty = buffer.memory() == 0 && buffer.in_file() == 0;
+                buffer.set_sync(u32::from(is_empty && !request.is_main()));
             }
-            (*link).next = ptr::null_mut();
-            chains.memory.push_back(data);
-            chains.filter(request, link)
+            chains.filter(request, first)
         }
     }
 
-    /// Lets nginx send on what it has. Returns the bytes that have been sent.
+    /// Lets nginx send on what it has. Returns what has been sent.
     ///
     /// # Errors
     /// The status to finalize the request with.
-    pub fn flush(&self, request: Request) -> Result<usize, Status> {
+    pub fn flush(&self, request: Request) -> Result<Sent, Status> {
         let mut chains = self.chains.borrow_mut();
         // With nothing pending nginx takes an empty chain for an error.
         if chains.busy.is_null() && !request.has_buffered() {
-            return Ok(0);
+            return Ok(Sent::default());
         }
         // SAFETY: a live request; a null chain asks the filters to send what they hold.
         unsafe { chains.filter(request, ptr::null_mut()) }
@@ -88,17 +130,35 @@ impl Output {
 }
 
 impl Chains {
+    /// A link with a cleared buffer of this module.
+    ///
     /// # Safety
-    /// `link` is null or one link whose buffer stays valid while it is in `busy`.
-    unsafe fn filter(&mut self, request: Request, mut link: *mut sys::ngx_chain_t) -> Result<usize, Status> {
+    /// `request` is live and its pool the one of the other links.
+    unsafe fn link(&mut self, request: Request) -> Result<*mut sys::ngx_chain_t, Status> {
+        // SAFETY: as promised; both come from the pool or from the free list.
+        unsafe {
+            let link = sys::ngx_chain_get_free_buf((*request.as_ptr()).pool, &mut self.free);
+            if link.is_null() {
+                return Err(Status::ERROR);
+            }
+            (*link).next = ptr::null_mut();
+            (*link).buf.write(std::mem::zeroed());
+            (*(*link).buf).tag = tag();
+            Ok(link)
+        }
+    }
+
+    /// # Safety
+    /// `links` is null or a chain whose buffers stay valid while they are in `busy`.
+    unsafe fn filter(&mut self, request: Request, mut links: *mut sys::ngx_chain_t) -> Result<Sent, Status> {
         // SAFETY: as promised; afterwards nginx's own bookkeeping sorts the consumed links out of `busy`.
         unsafe {
-            let result = sys::ngx_http_output_filter(request.as_ptr(), link);
+            let result = sys::ngx_http_output_filter(request.as_ptr(), links);
             if result == Status::ERROR.0 {
                 return Err(Status::ERROR);
             }
             let pool = (*request.as_ptr()).pool;
-            sys::ngx_chain_update_chains(pool, &mut self.free, &mut self.busy, &mut link, tag());
+            sys::ngx_chain_update_chains(pool, &mut self.free, &mut self.busy, &mut links, tag());
         }
         let mut busy = 0;
         let mut next = self.busy;
@@ -107,9 +167,46 @@ impl Chains {
             // SAFETY: a null-terminated chain.
             next = unsafe { (*next).next };
         }
-        let sent = self.memory.len() - busy;
-        Ok(self.memory.drain(..sent).map(|data| data.len()).sum())
+        let gone = self.held.len() - busy;
+        let mut sent = Sent::default();
+        for held in self.held.drain(..gone) {
+            match held {
+                Held::Memory(bytes) => sent.memory += bytes.len(),
+                Held::File { .. } => sent.files += 1,
+            }
+        }
+        Ok(sent)
     }
+}
+
+/// Lets a buffer stand for bytes, none if there are none.
+fn fill_memory(buffer: &mut sys::ngx_buf_t, bytes: Vec<u8>) -> Held {
+    if !bytes.is_empty() {
+        let range = bytes.as_ptr_range();
+        (buffer.start, buffer.end) = (range.start.cast_mut(), range.end.cast_mut());
+        (buffer.pos, buffer.last) = (buffer.start, buffer.end);
+        buffer.set_memory(1);
+    }
+    Held::Memory(bytes)
+}
+
+/// Lets a buffer stand for a part of a file, as ngx_http_static_handler does.
+fn fill_file(buffer: &mut sys::ngx_buf_t, part: FilePart, request: Request) -> Held {
+    // SAFETY: a plain C structure for which all zeroes is "not set".
+    let mut description: Box<sys::ngx_file_t> = Box::new(unsafe { std::mem::zeroed() });
+    description.fd = part.file.as_raw_fd();
+    // SAFETY: the name is static, the log is the connection's and lives as long as the request.
+    unsafe {
+        let name = b"a file of the WSGI application";
+        description.name = sys::ngx_str_t { len: name.len(), data: name.as_ptr().cast_mut() };
+        description.log = (*(*request.as_ptr()).connection).log;
+    }
+    description.set_directio(u32::from(part.direct));
+    buffer.file = &raw mut *description;
+    buffer.file_pos = part.offset as i64;
+    buffer.file_last = (part.offset + part.length) as i64;
+    buffer.set_in_file(1);
+    Held::File { _file: part.file, _description: description }
 }
 
 /// Marks the buffers of this module for `ngx_chain_update_chains`.

@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use super::log::Log;
+use super::output::FilePart;
 use super::{bytes, guard, module, sys};
 
 /// A handle of a live request. Copies are the same request.
@@ -25,25 +28,19 @@ impl Status {
     pub const DONE: Self = Self(sys::NGX_DONE as isize);
     pub const INTERNAL_SERVER_ERROR: Self = Self(500);
     pub const SERVICE_UNAVAILABLE: Self = Self(503);
-    /// nginx's 408, for a client that did not take its answer in time.
+    /// nginx's 499, for a client that left.
+    pub const CLIENT_CLOSED_REQUEST: Self = Self(sys::NGX_HTTP_CLIENT_CLOSED_REQUEST as isize);
+    /// nginx's 408, for a client that did not send its body or take its answer in time.
     pub const CLIENT_TIMED_OUT: Self = Self(sys::NGX_HTTP_REQUEST_TIME_OUT as isize);
-}
-
-/// A part of a request body that nginx has read.
-pub enum BodyPart<'a> {
-    Memory(&'a [u8]),
-    /// `length` bytes of a file from `offset` on.
-    File {
-        file: File,
-        offset: u64,
-        length: u64,
-    },
 }
 
 /// What runs at an event of a request.
 pub trait RequestEvents: Sized + 'static {
     /// The socket of the client can take data again, or has not for too long.
     fn writable(&self);
+
+    /// More of a body that is read while the call runs may have come, or the client has left or stopped.
+    fn readable(&self);
 
     /// nginx gives the request up, or is done with it: the last moment to use its handle.
     fn cleanup(&self);
@@ -60,12 +57,12 @@ impl Request {
         self.0.as_ptr()
     }
 
-    fn get(&self) -> &sys::ngx_http_request_t {
+    pub(super) fn get(&self) -> &sys::ngx_http_request_t {
         // SAFETY: live by the rule of the type; the reference is short, no nginx function is called under it.
         unsafe { self.0.as_ref() }
     }
 
-    fn connection(&self) -> &sys::ngx_connection_t {
+    pub(super) fn connection(&self) -> &sys::ngx_connection_t {
         // SAFETY: a live request has a connection.
         unsafe { &*self.get().connection }
     }
@@ -243,12 +240,6 @@ impl Request {
         })
     }
 
-    /// Whether the request announced a body, by length or chunked.
-    pub fn announces_body(&self) -> bool {
-        let headers = &self.get().headers_in;
-        headers.content_length_n >= 0 || headers.chunked() != 0
-    }
-
     /// The merged configuration of this module that serves the request.
     ///
     /// # Safety
@@ -257,43 +248,6 @@ impl Request {
         // SAFETY: nginx keeps a location configuration of every HTTP module for every request, of type T by the caller's
         // promise; it is only read after the configuration was merged.
         unsafe { &*(*self.get().loc_conf.add(module::ctx_index())).cast::<T>() }
-    }
-
-    /// Starts to read the body; `read` is called when all of it is there, perhaps at once.
-    ///
-    /// What it returns is what the content handler returns.
-    pub fn read_body(&self, read: unsafe extern "C" fn(*mut sys::ngx_http_request_t)) -> Status {
-        // SAFETY: called once, from the content handler.
-        let status = unsafe { sys::ngx_http_read_client_request_body(self.as_ptr(), Some(read)) };
-        if status >= sys::NGX_HTTP_SPECIAL_RESPONSE as isize { Status(status) } else { Status::DONE }
-    }
-
-    /// The body that was read, in order.
-    ///
-    /// # Errors
-    /// When the descriptor of the temporary file cannot be duplicated.
-    pub fn body(&self) -> std::io::Result<Vec<BodyPart<'_>>> {
-        let mut parts = Vec::new();
-        // SAFETY: the buffers are a null-terminated chain. The last may be neither in memory nor in a file (empty and
-        // chunked bodies). A file part is complete on disk; its descriptor is open while the request lives, so that it
-        // can be duplicated here.
-        unsafe {
-            let body = self.get().request_body;
-            let mut link = if body.is_null() { std::ptr::null_mut() } else { (*body).bufs };
-            while !link.is_null() {
-                let buffer = &*(*link).buf;
-                link = (*link).next;
-                if buffer.in_file() != 0 {
-                    let length = (buffer.file_last - buffer.file_pos).max(0) as u64;
-                    let file = duplicate((*buffer.file).fd)?.into();
-                    parts.push(BodyPart::File { file, offset: buffer.file_pos as u64, length });
-                } else if !buffer.pos.is_null() && buffer.last > buffer.pos {
-                    let length = buffer.last.offset_from(buffer.pos) as usize;
-                    parts.push(BodyPart::Memory(std::slice::from_raw_parts(buffer.pos, length)));
-                }
-            }
-        }
-        Ok(parts)
     }
 
     /// The log of the connection; the request is named in its records.
@@ -349,7 +303,9 @@ impl Request {
             (*cancel).data = events.cast();
             (*cancel).handler = Some(cancel_events::<E>);
             *(*request).ctx.add(module::ctx_index()) = events.cast();
-            (*request).read_event_handler = Some(sys::ngx_http_test_reading);
+            let read: unsafe extern "C" fn(*mut sys::ngx_http_request_t) =
+                if self.is_reading_body() { read_event::<E> } else { sys::ngx_http_test_reading };
+            (*request).read_event_handler = Some(read);
             (*request).write_event_handler = Some(write_event::<E>);
             Ok(&*events)
         }
@@ -398,6 +354,23 @@ impl Request {
         }
     }
 
+    /// A file as `directio` wants it read: its sizes above the limit past the cache of the system.
+    ///
+    /// The descriptor is opened anew, as the application's own shares its flags with the duplicate.
+    pub fn with_directio(&self, part: FilePart) -> FilePart {
+        let limit = self.core_location().directio;
+        let wants_direct = |file: &File| file.metadata().is_ok_and(|found| found.len() as i64 >= limit);
+        if limit == sys::NGX_OPEN_FILE_DIRECTIO_OFF as i64 || !wants_direct(&part.file) {
+            return part;
+        }
+        let path = format!("/proc/self/fd/{}", part.file.as_raw_fd());
+        match File::options().read(true).custom_flags(libc::O_DIRECT).open(path) {
+            Ok(file) => FilePart { file: Arc::new(file), direct: true, ..part },
+            // The file system has no direct access, or the file is not this user's: it can be read all the same.
+            Err(_) => part,
+        }
+    }
+
     /// Whether nginx itself holds data of this request back.
     pub fn has_buffered(&self) -> bool {
         self.get().buffered() != 0 || self.connection().buffered() != 0
@@ -414,11 +387,6 @@ impl Request {
     }
 }
 
-fn duplicate(descriptor: i32) -> std::io::Result<OwnedFd> {
-    // SAFETY: an open descriptor of nginx, borrowed for the call.
-    unsafe { BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned()
-}
-
 unsafe extern "C" fn cancel_events<E: RequestEvents>(data: *mut std::ffi::c_void) {
     // SAFETY: the value lives until `release_events`, which nginx runs later.
     guard((), || unsafe { &*data.cast::<E>() }.cleanup());
@@ -430,6 +398,15 @@ unsafe extern "C" fn release_events<E: RequestEvents>(data: *mut std::ffi::c_voi
         // ends without its own clean-up (out of memory) is cancelled here; cancelling twice does nothing.
         let events = unsafe { Box::from_raw(data.cast::<E>()) };
         events.cleanup();
+    });
+}
+
+unsafe extern "C" fn read_event<E: RequestEvents>(request: *mut sys::ngx_http_request_t) {
+    guard((), || {
+        // SAFETY: as in `write_event`.
+        if let Some(events) = unsafe { (*(*request).ctx.add(module::ctx_index())).cast::<E>().as_ref() } {
+            events.readable();
+        }
     });
 }
 

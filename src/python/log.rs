@@ -13,10 +13,18 @@ use pyo3::types::PyString;
 use super::class::{Arguments, Method};
 use super::text;
 
+/// How much a record matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Error,
+    /// What happens every day, as a client that leaves.
+    Info,
+}
+
 /// Takes whole lines of text into a log.
 pub trait Sink: Send + Sync {
     /// Logs `text`, one record a line.
-    fn error(&self, text: &str);
+    fn write(&self, level: Level, text: &str);
 }
 
 static FORKED: AtomicBool = AtomicBool::new(false);
@@ -64,8 +72,13 @@ pub fn is_forked() -> bool {
     FORKED.load(Ordering::Relaxed)
 }
 
-/// Logs `text`, which need not end with a newline, to this thread's sink.
+/// Logs an error, see [`write_record`].
 pub fn error(text: &str) {
+    write_record(Level::Error, text);
+}
+
+/// Logs `text`, which need not end with a newline, to this thread's sink.
+pub fn write_record(level: Level, text: &str) {
     let text = text.trim_end_matches('\n');
     if is_forked() {
         // nginx's error log is stderr as well; there is nobody to tell that it cannot be written.
@@ -74,7 +87,7 @@ pub fn error(text: &str) {
     }
     let sink = CURRENT.with_borrow(Clone::clone).or_else(|| WORKER.get().cloned());
     if let Some(sink) = sink {
-        sink.error(text);
+        sink.write(level, text);
     }
 }
 
@@ -131,7 +144,7 @@ mod tests {
     struct Lines(Mutex<Vec<String>>);
 
     impl Sink for Lines {
-        fn error(&self, text: &str) {
+        fn write(&self, _: Level, text: &str) {
             self.0.lock().unwrap().push(text.to_owned());
         }
     }

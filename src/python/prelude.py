@@ -114,6 +114,23 @@ class FileWrapper:
         raise StopIteration
 
 
+def regular_file(wrapper):
+    """Descriptor and position of the open file behind a FileWrapper, where sending it is the same as reading it.
+
+    What counts is whose `read` the wrapper would call: those of Django's File and of tempfile are their files' own,
+    that of gzip.GzipFile is not.
+    """
+    read = getattr(wrapper.filelike, "read", None)
+    source = getattr(getattr(read, "__wrapped__", read), "__self__", None)
+    raw = source
+    if type(source) in (io.BufferedReader, io.BufferedRandom):
+        source.flush()
+        raw = source.raw
+    if type(raw) is not io.FileIO or not raw.readable():
+        return None
+    return raw.fileno(), source.tell()
+
+
 class RequestTimeout(BaseException):
     """Raised in the thread of a call that ran longer than wsgi_request_timeout."""
 

@@ -1,23 +1,35 @@
-//! A request body that has been read completely: pieces in memory and in files.
+//! Where a request body is read from, and the one that has been read completely: pieces in memory and in files.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// Where `wsgi.input` reads from.
 pub trait BodySource: Send {
     /// Reads into `buffer` as [`io::Read::read`] does; may block.
     ///
     /// # Errors
-    /// When the file fails.
+    /// When the file or the client fails.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// The bytes that are left to read.
-    fn remaining(&self) -> u64;
+    /// The bytes that are left to read, all of which are there; `None` of a body that still comes.
+    fn remaining(&self) -> Option<u64>;
 
     /// Whether reading may take time, so that other Python threads should run meanwhile.
     fn may_block(&self) -> bool;
+
+    /// What ends a `read` that waits for the client in another thread.
+    fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {
+        None
+    }
+}
+
+/// Ends the waiting of a reader.
+pub trait Interrupt: Send + Sync {
+    /// From now on every read fails.
+    fn interrupt(&self);
 }
 
 /// One piece of a body.
@@ -94,8 +106,8 @@ impl BodySource for BufferedBody {
         Ok(filled)
     }
 
-    fn remaining(&self) -> u64 {
-        self.remaining
+    fn remaining(&self) -> Option<u64> {
+        Some(self.remaining)
     }
 
     fn may_block(&self) -> bool {
@@ -119,13 +131,13 @@ mod tests {
             Piece::Memory(b"f".to_vec()),
         ];
         let mut body = BufferedBody::new(pieces);
-        assert_eq!(body.remaining(), 6);
+        assert_eq!(body.remaining(), Some(6));
         let mut buffer = [0; 4];
         assert_eq!(body.read(&mut buffer).unwrap(), 4);
         assert_eq!(&buffer, b"abcd");
         assert_eq!(body.read(&mut buffer).unwrap(), 2);
         assert_eq!(&buffer[..2], b"ef");
-        assert_eq!((body.read(&mut buffer).unwrap(), body.remaining()), (0, 0));
+        assert_eq!((body.read(&mut buffer).unwrap(), body.remaining()), (0, Some(0)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
 use super::body::BodySource;
@@ -13,6 +14,7 @@ use super::input::Input;
 use super::request::RequestHead;
 use super::response::{Failure, Progress, Response};
 use super::start_response::Answer;
+use crate::python::log::Level;
 use crate::python::{fork, log, traceback};
 
 /// A request on its way to an application.
@@ -45,8 +47,9 @@ impl Call {
     /// Calls the application. The caller has entered the log sink of the exchange and goes on with
     /// [`Running::advance`].
     pub fn start<'py>(self, py: Python<'py>, vocabulary: &Vocabulary, application: &Bound<'py, PyAny>) -> Running {
+        let exchange = self.exchange.clone();
         let answer = Answer::new(self.exchange, self.head.is_head);
-        let input = Input::new(self.body);
+        let input = Input::new(self.body, Some(exchange));
         let context = Context {
             application_name: self.application_name,
             debug: self.debug,
@@ -58,7 +61,11 @@ impl Call {
             application.call1((environ, start_response))
         });
         fork::end_child(py, returned.as_ref().err());
-        match returned.map(|iterable| Response::new(running.answer.clone(), iterable)) {
+        let response = |iterable| {
+            let file = vocabulary.file_body(&iterable);
+            Response::new(running.answer.clone(), iterable, file)
+        };
+        match returned.map(response) {
             Ok(Ok(response)) => running.response = Some(response),
             Ok(Err((error, iterable))) => {
                 running.report(py, error.into());
@@ -135,6 +142,15 @@ impl Running {
     /// Logs a failure and ends the answer with it.
     fn report(&self, py: Python<'_>, failure: Failure) {
         match failure {
+            // What an application makes of a client that left is no fault of it.
+            Failure::Raised(error) if self.is_disconnection(py, &error) => {
+                let summary = traceback::summary(&error, py);
+                let name = &self.context.application_name;
+                log::write_record(
+                    Level::Info,
+                    &format!("application \"{name}\" raised {summary}, its client has left"),
+                );
+            }
             Failure::Raised(error) => {
                 let text = self.log_traceback(py, &error, "");
                 if self.context.debug && !self.answer.is_sent() {
@@ -148,6 +164,11 @@ impl Running {
             }
         }
         self.answer.fail();
+    }
+
+    /// Whether an error only says that nobody waits for the answer any more.
+    fn is_disconnection(&self, py: Python<'_>, error: &PyErr) -> bool {
+        self.answer.exchange().is_disconnected() && error.is_instance_of::<PyOSError>(py)
     }
 
     fn log(&self, what: &str) {

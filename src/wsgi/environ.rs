@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use rustc_hash::FxHashMap;
 
+use super::exchange::FileBody;
 use super::input::Input;
 use super::request::{Key, RequestHead, Variable};
 use super::start_response::Answer;
@@ -33,6 +34,9 @@ pub struct Vocabulary {
     names: Cache,
     /// Values that come again and again: methods, protocols, schemes.
     values: Cache,
+    /// The class `wsgi.file_wrapper`, and the function of the prelude that finds the file in an instance.
+    file_wrapper: Py<PyAny>,
+    regular_file: Py<PyAny>,
     input_key: Py<PyString>,
     input_class: ClassObject<Input>,
     answer_class: ClassObject<Answer>,
@@ -75,7 +79,8 @@ impl Vocabulary {
         template.set_item("wsgi.multithread", server.multithread)?;
         template.set_item("wsgi.multiprocess", server.multiprocess)?;
         template.set_item("wsgi.run_once", false)?;
-        template.set_item("wsgi.file_wrapper", interpreter.prelude(py, "FileWrapper")?)?;
+        let file_wrapper = interpreter.prelude(py, "FileWrapper")?;
+        template.set_item("wsgi.file_wrapper", &file_wrapper)?;
         // The input ends where the body ends, also without a Content-Length.
         template.set_item("wsgi.input_terminated", true)?;
         Ok(Self {
@@ -83,6 +88,8 @@ impl Vocabulary {
             variables: Variable::NAMES.map(|name| PyString::intern(py, name).unbind()),
             names: Cache::new(),
             values: Cache::new(),
+            file_wrapper: file_wrapper.unbind(),
+            regular_file: interpreter.prelude(py, "regular_file")?.unbind(),
             input_key: PyString::intern(py, "wsgi.input").unbind(),
             input_class: ClassObject::new(py)?,
             answer_class: ClassObject::new(py)?,
@@ -113,6 +120,21 @@ impl Vocabulary {
         let input = self.input_class.instance(py, input.clone())?;
         environ.set_item(self.input_key.bind(py), input.into_object())?;
         Ok(environ)
+    }
+
+    /// The regular file behind a `FileWrapper` that an application returned, from its current position on. `None` for
+    /// everything that has to be read to be sent.
+    pub fn file_body(&self, iterable: &Bound<'_, PyAny>) -> Option<FileBody> {
+        let py = iterable.py();
+        if iterable.get_type().as_any().as_ptr() != self.file_wrapper.as_ptr() {
+            return None;
+        }
+        // What an odd file-like object raises here it raises again when it is read.
+        let found = self.regular_file.bind(py).call1((iterable,)).ok()?;
+        let (descriptor, position) = found.extract::<(i32, u64)>().ok()?;
+        let file = crate::python::file::duplicate(descriptor).ok()?;
+        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        Some(FileBody { file, offset: position, length: metadata.len().saturating_sub(position) })
     }
 
     /// The `start_response` of one call.

@@ -1,6 +1,7 @@
 //! The seam between WSGI and the server: one request's answer on its way out.
 
 use std::fmt;
+use std::fs::File;
 use std::sync::Arc;
 
 use super::head::ResponseHead;
@@ -25,6 +26,23 @@ pub enum End {
     Failed,
 }
 
+/// A part of a regular file that is a body.
+#[derive(Debug)]
+pub struct FileBody {
+    pub file: File,
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// A call that waits for its exchange and holds no thread meanwhile. Used on the event loop thread.
+pub trait Suspended: Send {
+    /// Goes on. Returns the call if it has to wait again.
+    fn resume(self: Box<Self>) -> Option<Box<dyn Suspended>>;
+
+    /// Ends the call, whose client has left: its iterable is closed.
+    fn abandon(self: Box<Self>);
+}
+
 /// Takes the answer of one request. Used by one call, from any thread.
 ///
 /// The order is: `send_head` once, `send` any number of times, `end` once, `closed` once; or `end(Failed)` at any time.
@@ -32,7 +50,7 @@ pub trait Exchange: Send + Sync {
     /// The head of the answer; it goes out with the first data or the end.
     fn send_head(&self, head: ResponseHead);
 
-    /// Takes as much of `data` as there is room for and returns how much that was, 0 when there is none.
+    /// Takes as much of `data` as there is room for in memory and returns how much that was, 0 when there is none.
     ///
     /// With `more_follows` the server need not send at once: the next piece comes without delay.
     ///
@@ -40,18 +58,36 @@ pub trait Exchange: Send + Sync {
     /// Nobody is there to take it.
     fn send(&self, data: &[u8], more_follows: bool) -> Result<usize, Disconnected>;
 
-    /// Takes all of `data` from the `write()` callable, which cannot be suspended. Waits for room where that blocks
-    /// nobody else, else puts what is too much for the memory into a file. To be called detached from Python.
+    /// Takes as much of `data` as there is room for in the temporary file, for which memory had no room. To be called
+    /// detached from Python.
+    ///
+    /// # Errors
+    /// Nobody is there to take it.
+    fn spill(&self, data: &[u8]) -> Result<usize, Disconnected>;
+
+    /// Takes all of `data` from the `write()` callable, which cannot be suspended: into memory, into the temporary file,
+    /// and when that is full waits for room where that blocks nobody else. To be called detached from Python.
     ///
     /// # Errors
     /// Nobody is there to take it.
     fn send_all(&self, data: &[u8]) -> Result<(), Disconnected>;
 
-    /// Waits until [`Exchange::send`] has room again. To be called detached from Python.
+    /// Takes a file as the rest of the body, which is complete with it if it is the `last`. The call goes on, or is
+    /// abandoned, when the file has been sent or the client has left.
+    fn send_file(&self, file: FileBody, last: bool, call: Box<dyn Suspended>);
+
+    /// Waits until there is room again. To be called detached from Python.
     ///
     /// # Errors
     /// Nobody is there to take more.
     fn wait_for_room(&self) -> Result<(), Disconnected>;
+
+    /// Whether the application may stop as soon as it is known that nobody wants its body (`wsgi_optimize_send_headers`).
+    fn optimizes(&self) -> bool;
+
+    /// Sends the head that was given and waits until it is known whether a body is to follow it: not where the client has
+    /// what it asks for (304). To be called detached from Python.
+    fn wants_body(&self) -> bool;
 
     /// No more data follows. With `closed_follows` the server need not act before [`Exchange::closed`].
     fn end(&self, end: End, closed_follows: bool);

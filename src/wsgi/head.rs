@@ -113,6 +113,12 @@ impl ResponseHead {
         Ok(())
     }
 
+    /// The value of the first header of this name, in any case.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()));
+        found.map(|(_, value)| value.as_slice())
+    }
+
     /// Whether an answer with this status has a body at all (RFC 9110, section 6.4.1).
     pub fn has_body(&self) -> bool {
         !matches!(self.status, 204 | 304)

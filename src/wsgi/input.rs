@@ -8,7 +8,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use super::body::BodySource;
+use super::body::{BodySource, Interrupt};
+use super::exchange::{Disconnected, Exchange};
 use crate::python::class::{Arguments, Class, Method};
 use crate::python::text::bytes_filled_detached;
 
@@ -18,6 +19,10 @@ pub struct Input(Arc<Shared>);
 
 struct Shared {
     may_block: bool,
+    /// Ends the waiting of a thread that has the state.
+    interrupt: Option<Arc<dyn Interrupt>>,
+    /// Tells whether the client has left.
+    exchange: Option<Arc<dyn Exchange>>,
     state: Mutex<State>,
 }
 
@@ -51,19 +56,49 @@ impl State {
         self.source.as_mut().ok_or(Failure::Over)
     }
 
-    fn available(&mut self) -> Result<u64, Failure> {
+    /// The bytes that are left, all of which are there; `None` of a body that still comes.
+    fn available(&mut self) -> Result<Option<u64>, Failure> {
         let ahead = (self.ahead.len() - self.position) as u64;
-        Ok(self.source()?.remaining() + ahead)
+        Ok(self.source()?.remaining().map(|remaining| remaining + ahead))
     }
 
+    /// Fills `buffer`; stops short at the end of the body only.
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.read_some(&mut buffer[filled..])? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Reads what was read ahead, or else at least one byte; 0 at the end.
+    fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
         let ahead = &self.ahead[self.position..];
+        if ahead.is_empty() {
+            return self.source()?.read(buffer).map_err(Failure::Io);
+        }
         let count = ahead.len().min(buffer.len());
         buffer[..count].copy_from_slice(&ahead[..count]);
         self.position += count;
-        let rest = &mut buffer[count..];
-        let read = if rest.is_empty() { 0 } else { self.source()?.read(rest).map_err(Failure::Io)? };
-        Ok(count + read)
+        Ok(count)
+    }
+
+    /// Reads up to `limit` bytes of a body whose length is not known; with `once` only what is there.
+    fn read_growing(&mut self, limit: usize, once: bool) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        while bytes.len() < limit {
+            let length = bytes.len();
+            bytes.resize(length + BLOCK.min(limit - length), 0);
+            let count = self.read_some(&mut bytes[length..])?;
+            bytes.truncate(length + count);
+            if count == 0 || once {
+                break;
+            }
+        }
+        Ok(bytes)
     }
 
     /// Reads one more block ahead; false at the end.
@@ -72,7 +107,7 @@ impl State {
         self.position = 0;
         let source = self.source.as_mut().ok_or(Failure::Over)?;
         let length = self.ahead.len();
-        self.ahead.resize(length + source.remaining().min(BLOCK as u64) as usize, 0);
+        self.ahead.resize(length + source.remaining().map_or(BLOCK, |left| left.min(BLOCK as u64) as usize), 0);
         let read = source.read(&mut self.ahead[length..]);
         self.ahead.truncate(length + read.as_ref().copied().unwrap_or(0));
         Ok(read.map_err(Failure::Io)? > 0)
@@ -100,15 +135,19 @@ impl State {
 }
 
 impl Input {
-    /// The input of a request with this body.
-    pub fn new(source: Box<dyn BodySource>) -> Self {
-        let may_block = source.may_block();
+    /// The input of a request with this body; it fails once the client of `exchange` has left.
+    pub fn new(source: Box<dyn BodySource>, exchange: Option<Arc<dyn Exchange>>) -> Self {
+        let (may_block, interrupt) = (source.may_block(), source.interrupt());
         let state = State { source: Some(source), ahead: Vec::new(), position: 0 };
-        Self(Arc::new(Shared { may_block, state: Mutex::new(state) }))
+        Self(Arc::new(Shared { may_block, interrupt, exchange, state: Mutex::new(state) }))
     }
 
     /// Ends the input: the body is let go, and whoever kept the object gets a `ValueError`.
     pub fn close(&self) {
+        if let Some(interrupt) = &self.0.interrupt {
+            // A thread that waits for the client has the state.
+            interrupt.interrupt();
+        }
         self.with_state(|state| {
             state.source = None;
             state.ahead = Vec::new();
@@ -125,9 +164,25 @@ impl Input {
         if self.0.may_block { py.detach(|| self.with_state(body)) } else { self.with_state(body) }
     }
 
-    fn read_bytes<'py>(&self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
+    /// An application need not go on with a request that nobody waits for.
+    fn check_client(&self) -> Result<(), Failure> {
+        match &self.0.exchange {
+            Some(exchange) if exchange.is_disconnected() => {
+                Err(Failure::Io(io::Error::new(io::ErrorKind::ConnectionReset, Disconnected.to_string())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn read_bytes<'py>(&self, py: Python<'py>, size: Option<usize>, once: bool) -> PyResult<Bound<'py, PyBytes>> {
+        let limit = size.unwrap_or(usize::MAX);
+        if self.0.interrupt.is_some() {
+            let bytes = self.while_detached(py, |state| state.read_growing(limit, once))?;
+            return Ok(PyBytes::new(py, &bytes));
+        }
         let available = self.with_state(State::available)?;
-        let length = available.min(size.unwrap_or(usize::MAX) as u64) as usize;
+        self.check_client()?;
+        let length = available.unwrap_or(0).min(limit as u64) as usize;
         if self.0.may_block {
             let filled = bytes_filled_detached(py, length, |buffer| self.with_state(|state| state.read(buffer)))?;
             return Ok(filled?);
@@ -140,6 +195,7 @@ impl Input {
 
     fn line<'py>(&self, py: Python<'py>, limit: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
         let limit = limit.unwrap_or(usize::MAX);
+        self.check_client()?;
         let line = self.while_detached(py, |state| state.line(limit))?;
         Ok(PyBytes::new(py, &line))
     }
@@ -161,11 +217,11 @@ impl Class for Input {
         static METHODS: [Method; 6] = [
             Method::of::<Input, _>(c"read", |input, arguments| {
                 let [limit] = arguments.bind("read", ["size"], 0)?;
-                Ok(input.read_bytes(arguments.py, size(limit)?)?.into_any())
+                Ok(input.read_bytes(arguments.py, size(limit)?, false)?.into_any())
             }),
             Method::of::<Input, _>(c"read1", |input, arguments| {
                 let [limit] = arguments.bind("read1", ["size"], 0)?;
-                Ok(input.read_bytes(arguments.py, Some(size(limit)?.unwrap_or(BLOCK)))?.into_any())
+                Ok(input.read_bytes(arguments.py, Some(size(limit)?.unwrap_or(BLOCK)), true)?.into_any())
             }),
             Method::of::<Input, _>(c"readline", |input, arguments| {
                 let [limit] = arguments.bind("readline", ["size"], 0)?;
@@ -241,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_closed_input_is_an_error_and_no_end() {
-        let input = Input::new(Box::new(BufferedBody::new([])));
+        let input = Input::new(Box::new(BufferedBody::new([])), None);
         input.close();
         assert!(input.with_state(|state| state.line(1)).is_err());
         assert!(input.with_state(State::available).is_err());

@@ -6,9 +6,10 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
 
+use super::exchange::FileBody;
 use super::start_response::{Answer, Completion};
 
-/// A running answer. Whoever has one calls [`Response::advance`] until it is done, then [`Response::close`].
+/// A running answer. Whoever has one calls [`Response::advance`] until it is done, then [`Response::into_closable`].
 pub struct Response {
     answer: Answer,
     iterable: Py<PyAny>,
@@ -21,15 +22,19 @@ enum Source {
     /// A list or tuple: nothing runs between its items, so they can go out together.
     Sequence(usize),
     Iterator(Py<PyIterator>),
+    /// `wsgi.file_wrapper` around a regular file: nginx sends it.
+    File(Option<FileBody>),
 }
 
 /// Where an answer stands.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Progress {
     /// There is no room for more; go on when there is.
     NoRoom,
     /// It is somebody else's turn; go on after that.
     TurnOver,
+    /// The rest is this file, with which the body is complete if it is the `last`; go on when it has been sent.
+    File { body: FileBody, last: bool },
     /// All of it has been handed over, or nobody is there to take it.
     Done,
 }
@@ -63,12 +68,18 @@ impl From<PyErr> for Failure {
 }
 
 impl Response {
-    /// The answer that `iterable`, returned by an application, makes.
+    /// The answer that `iterable`, returned by an application, makes; `file` is what is in it if it is a `FileWrapper`.
     ///
     /// # Errors
     /// The iterable with the error, when it cannot be iterated.
-    pub fn new<'py>(answer: Answer, iterable: Bound<'py, PyAny>) -> Result<Self, (PyErr, Bound<'py, PyAny>)> {
-        let source = if iterable.is_exact_instance_of::<PyList>() || iterable.is_exact_instance_of::<PyTuple>() {
+    pub fn new<'py>(
+        answer: Answer,
+        iterable: Bound<'py, PyAny>,
+        file: Option<FileBody>,
+    ) -> Result<Self, (PyErr, Bound<'py, PyAny>)> {
+        let source = if file.is_some() {
+            Source::File(file)
+        } else if iterable.is_exact_instance_of::<PyList>() || iterable.is_exact_instance_of::<PyTuple>() {
             Source::Sequence(0)
         } else {
             match iterable.try_iter() {
@@ -91,8 +102,14 @@ impl Response {
                 let more_follows = matches!(self.source, Source::Sequence(_));
                 match self.answer.send(&data[*offset..], more_follows) {
                     Err(_) => return Ok(Progress::Done),
-                    Ok(0) => return Ok(Progress::NoRoom),
                     Ok(count) => *offset += count,
+                }
+                let rest = &data[*offset..];
+                if !rest.is_empty() {
+                    match py.detach(|| self.answer.spill(rest)) {
+                        Err(_) => return Ok(Progress::Done),
+                        Ok(count) => *offset += count,
+                    }
                 }
                 if *offset < data.len() {
                     return Ok(Progress::NoRoom);
@@ -106,6 +123,17 @@ impl Response {
             if turn.is_some_and(|turn| start.elapsed() > turn) {
                 return Ok(Progress::TurnOver);
             }
+            if let Source::File(file) = &mut self.source
+                && let Some(file) = file.take()
+            {
+                if self.answer.is_waiting() {
+                    return Err(Failure::NotStarted);
+                }
+                self.answer.suggest_length(file.length);
+                if let Some((body, last)) = self.answer.admit_file(file) {
+                    return Ok(Progress::File { body, last });
+                }
+            }
             let Some(piece) = self.next(py)? else {
                 return self.complete();
             };
@@ -114,6 +142,9 @@ impl Response {
                 // It sends nothing, not even the head (PEP 3333, "Buffering and Streaming"), and so finds nobody gone.
                 if self.answer.exchange().is_disconnected() {
                     return Ok(Progress::Done);
+                }
+                if self.answer.exchange().optimizes() && py.detach(|| self.answer.is_body_unwanted()) {
+                    return self.complete();
                 }
                 continue;
             }
@@ -128,6 +159,7 @@ impl Response {
     fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         match &mut self.source {
             Source::Iterator(iterator) => iterator.bind(py).clone().next().transpose(),
+            Source::File(_) => Ok(None),
             Source::Sequence(position) => {
                 let iterable = self.iterable.bind(py);
                 if *position >= iterable.len()? {
@@ -164,7 +196,7 @@ impl Response {
         // Everything else of Python is let go here, attached.
         match self.source {
             Source::Sequence(_) => None,
-            Source::Iterator(_) => Some(self.iterable.into_bound(py)),
+            Source::Iterator(_) | Source::File(_) => Some(self.iterable.into_bound(py)),
         }
     }
 }

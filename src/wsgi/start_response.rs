@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyBrokenPipeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use super::exchange::{Disconnected, End, Exchange};
+use super::exchange::{Disconnected, End, Exchange, FileBody};
 use super::head::ResponseHead;
 use crate::python::class::{Arguments, BoundMethod, Class, Method};
 
@@ -132,6 +132,49 @@ impl Answer {
         let sent = self.0.exchange.send(&data[..admitted], more_follows)?;
         self.lock().sent += sent as u64;
         Ok(if sent == admitted { data.len() } else { sent })
+    }
+
+    /// Sends what there is room for in the temporary file, of data that [`Answer::send`] had no room for. To be called
+    /// detached.
+    ///
+    /// # Errors
+    /// Nobody is there to take it.
+    pub fn spill(&self, data: &[u8]) -> Result<usize, Disconnected> {
+        let admitted = self.admit(data.len())?;
+        let sent = self.0.exchange.spill(&data[..admitted])?;
+        self.lock().sent += sent as u64;
+        Ok(if sent == admitted { data.len() } else { sent })
+    }
+
+    /// The part of a file that may be sent as the rest of the body, and whether that completes the body. `None` when
+    /// there is nothing to send of it.
+    pub fn admit_file(&self, file: FileBody) -> Option<(FileBody, bool)> {
+        self.admit(0).ok()?;
+        let mut state = self.lock();
+        let room = state.declared.map_or(u64::MAX, |declared| declared.saturating_sub(state.sent));
+        let length = file.length.min(room);
+        if length == 0 || state.bodyless {
+            return None;
+        }
+        state.sent += length;
+        let last = state.declared.is_none_or(|declared| declared == state.sent);
+        if last {
+            state.stage = Stage::Ended;
+        }
+        Some((FileBody { length, ..file }, last))
+    }
+
+    /// Sends the head and finds out whether its body is wanted at all. To be called detached.
+    pub fn is_body_unwanted(&self) -> bool {
+        if self.is_waiting() || self.admit(0).is_err() {
+            return false;
+        }
+        if !self.lock().bodyless && self.0.exchange.wants_body() {
+            return false;
+        }
+        self.lock().bodyless = true;
+        self.lock().declared = None;
+        true
     }
 
     /// `write(data)`: sends all of it. To be called detached.

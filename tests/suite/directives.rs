@@ -35,7 +35,15 @@ const DIRECTIVES: &[Directive] = &[
     directive("wsgi_preload", "off", HSL),
     directive("wsgi_threads", "2", HSL),
     directive("wsgi_debug", "on", HSL),
+    directive("wsgi_request_buffering", "off", HSL),
+    directive("wsgi_output_buffering", "on", HSL),
+    directive("wsgi_output_buffer_size", "8k", HSL),
+    directive("wsgi_max_temp_file_size", "2g", HSL),
+    directive("wsgi_temp_path", "tmp/wsgi 1 2", HSL),
+    directive("wsgi_write_buffering", "on", HSL),
+    directive("wsgi_write_buffer_size", "8k", HSL),
     directive("wsgi_allow_ranges", "on", HSL),
+    directive("wsgi_optimize_send_headers", "on", HSL),
     directive("wsgi_env", "NAME value", HSL),
     directive("wsgi_python_home", "@prefix@/venv", &[Http]),
     directive("wsgi_python_executable", "@prefix@/venv/bin/python", &[Http]),
@@ -53,7 +61,16 @@ fn single() -> impl Iterator<Item = &'static Directive> {
     DIRECTIVES.iter().filter(|d| !matches!(d.name, "wsgi_var" | "wsgi_middleware" | "wsgi_env"))
 }
 
-const FLAGS: [&str; 4] = ["wsgi_pass_authorization", "wsgi_preload", "wsgi_debug", "wsgi_allow_ranges"];
+const FLAGS: [&str; 8] = [
+    "wsgi_pass_authorization",
+    "wsgi_preload",
+    "wsgi_debug",
+    "wsgi_request_buffering",
+    "wsgi_output_buffering",
+    "wsgi_write_buffering",
+    "wsgi_allow_ranges",
+    "wsgi_optimize_send_headers",
+];
 
 const HELLO: &str = r#"
 def application(environ, start_response):
@@ -185,6 +202,10 @@ fn numbers_and_times_are_checked() {
     for (name, values) in [
         ("wsgi_threads", &["0", "-1", "x", "1.5", "4k", "\"\"", "on", "99999999999999999999"][..]),
         ("wsgi_python_optimize", &["3", "-1", "x", "\"\"", "on", "00000000000000000000001x"]),
+        ("wsgi_output_buffer_size", &["0", "-1", "x", "\"\"", "1q", "2g", "99999999999999999999"]),
+        ("wsgi_write_buffer_size", &["0", "-1", "x", "\"\"", "1q", "2g"]),
+        ("wsgi_max_temp_file_size", &["-1", "x", "\"\"", "1q", "99999999999999999999"]),
+        ("wsgi_temp_path", &["tmp/wsgi 0", "tmp/wsgi 4", "tmp/wsgi x", "tmp/wsgi 1 2 9"]),
         ("wsgi_shutdown_timeout", &["10q", "-1s", "x", "\"\"", "1s1m", "1.5s"]),
     ] {
         for value in values {
@@ -199,6 +220,11 @@ fn numbers_and_times_are_checked() {
         "wsgi_threads 64;",
         "wsgi_python_optimize 0;",
         "wsgi_python_optimize 2;",
+        "wsgi_output_buffer_size 1;",
+        "wsgi_output_buffer_size 1m;",
+        "wsgi_max_temp_file_size 0;",
+        "wsgi_max_temp_file_size 10g;",
+        "wsgi_temp_path tmp/wsgi 1 2 3;",
         "wsgi_shutdown_timeout 500ms;",
         "wsgi_shutdown_timeout 1m30s;",
         "wsgi_shutdown_timeout 0;",

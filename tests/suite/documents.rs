@@ -27,6 +27,12 @@ fn fallback<'a>(source: &'a str, field: &str) -> &'a str {
     between(source, &format!("self.{field}.unwrap_or("), ")")
 }
 
+/// `64*1024` as nginx writes it.
+fn kilobytes(product: &str) -> String {
+    let count = product.strip_suffix("*1024").unwrap_or_else(|| panic!("no kilobytes: {product}"));
+    format!("{count}k")
+}
+
 /// The table's entries, in its order. Whitespace is as rustfmt likes it, so none counts.
 fn in_the_sources() -> Vec<Directive> {
     let squeeze = |text: String| text.split_whitespace().collect::<String>();
@@ -45,7 +51,7 @@ fn in_the_sources() -> Vec<Directive> {
             let flag = rest.starts_with("),FLAG,");
             let context = if is_main {
                 "http"
-            } else if flag || rest.starts_with("),HTTP_SERVER_LOCATION|") {
+            } else if ["),FLAG,", "),SIZE,", "),HTTP_SERVER_LOCATION|"].iter().any(|start| rest.starts_with(start)) {
                 "http, server, location"
             } else if rest.starts_with("),LOCATION_IF_LIMIT|") {
                 "location, if in location, limit_except"
@@ -67,6 +73,15 @@ fn in_the_sources() -> Vec<Directive> {
                 "wsgi_threads" => {
                     assert!(location.contains("self.threads.unwrap_or_default()"));
                     between(&location, "fndefault()->Self{Self::Pool(", ")").to_owned()
+                }
+                "wsgi_output_buffer_size" => kilobytes(fallback(&location, field)),
+                "wsgi_max_temp_file_size" => {
+                    assert_eq!(fallback(&location, field), "1024*1024*1024");
+                    "1024m".to_owned()
+                }
+                "wsgi_write_buffer_size" => {
+                    assert!(location.contains("self.write_buffer_size.unwrap_or_else(page_size)"));
+                    "4k|8k".to_owned()
                 }
                 "wsgi_script_name" => "(the location's prefix)".to_owned(),
                 _ => String::new(),

@@ -20,5 +20,6 @@ mod response;
 mod shutdown;
 mod slow;
 mod start_response;
+mod streaming;
 mod valgrind;
 mod validate;

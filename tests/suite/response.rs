@@ -1025,7 +1025,7 @@ def small(environ, start_response):
 "#;
 
 fn a_generator_of_any_size_is_not_held_in_memory(engine: Engine) {
-    let nginx = functions(engine, BIG).start();
+    let nginx = functions(engine, BIG).http("wsgi_max_temp_file_size 0;").start();
     let (worker, before) = warm(&nginx);
     let mut conn = nginx.connect();
     conn.send("GET /big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");

@@ -138,7 +138,7 @@ fn made_in_the_end(nginx: &Nginx) -> u64 {
 }
 
 fn a_slow_reader_of_a_huge_answer_costs_no_memory(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).http("wsgi_max_temp_file_size 0;").start();
     let memory = Memory::of(&nginx);
     let started = counted(&nginx, "started");
     let made = counted(&nginx, "made");

@@ -258,7 +258,8 @@ impl Check {
             .conf_text
             .lines()
             .enumerate()
-            .filter(|(_, l)| l.contains(at))
+            // As a word: nginx's own `uwsgi_temp_path` is in every configuration.
+            .filter(|(_, l)| l.match_indices(at).any(|(n, _)| !l[..n].ends_with(|c: char| c.is_alphanumeric())))
             .map(|(n, _)| n)
             .last()
             .expect("the line that is wrong");
