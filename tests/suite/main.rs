@@ -7,6 +7,7 @@ mod directives;
 mod documents;
 mod endless;
 mod environ;
+mod files;
 mod frameworks;
 mod harness;
 mod headers;
