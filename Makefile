@@ -20,7 +20,7 @@ export NGINX_BUILD_DIR  ## the build directory of that source, where it is not o
 export DESTDIR          ## make install: a folder put in front of each path
 
 ##@ Targets
-.PHONY: help run build test install uninstall clean
+.PHONY: help run build test model install uninstall clean
 
 help: ## list targets and variables
 	@awk 'BEGIN { FS = " *## *" } \
@@ -39,6 +39,10 @@ build: ## build the module in release mode; the last line is its path
 test: ## formatting, clippy, unit and integration tests, with each Python that is there
 	@tools/setup.sh python3-venv curl openssl valgrind
 	@tools/test.sh
+
+model: ## run every interleaving of the threads that hand requests and answers over; a part of make test
+	@tools/setup.sh
+	@tools/model.sh
 
 install: ## put the module where nginx looks for it, with a load_module snippet
 	@tools/install.sh

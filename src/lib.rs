@@ -10,6 +10,7 @@ mod engine;
 mod http;
 mod nginx;
 mod python;
+mod sync;
 mod wsgi;
 
 use std::ffi::{c_char, c_void};

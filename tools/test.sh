@@ -38,6 +38,9 @@ export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
 cargo fmt --check
 cargo clippy --all-targets -- -D warnings
 
+say "Models of the threads that hand requests and answers over"
+tools/model.sh
+
 venv=$(test_venv "$python")
 WSGI_TEST_VENV=$venv cargo test
 

@@ -1,8 +1,9 @@
 //! A request body that is read while the call runs: the event loop fills it when the application asks for more.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wsgi::body::{BodySource, Interrupt};
 
 /// What has come of a body and has not been read. Nothing more is taken from the client until it has been, so it holds
@@ -147,7 +148,69 @@ impl Interrupt for Incoming {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod models {
+    use super::*;
+    use loom::sync::mpsc;
+    use loom::thread;
+
+    /// The thread that reads, and the event loop that is asked for more, in every order.
+    fn model(last: BodyEnd, check: fn(io::Result<Vec<u8>>)) {
+        loom::model(move || {
+            let incoming = Arc::new(Incoming::default());
+            let (asked, asks) = mpsc::channel();
+            let reader = thread::spawn({
+                let incoming = incoming.clone();
+                move || {
+                    let (mut all, mut buffer) = (Vec::new(), [0; 2]);
+                    loop {
+                        match incoming.read(&mut buffer, || asked.send(()).unwrap())? {
+                            0 => return Ok(all),
+                            count => all.extend_from_slice(&buffer[..count]),
+                        }
+                    }
+                }
+            });
+            let mut pieces = [&b"abc"[..], b"d"].into_iter();
+            loop {
+                // As the exchange does: it acts on a message, and only if more is wanted then.
+                asks.recv().unwrap();
+                if incoming.is_wanted() {
+                    match pieces.next() {
+                        Some(piece) => incoming.push(piece),
+                        None => break incoming.end(last),
+                    }
+                }
+            }
+            check(reader.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_body_arrives_whole_and_ends() {
+        model(BodyEnd::Complete, |read| assert_eq!(read.unwrap(), b"abcd"));
+    }
+
+    #[test]
+    fn a_client_that_leaves_is_an_error() {
+        model(BodyEnd::Disconnected, |read| assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset));
+    }
+
+    #[test]
+    fn a_reader_that_waits_is_interrupted() {
+        loom::model(|| {
+            let incoming = Arc::new(Incoming::default());
+            let reader = thread::spawn({
+                let incoming = incoming.clone();
+                move || incoming.read(&mut [0; 2], || ()).map(drop)
+            });
+            incoming.interrupt();
+            assert_eq!(reader.join().unwrap().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
