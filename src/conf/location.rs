@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::head_rules::HeadRules;
 use super::main::{MainConf, content_handler};
 use crate::app::specification::{Callable, Specification, Target};
 use crate::nginx::conf::{ComplexValue, Conf, CoreLocation, page_size};
@@ -75,11 +76,14 @@ pub struct LocationConf {
     pub write_buffer_size: Option<usize>,
     pub allow_ranges: Option<bool>,
     pub optimize_send_headers: Option<bool>,
+    pub hide_headers: Option<Vec<String>>,
+    pub pass_headers: Option<Vec<String>>,
 
     buffering: Arc<Buffering>,
     /// The location's own prefix: the default of `wsgi_script_name`.
     mount: Vec<u8>,
     application: Option<Arc<Specification>>,
+    head_rules: Arc<HeadRules>,
 }
 
 impl LocationConf {
@@ -102,6 +106,13 @@ impl LocationConf {
         inherit(&mut self.write_buffer_size, &outer.write_buffer_size);
         inherit(&mut self.allow_ranges, &outer.allow_ranges);
         inherit(&mut self.optimize_send_headers, &outer.optimize_send_headers);
+        inherit(&mut self.hide_headers, &outer.hide_headers);
+        inherit(&mut self.pass_headers, &outer.pass_headers);
+        self.head_rules = Arc::new(HeadRules::new(
+            self.allow_ranges(),
+            self.hide_headers.as_deref().unwrap_or_default(),
+            self.pass_headers.as_deref().unwrap_or_default(),
+        ));
 
         let location = conf.core_location();
         self.buffering = Arc::new(self.merged_buffering(&location));
@@ -182,6 +193,11 @@ impl LocationConf {
 
     pub fn allow_ranges(&self) -> bool {
         self.allow_ranges.unwrap_or(false)
+    }
+
+    /// What holds for the heads of this location's answers.
+    pub fn head_rules(&self) -> &Arc<HeadRules> {
+        &self.head_rules
     }
 }
 

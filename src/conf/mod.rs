@@ -1,5 +1,6 @@
 //! The directives: one table, the configuration of a location and of the `http` block, how they merge.
 
+pub mod head_rules;
 pub mod location;
 pub mod main;
 pub mod table;

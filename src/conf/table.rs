@@ -15,6 +15,7 @@ use crate::nginx::sys::{
     ngx_command_t,
 };
 use crate::python::runtime::check_home;
+use crate::wsgi::head::is_header_name;
 
 type Applied = Result<(), Problem>;
 
@@ -22,7 +23,7 @@ const FLAG: u32 = HTTP_SERVER_LOCATION | NGX_CONF_FLAG;
 const SIZE: u32 = HTTP_SERVER_LOCATION | NGX_CONF_TAKE1;
 
 /// The table, in the order of the README.
-pub const DIRECTIVES: [ngx_command_t; 24] = [
+pub const DIRECTIVES: [ngx_command_t; 26] = [
     location(ngx_string!("wsgi_pass"), LOCATION_IF_LIMIT | NGX_CONF_TAKE12, wsgi_pass),
     location(ngx_string!("wsgi_script_name"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_script_name),
     location(ngx_string!("wsgi_var"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE23, wsgi_var),
@@ -61,6 +62,16 @@ pub const DIRECTIVES: [ngx_command_t; 24] = [
     location::<LocationConf>(ngx_string!("wsgi_optimize_send_headers"), FLAG, |_, words, conf| {
         flag(words, &mut conf.optimize_send_headers)
     }),
+    location::<LocationConf>(
+        ngx_string!("wsgi_hide_header"),
+        HTTP_SERVER_LOCATION | NGX_CONF_TAKE1,
+        |_, words, conf| header_name(words, &mut conf.hide_headers),
+    ),
+    location::<LocationConf>(
+        ngx_string!("wsgi_pass_header"),
+        HTTP_SERVER_LOCATION | NGX_CONF_TAKE1,
+        |_, words, conf| header_name(words, &mut conf.pass_headers),
+    ),
     location::<LocationConf>(ngx_string!("wsgi_debug"), FLAG, |_, words, conf| flag(words, &mut conf.debug)),
     ngx_command_t::empty(),
 ];
@@ -127,6 +138,16 @@ fn wsgi_temp_path(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied
     }
     let path = cf.add_path(words[1], levels).map_err(|()| Problem::Logged)?;
     once(&mut conf.temp_path, path)
+}
+
+/// Adds the name of a header to those of this level.
+fn header_name(words: &[&str], names: &mut Option<Vec<String>>) -> Applied {
+    let name = words[1];
+    if !is_header_name(name.as_bytes()) {
+        return Err(Problem::invalid_value(words[0], name, "the name of a header"));
+    }
+    names.get_or_insert_default().push(name.to_owned());
+    Ok(())
 }
 
 fn wsgi_pass(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {

@@ -5,13 +5,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::head;
 use super::incoming::{BodyEnd, Incoming, StreamedBody};
 use super::outgoing::{Batch, Outgoing};
 use super::post::{Addressee, CallNumber, Message, Post};
+use crate::conf::head_rules::HeadRules;
 use crate::conf::location::{Buffering, LocationConf};
 use crate::nginx::body::Reading;
 use crate::nginx::cell::EventLoopCell;
-use crate::nginx::headers::NoMemory;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::output::{FilePart, Output, Sent};
 use crate::nginx::request::{Request, RequestEvents, Status};
@@ -34,7 +35,7 @@ pub struct RequestExchange {
     post: &'static Post,
     buffering: Arc<Buffering>,
     optimizes: bool,
-    allow_ranges: bool,
+    head_rules: Arc<HeadRules>,
     /// Whether the client asks for several ranges of the body.
     wants_parts: bool,
     /// The request's body, if it is read while the call runs.
@@ -76,7 +77,7 @@ impl RequestExchange {
             post,
             buffering: buffering.clone(),
             optimizes: conf.optimize_send_headers(),
-            allow_ranges: conf.allow_ranges(),
+            head_rules: conf.head_rules().clone(),
             wants_parts: conf.allow_ranges() && request.wants_several_ranges(),
             incoming: request.is_reading_body().then(Arc::default),
             event_loop: EventLoopCell::new(EventLoopSide {
@@ -236,7 +237,7 @@ impl RequestExchange {
         side.closed.set(closed);
         side.failed.set(end == Some(End::Failed));
         if let Some(head) = head {
-            self.send_head(request, head, is_whole)?;
+            head::send(request, &head, is_whole, &self.head_rules)?;
             side.head_sent.set(true);
             if self.optimizes {
                 self.lock().set_body_wanted(!request.is_header_only());
@@ -262,22 +263,6 @@ impl RequestExchange {
             self.room.notify_all();
         }
         Ok(())
-    }
-
-    fn send_head(&self, request: Request, head: ResponseHead, is_whole: bool) -> Result<(), Status> {
-        if !head.dropped.is_empty() {
-            let names = head.dropped.join("\", \"");
-            request.log().write(
-                Level::Warn,
-                &format!("hop-by-hop header \"{names}\" of the application is dropped, the connection is nginx's"),
-            );
-        }
-        let ranges = self.allow_ranges && head.status == 200 && head.content_length.is_some();
-        set_head(request, &head, ranges).map_err(|NoMemory| Status::INTERNAL_SERVER_ERROR)?;
-        if ranges {
-            request.allow_ranges(is_whole);
-        }
-        request.send_header()
     }
 
     fn finalize(&self, request: Request, status: Status) {
@@ -333,27 +318,6 @@ impl EventLoopSide {
         // After the last buffer nginx itself sends on what is left.
         self.ended.get().then_some(Status::OK)
     }
-}
-
-fn set_head(request: Request, head: &ResponseHead, ranges: bool) -> Result<(), NoMemory> {
-    // For 204 and 304 nginx leaves out the headers of a body, but only if the status line is its own.
-    let line = head.status_line.as_deref().filter(|_| head.has_body());
-    request.set_status(head.status, line)?;
-    if let Some(length) = head.content_length {
-        request.set_content_length(length);
-    }
-    let mut has_content_type = false;
-    for (name, value) in &head.headers {
-        if !has_content_type && name.eq_ignore_ascii_case(b"content-type") {
-            has_content_type = true;
-            request.set_content_type(value)?;
-        } else if ranges && name.eq_ignore_ascii_case(b"accept-ranges") {
-            // nginx's range filter says it itself.
-        } else {
-            request.add_header(name, value)?;
-        }
-    }
-    Ok(())
 }
 
 impl RequestExchange {

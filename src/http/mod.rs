@@ -3,6 +3,7 @@
 pub mod environment;
 pub mod exchange;
 pub mod handler;
+pub mod head;
 pub mod incoming;
 pub mod log_queue;
 pub mod outgoing;

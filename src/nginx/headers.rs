@@ -9,6 +9,12 @@ use super::{bytes, pool_string, sys};
 #[derive(Debug)]
 pub struct NoMemory;
 
+impl From<NoMemory> for Status {
+    fn from(NoMemory: NoMemory) -> Self {
+        Self::INTERNAL_SERVER_ERROR
+    }
+}
+
 impl Request {
     /// The status code, and the whole status line unless nginx is to use its own phrase.
     pub fn set_status(&self, code: u16, line: Option<&[u8]>) -> Result<(), NoMemory> {

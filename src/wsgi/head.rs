@@ -82,7 +82,7 @@ impl ResponseHead {
     /// For a name that is no token, a value with control characters, a Content-Length that is no number or comes twice.
     pub fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), InvalidHead> {
         let shown = || String::from_utf8_lossy(name).into_owned();
-        if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+        if !is_header_name(name) {
             return Err(InvalidHead(format!("invalid header name {:?}", shown())));
         }
         // What the value holds stays out of the message: it may be an attack on the log.
@@ -151,6 +151,11 @@ impl ResponseHead {
         }
         Ok(head)
     }
+}
+
+/// Whether this can be the name of a header: RFC 9110's `token`.
+pub fn is_header_name(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| is_token(*byte))
 }
 
 /// A character of RFC 9110's `token`.

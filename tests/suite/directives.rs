@@ -44,6 +44,8 @@ const DIRECTIVES: &[Directive] = &[
     directive("wsgi_write_buffer_size", "8k", HSL),
     directive("wsgi_allow_ranges", "on", HSL),
     directive("wsgi_optimize_send_headers", "on", HSL),
+    directive("wsgi_hide_header", "X-Name", HSL),
+    directive("wsgi_pass_header", "X-Name", HSL),
     directive("wsgi_env", "NAME value", HSL),
     directive("wsgi_python_home", "@prefix@/venv", &[Http]),
     directive("wsgi_python_executable", "@prefix@/venv/bin/python", &[Http]),
@@ -58,7 +60,8 @@ const fn directive(name: &'static str, right: &'static str, levels: &'static [Le
 
 /// Those that may be given once a level.
 fn single() -> impl Iterator<Item = &'static Directive> {
-    DIRECTIVES.iter().filter(|d| !matches!(d.name, "wsgi_var" | "wsgi_middleware" | "wsgi_env"))
+    const REPEATED: [&str; 5] = ["wsgi_var", "wsgi_middleware", "wsgi_env", "wsgi_hide_header", "wsgi_pass_header"];
+    DIRECTIVES.iter().filter(|d| !REPEATED.contains(&d.name))
 }
 
 const FLAGS: [&str; 8] = [
@@ -253,6 +256,19 @@ fn an_invalid_target_is_refused() {
     for callable in ["\"\"", "1a", "a-b", "\"a b\"", "a(", "a)"] {
         let check = with(Location, &format!("wsgi_pass app.py {callable};")).check();
         assert_refused_somehow(&check, &["wsgi_pass", "nginx.conf:"]);
+    }
+}
+
+#[test]
+fn what_cannot_be_the_name_of_a_header_is_refused() {
+    for name in ["wsgi_hide_header", "wsgi_pass_header"] {
+        for value in ["X-Name:", "\"\"", "\"X Name\"", "X-N\u{e4}me"] {
+            let message = format!(
+                "invalid value \"{}\" in \"{name}\" directive, it must be the name of a header",
+                value.trim_matches('"')
+            );
+            with(Http, &format!("{name} {value};")).check().assert_refused(&message, name);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Integration tests: the module in a real nginx. One file a subject; `tests/README.md` says how to write one.
 
+mod accel;
 mod applications;
 mod body;
 mod configurations;
