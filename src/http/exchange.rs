@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::head;
+use super::head::{self, Replacement};
 use super::incoming::{BodyEnd, Incoming, StreamedBody};
 use super::outgoing::{Batch, Outgoing};
 use super::post::{Addressee, CallNumber, Message, Post};
@@ -51,6 +51,8 @@ struct EventLoopSide {
     output: Output,
     /// Whether nginx's filters have the head; some (image_filter) keep it until they have seen the body.
     head_sent: Cell<bool>,
+    /// What nginx answers instead when the call is over.
+    replacement: RefCell<Option<Replacement>>,
     /// Whether the last buffer is on its way.
     ended: Cell<bool>,
     /// Whether the answer failed and nothing follows.
@@ -85,6 +87,7 @@ impl RequestExchange {
                 number: post.enter(myself.clone()),
                 output: Output::default(),
                 head_sent: Cell::new(false),
+                replacement: RefCell::new(None),
                 ended: Cell::new(false),
                 failed: Cell::new(false),
                 closed: Cell::new(false),
@@ -184,6 +187,12 @@ impl RequestExchange {
         for _ in 0..TURNS {
             let Some(request) = side.request.get() else { return };
             self.transfer(request);
+            if let Some(replacement) = side.due_replacement() {
+                // With the request goes what may be the last reference to this exchange.
+                let _alive = self.shared();
+                self.release();
+                return replacement.answer(request, &self.head_rules);
+            }
             if let Some(status) = side.verdict(request) {
                 return self.finalize(request, status);
             }
@@ -237,12 +246,21 @@ impl RequestExchange {
         side.closed.set(closed);
         side.failed.set(end == Some(End::Failed));
         if let Some(head) = head {
-            head::send(request, &head, is_whole, &self.head_rules)?;
-            side.head_sent.set(true);
+            match head::send(request, head, is_whole, &self.head_rules)? {
+                None => side.head_sent.set(true),
+                replacement => *side.replacement.borrow_mut() = replacement,
+            }
             if self.optimizes {
-                self.lock().set_body_wanted(!request.is_header_only());
+                self.lock().set_body_wanted(side.head_sent.get() && !request.is_header_only());
                 self.room.notify_all();
             }
+        }
+        let all = Sent { memory: parts.memory.len(), files: usize::from(parts.file.is_some()) };
+        if side.replacement.borrow().is_some() {
+            // Nobody gets this body, but its call goes on to its end.
+            self.lock().sent(all);
+            self.room.notify_all();
+            return Ok(());
         }
         if !side.head_sent.get() || side.ended.get() {
             return Ok(());
@@ -252,11 +270,7 @@ impl RequestExchange {
             parts.file = parts.file.map(|file| request.with_directio(file));
         }
         let last = end == Some(End::Complete);
-        let sent = if request.is_header_only() {
-            Sent { memory: parts.memory.len(), files: usize::from(parts.file.is_some()) }
-        } else {
-            side.output.send(request, parts, last)?
-        };
+        let sent = if request.is_header_only() { all } else { side.output.send(request, parts, last)? };
         side.ended.set(last);
         if sent != Sent::default() {
             self.lock().sent(sent);
@@ -295,6 +309,11 @@ impl EventLoopSide {
     fn is_busy(&self, request: Request) -> bool {
         // Filters may have read the last of a file and hold it still.
         self.output.is_busy() || (self.sends_document.get() && request.has_buffered())
+    }
+
+    /// What answers instead, when it is time.
+    fn due_replacement(&self) -> Option<Replacement> {
+        if self.closed.get() && self.error.get().is_none() { self.replacement.take() } else { None }
     }
 
     /// The status to finalize with when the answer is over.

@@ -1,4 +1,4 @@
-//! What nginx makes of an application's head.
+//! What nginx makes of an application's head: it goes to the client, or another location answers.
 
 use crate::conf::head_rules::HeadRules;
 use crate::nginx::headers::NoMemory;
@@ -6,11 +6,23 @@ use crate::nginx::log::Level;
 use crate::nginx::request::{Request, Status};
 use crate::wsgi::head::ResponseHead;
 
-/// Sends a head; `is_whole` says whether its body is there in one piece.
+/// What takes the place of an application's answer when its call is over.
+pub enum Replacement {
+    /// The location that its `X-Accel-Redirect` names.
+    Redirect(ResponseHead),
+}
+
+/// Sends a head, or says what takes the place of the whole answer; `is_whole` says whether its body is there in one
+/// piece.
 ///
 /// # Errors
 /// The status to finalize the request with.
-pub fn send(request: Request, head: &ResponseHead, is_whole: bool, rules: &HeadRules) -> Result<(), Status> {
+pub fn send(
+    request: Request,
+    head: ResponseHead,
+    is_whole: bool,
+    rules: &HeadRules,
+) -> Result<Option<Replacement>, Status> {
     if !head.dropped.is_empty() {
         let names = head.dropped.join("\", \"");
         request.log().write(
@@ -18,12 +30,37 @@ pub fn send(request: Request, head: &ResponseHead, is_whole: bool, rules: &HeadR
             &format!("hop-by-hop header \"{names}\" of the application is dropped, the connection is nginx's"),
         );
     }
+    obey(request, &head)?;
+    if head.redirect().is_some() {
+        return Ok(Some(Replacement::Redirect(head)));
+    }
     let ranges = rules.allow_ranges && head.status == 200 && head.content_length.is_some();
-    set(request, head, rules, ranges)?;
+    set(request, &head, rules, ranges)?;
     if ranges {
         request.allow_ranges(is_whole);
     }
-    request.send_header()
+    request.send_header()?;
+    Ok(None)
+}
+
+/// Follows `X-Accel-Limit-Rate` and `X-Accel-Charset`, which hold for what answers instead as well.
+fn obey(request: Request, head: &ResponseHead) -> Result<(), NoMemory> {
+    if let Some(rate) = head.header("X-Accel-Limit-Rate").and_then(limit_rate) {
+        request.set_limit_rate(rate);
+    }
+    match head.header("X-Accel-Charset") {
+        Some(charset) => request.override_charset(charset),
+        None => Ok(()),
+    }
+}
+
+/// Bytes a second, 0 for no limit; what is neither a number nor `off` is ignored, as nginx does.
+fn limit_rate(value: &[u8]) -> Option<usize> {
+    if value == b"off" {
+        return Some(0);
+    }
+    let digits = str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok().filter(|rate| *rate <= isize::MAX as usize)
 }
 
 fn set(request: Request, head: &ResponseHead, rules: &HeadRules, ranges: bool) -> Result<(), NoMemory> {
@@ -48,4 +85,48 @@ fn set_headers(request: Request, head: &ResponseHead, is_wanted: impl Fn(&[u8]) 
         }
     }
     Ok(())
+}
+
+impl Replacement {
+    /// Lets nginx answer. Ends the request for this module.
+    pub fn answer(self, request: Request, rules: &HeadRules) {
+        let Self::Redirect(head) = &self;
+        let kept = set_headers(request, head, |name| self.keeps(name) && !rules.is_hidden(name));
+        match (kept, self) {
+            (Err(NoMemory), _) => request.finalize(NoMemory.into()),
+            (Ok(()), Self::Redirect(head)) => request.redirect(head.redirect().unwrap_or_default()),
+        }
+    }
+
+    /// Whether a header of the application stays.
+    fn keeps(&self, name: &[u8]) -> bool {
+        // Those with `redirect` in ngx_http_upstream_headers_in.
+        const BY_REDIRECT: [&str; 6] =
+            ["Content-Type", "Set-Cookie", "Content-Disposition", "Cache-Control", "Expires", "Accept-Ranges"];
+        match self {
+            Self::Redirect(_) => BY_REDIRECT.iter().any(|kept| kept.as_bytes().eq_ignore_ascii_case(name)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_or_off() {
+        for (value, rate) in [
+            ("0", Some(0)),
+            ("1024", Some(1024)),
+            ("off", Some(0)),
+            ("", None),
+            ("-1", None),
+            ("+1", None),
+            ("1k", None),
+            ("99999999999999999999", None),
+            ("18446744073709551615", None),
+        ] {
+            assert_eq!(limit_rate(value.as_bytes()), rate, "{value:?}");
+        }
+    }
 }

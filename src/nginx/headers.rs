@@ -49,9 +49,11 @@ impl Request {
             // The filters compare this many bytes of the type.
             out.content_type_len = length;
             out.content_type_lowcase = std::ptr::null_mut();
-            if let Some(charset) = charset {
-                out.charset = sys::ngx_str_t { data: text.data.add(charset.start), len: charset.len() };
-            }
+            // Also without one: before a redirect there may have been another type.
+            out.charset = charset.map_or(sys::ngx_str_t::empty(), |charset| sys::ngx_str_t {
+                data: text.data.add(charset.start),
+                len: charset.len(),
+            });
         }
         Ok(())
     }
@@ -72,6 +74,31 @@ impl Request {
             (*element).key = key;
             (*element).value = text;
             fill_slot(&mut (*request).headers_out, element)
+        }
+    }
+
+    /// Lets the charset filter make this the charset of the answer, `off` none of its own.
+    pub fn override_charset(&self, charset: &[u8]) -> Result<(), NoMemory> {
+        // SAFETY: text and string are in the pool of the live request, where the filter finds them later.
+        unsafe {
+            let request = self.as_ptr();
+            let text = pool_string((*request).pool, charset).ok_or(NoMemory)?;
+            let string = sys::ngx_palloc((*request).pool, size_of::<sys::ngx_str_t>()).cast::<sys::ngx_str_t>();
+            if string.is_null() {
+                return Err(NoMemory);
+            }
+            string.write(text);
+            (*request).headers_out.override_charset = string;
+        }
+        Ok(())
+    }
+
+    /// How many bytes a second nginx sends of this answer, 0 for as many as it can; `limit_rate` no longer counts.
+    pub fn set_limit_rate(&self, rate: usize) {
+        // SAFETY: plain fields of the live request.
+        unsafe {
+            (*self.as_ptr()).limit_rate = rate;
+            (*self.as_ptr()).set_limit_rate_set(1);
         }
     }
 

@@ -13,6 +13,7 @@ pub mod mailbox;
 pub mod module;
 pub mod output;
 pub mod process;
+pub mod redirect;
 pub mod request;
 pub mod timer;
 

@@ -26,6 +26,7 @@ impl Status {
     pub const OK: Self = Self(sys::NGX_OK as isize);
     pub const ERROR: Self = Self(sys::NGX_ERROR as isize);
     pub const DONE: Self = Self(sys::NGX_DONE as isize);
+    pub const NOT_FOUND: Self = Self(404);
     pub const INTERNAL_SERVER_ERROR: Self = Self(500);
     pub const SERVICE_UNAVAILABLE: Self = Self(503);
     /// nginx's 499, for a client that left.

@@ -119,6 +119,11 @@ impl ResponseHead {
         found.map(|(_, value)| value.as_slice())
     }
 
+    /// The place in the server that answers instead, so that this answer's own body is of no use.
+    pub fn redirect(&self) -> Option<&[u8]> {
+        self.header("X-Accel-Redirect")
+    }
+
     /// Whether an answer with this status has a body at all (RFC 9110, section 6.4.1).
     pub fn has_body(&self) -> bool {
         !matches!(self.status, 204 | 304)
@@ -228,5 +233,17 @@ mod tests {
         }
         assert_eq!(head.dropped, ["Connection"]);
         assert_eq!(head.headers.len(), 2);
+    }
+
+    #[test]
+    fn a_header_is_found_by_its_name_in_any_case() {
+        let mut head = ResponseHead::new(b"200 OK").unwrap();
+        assert_eq!((head.header("Set-Cookie"), head.redirect()), (None, None));
+        for (name, value) in [("Set-Cookie2", "x"), ("set-cookie", "a"), ("Set-Cookie", "b"), ("X-ACCEL-Redirect", "")]
+        {
+            head.add(name.as_bytes(), value.as_bytes()).unwrap();
+        }
+        assert_eq!(head.header("Set-Cookie"), Some(&b"a"[..]));
+        assert_eq!(head.redirect(), Some(&b""[..]));
     }
 }

@@ -28,7 +28,7 @@ struct State {
     sent: u64,
     /// Whether data beyond Content-Length was cut off.
     surplus: bool,
-    /// Whether the answer has no body, whatever the application gives (HEAD, 204, 304).
+    /// Whether the answer has no body, whatever the application gives (HEAD, 204, 304, a redirect in the server).
     bodyless: bool,
 }
 
@@ -77,9 +77,9 @@ impl Answer {
         matches!(self.lock().stage, Stage::Sent)
     }
 
-    /// Whether data of this answer would be sent at all (not for HEAD, 204, 304).
+    /// Whether data of this answer would be sent at all (not for HEAD, 204, 304, nor where the server answers instead).
     fn has_body(&self, head: &ResponseHead) -> bool {
-        !self.0.is_head && head.has_body()
+        !self.0.is_head && head.has_body() && head.redirect().is_none()
     }
 
     /// The application declares no length but hands over its body whole: `length` bytes.

@@ -14,6 +14,7 @@ both_engines!(
     django_refuses_a_forged_form,
     django_keeps_large_uploads_in_files,
     django_runs_asynchronous_views,
+    django_hands_files_to_nginx,
     django_starts_when_what_it_lacked_is_there,
     flask_serves,
     flask_serves_below_a_prefix,
@@ -280,6 +281,19 @@ fn log_in(browser: &mut Browser, password: &str) -> Response {
         "/admin/login/?next=/admin/",
         &[("csrfmiddlewaretoken", &token), ("username", "admin"), ("password", password), ("next", "/admin/")],
     )
+}
+
+/// As the README's recipe has it.
+fn django_hands_files_to_nginx(engine: Engine) {
+    let nginx = django(engine, "/")
+        .file("media/private/a b?%.txt", "0123456789")
+        .http("types { text/plain txt; }")
+        .location("/protected/", "internal; alias @prefix@/media/private/;")
+        .start();
+    let response = nginx.request("GET", "/files/a%20b%3f%25.txt", &[("Range", "bytes=3-5")], b"").expect(206);
+    assert_eq!(response.text(), "345");
+    assert_eq!(response.header("Content-Type"), Some("text/plain"));
+    assert_eq!(response.header("Content-Disposition"), Some("attachment"));
 }
 
 fn django_admin_logs_in_and_out(engine: Engine) {

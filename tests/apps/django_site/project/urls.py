@@ -14,6 +14,7 @@ urlpatterns = [
     path("cookie", views.cookie),
     path("stream", views.stream),
     path("file", views.file),
+    path("files/<str:name>", views.protected),
     path("redirect", views.redirect),
     path("url", views.url),
     path("raise", views.fail),

@@ -1,6 +1,7 @@
 import asyncio
 import hashlib
 from json import loads
+from urllib.parse import quote
 
 from django.http import FileResponse, HttpResponse, HttpResponseRedirect, JsonResponse, StreamingHttpResponse
 from django.urls import reverse
@@ -43,6 +44,13 @@ def stream(request):
 
 def file(request):
     return FileResponse(open(__file__, "rb"))
+
+
+def protected(request, name):
+    response = HttpResponse(content_type="")
+    response["X-Accel-Redirect"] = "/protected/" + quote(name)
+    response["Content-Disposition"] = "attachment"
+    return response
 
 
 def redirect(request):

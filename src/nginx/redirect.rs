@@ -1,0 +1,38 @@
+//! Answers in place of an application's: another location of nginx.
+
+use super::request::{Request, Status};
+use super::{pool_string, sys};
+
+impl Request {
+    /// Lets another location answer: `@name`, or the one of a URI, perhaps with a query. Ends the request for this module.
+    ///
+    /// Follows `ngx_http_upstream_process_headers`: a URI that leads out of the tree is answered 404; too many redirects,
+    /// or a name that no location has, are answered 500 by nginx.
+    pub fn redirect(self, target: &[u8]) {
+        let request = self.as_ptr();
+        // SAFETY: live by the rule of the type; the handler that looks after a leaving client is taken away with the rest
+        // of this module's part in the request, and the target is a copy in its pool. Both ways of redirecting take a
+        // reference for what follows, so the last call gives back the one of this module and nothing is used after it.
+        unsafe {
+            (*request).read_event_handler = Some(sys::ngx_http_block_reading);
+            let Some(mut uri) = pool_string((*request).pool, target) else {
+                return self.finalize(Status::INTERNAL_SERVER_ERROR);
+            };
+            if target.first() == Some(&b'@') {
+                sys::ngx_http_named_location(request, &mut uri);
+            } else {
+                let mut query = sys::ngx_str_t::empty();
+                let mut flags = sys::NGX_HTTP_LOG_UNSAFE as usize;
+                if sys::ngx_http_parse_unsafe_uri(request, &mut uri, &mut query, &mut flags) != Status::OK.0 {
+                    return self.finalize(Status::NOT_FOUND);
+                }
+                if !self.is_head() {
+                    (*request).method = sys::NGX_HTTP_GET as usize;
+                    (*request).method_name = sys::ngx_http_core_get_method;
+                }
+                sys::ngx_http_internal_redirect(request, &mut uri, &mut query);
+            }
+        }
+        self.finalize(Status::DONE);
+    }
+}
