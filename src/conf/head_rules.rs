@@ -9,17 +9,19 @@ const FOR_NGINX: [&str; 5] =
 pub struct HeadRules {
     /// `wsgi_allow_ranges`.
     pub allow_ranges: bool,
+    /// `wsgi_intercept_errors`.
+    pub intercept_errors: bool,
     hidden: Vec<String>,
 }
 
 impl HeadRules {
     /// With the names of `wsgi_hide_header` and `wsgi_pass_header`.
-    pub fn new(allow_ranges: bool, hide: &[String], pass: &[String]) -> Self {
+    pub fn new(allow_ranges: bool, intercept_errors: bool, hide: &[String], pass: &[String]) -> Self {
         // As ngx_http_upstream_hide_headers_hash: what is passed is hidden by nothing.
         let is_passed = |name: &str| pass.iter().any(|passed| passed.eq_ignore_ascii_case(name));
         let names = FOR_NGINX.into_iter().chain(hide.iter().map(String::as_str));
         let hidden = names.filter(|name| !is_passed(name)).map(str::to_owned).collect();
-        Self { allow_ranges, hidden }
+        Self { allow_ranges, intercept_errors, hidden }
     }
 
     /// Whether a header is kept from the client.
@@ -34,7 +36,7 @@ mod tests {
 
     fn rules(hide: &[&str], pass: &[&str]) -> HeadRules {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        HeadRules::new(false, &owned(hide), &owned(pass))
+        HeadRules::new(false, false, &owned(hide), &owned(pass))
     }
 
     #[test]

@@ -76,6 +76,7 @@ pub struct LocationConf {
     pub write_buffer_size: Option<usize>,
     pub allow_ranges: Option<bool>,
     pub optimize_send_headers: Option<bool>,
+    pub intercept_errors: Option<bool>,
     pub hide_headers: Option<Vec<String>>,
     pub pass_headers: Option<Vec<String>>,
 
@@ -106,10 +107,12 @@ impl LocationConf {
         inherit(&mut self.write_buffer_size, &outer.write_buffer_size);
         inherit(&mut self.allow_ranges, &outer.allow_ranges);
         inherit(&mut self.optimize_send_headers, &outer.optimize_send_headers);
+        inherit(&mut self.intercept_errors, &outer.intercept_errors);
         inherit(&mut self.hide_headers, &outer.hide_headers);
         inherit(&mut self.pass_headers, &outer.pass_headers);
         self.head_rules = Arc::new(HeadRules::new(
             self.allow_ranges(),
+            self.intercept_errors(),
             self.hide_headers.as_deref().unwrap_or_default(),
             self.pass_headers.as_deref().unwrap_or_default(),
         ));
@@ -193,6 +196,10 @@ impl LocationConf {
 
     pub fn allow_ranges(&self) -> bool {
         self.allow_ranges.unwrap_or(false)
+    }
+
+    pub fn intercept_errors(&self) -> bool {
+        self.intercept_errors.unwrap_or(false)
     }
 
     /// What holds for the heads of this location's answers.

@@ -23,7 +23,7 @@ const FLAG: u32 = HTTP_SERVER_LOCATION | NGX_CONF_FLAG;
 const SIZE: u32 = HTTP_SERVER_LOCATION | NGX_CONF_TAKE1;
 
 /// The table, in the order of the README.
-pub const DIRECTIVES: [ngx_command_t; 26] = [
+pub const DIRECTIVES: [ngx_command_t; 27] = [
     location(ngx_string!("wsgi_pass"), LOCATION_IF_LIMIT | NGX_CONF_TAKE12, wsgi_pass),
     location(ngx_string!("wsgi_script_name"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_script_name),
     location(ngx_string!("wsgi_var"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE23, wsgi_var),
@@ -61,6 +61,9 @@ pub const DIRECTIVES: [ngx_command_t; 26] = [
     }),
     location::<LocationConf>(ngx_string!("wsgi_optimize_send_headers"), FLAG, |_, words, conf| {
         flag(words, &mut conf.optimize_send_headers)
+    }),
+    location::<LocationConf>(ngx_string!("wsgi_intercept_errors"), FLAG, |_, words, conf| {
+        flag(words, &mut conf.intercept_errors)
     }),
     location::<LocationConf>(
         ngx_string!("wsgi_hide_header"),

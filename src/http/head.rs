@@ -1,4 +1,4 @@
-//! What nginx makes of an application's head: it goes to the client, or another location answers.
+//! What nginx makes of an application's head: it goes to the client, or something of nginx's answers in its place.
 
 use crate::conf::head_rules::HeadRules;
 use crate::nginx::headers::NoMemory;
@@ -10,6 +10,8 @@ use crate::wsgi::head::ResponseHead;
 pub enum Replacement {
     /// The location that its `X-Accel-Redirect` names.
     Redirect(ResponseHead),
+    /// The `error_page` of its status, by `wsgi_intercept_errors`.
+    ErrorPage(ResponseHead),
 }
 
 /// Sends a head, or says what takes the place of the whole answer; `is_whole` says whether its body is there in one
@@ -30,7 +32,11 @@ pub fn send(
             &format!("hop-by-hop header \"{names}\" of the application is dropped, the connection is nginx's"),
         );
     }
+    // In the order of ngx_http_upstream_process_header.
     obey(request, &head)?;
+    if rules.intercept_errors && is_interceptable(&head) && request.has_error_page(head.status) {
+        return Ok(Some(Replacement::ErrorPage(head)));
+    }
     if head.redirect().is_some() {
         return Ok(Some(Replacement::Redirect(head)));
     }
@@ -63,6 +69,12 @@ fn limit_rate(value: &[u8]) -> Option<usize> {
     digits.parse().ok().filter(|rate| *rate <= isize::MAX as usize)
 }
 
+/// Whether `wsgi_intercept_errors` is about such an answer at all.
+fn is_interceptable(head: &ResponseHead) -> bool {
+    // To finalize a request with 408 or 444 tells nginx to close the connection without an answer.
+    head.status >= 300 && !matches!(head.status, 408 | 444) && !head.is_report
+}
+
 fn set(request: Request, head: &ResponseHead, rules: &HeadRules, ranges: bool) -> Result<(), NoMemory> {
     // For 204 and 304 nginx leaves out the headers of a body, but only if the status line is its own.
     let line = head.status_line.as_deref().filter(|_| head.has_body());
@@ -90,11 +102,12 @@ fn set_headers(request: Request, head: &ResponseHead, is_wanted: impl Fn(&[u8]) 
 impl Replacement {
     /// Lets nginx answer. Ends the request for this module.
     pub fn answer(self, request: Request, rules: &HeadRules) {
-        let Self::Redirect(head) = &self;
+        let (Self::Redirect(head) | Self::ErrorPage(head)) = &self;
         let kept = set_headers(request, head, |name| self.keeps(name) && !rules.is_hidden(name));
         match (kept, self) {
             (Err(NoMemory), _) => request.finalize(NoMemory.into()),
             (Ok(()), Self::Redirect(head)) => request.redirect(head.redirect().unwrap_or_default()),
+            (Ok(()), Self::ErrorPage(head)) => request.show_error_page(head.status),
         }
     }
 
@@ -105,6 +118,8 @@ impl Replacement {
             ["Content-Type", "Set-Cookie", "Content-Disposition", "Cache-Control", "Expires", "Accept-Ranges"];
         match self {
             Self::Redirect(_) => BY_REDIRECT.iter().any(|kept| kept.as_bytes().eq_ignore_ascii_case(name)),
+            // How to log in is what a 401 is about, whoever writes the page.
+            Self::ErrorPage(head) => head.status == 401 && name.eq_ignore_ascii_case(b"www-authenticate"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Answers in place of an application's: another location of nginx.
+//! Answers in place of an application's: another location of nginx, or the `error_page` of a status.
 
 use super::request::{Request, Status};
 use super::{pool_string, sys};
@@ -34,5 +34,20 @@ impl Request {
             }
         }
         self.finalize(Status::DONE);
+    }
+
+    /// Lets nginx answer with a status and its `error_page`. Ends the request for this module.
+    pub fn show_error_page(self, status: u16) {
+        // SAFETY: as in `redirect`.
+        unsafe { (*self.as_ptr()).read_event_handler = Some(sys::ngx_http_block_reading) };
+        self.finalize(Status(status as isize));
+    }
+
+    /// Whether the location has an `error_page` for a status.
+    pub fn has_error_page(&self, status: u16) -> bool {
+        let pages = self.core_location().error_pages;
+        // SAFETY: null, or an array of these that lives as long as the configuration.
+        let pages = unsafe { pages.as_ref().map(|pages| pages.as_slice::<sys::ngx_http_err_page_t>()) };
+        pages.is_some_and(|pages| pages.iter().any(|page| page.status == status as isize))
     }
 }

@@ -206,7 +206,7 @@ impl Request {
         }
     }
 
-    fn core_location(&self) -> &sys::ngx_http_core_loc_conf_t {
+    pub(super) fn core_location(&self) -> &sys::ngx_http_core_loc_conf_t {
         // SAFETY: every request has a location configuration of the core module.
         unsafe {
             let index = sys::ngx_http_core_module.ctx_index;

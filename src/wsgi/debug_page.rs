@@ -19,6 +19,7 @@ pub fn page(traceback: &str, html: bool) -> (ResponseHead, Vec<u8>) {
         ],
         content_length: Some(body.len() as u64),
         dropped: Vec::new(),
+        is_report: true,
     };
     (head, body)
 }

@@ -19,6 +19,8 @@ pub struct ResponseHead {
     pub content_length: Option<u64>,
     /// Names of hop-by-hop headers that were dropped.
     pub dropped: Vec<String>,
+    /// Whether this is the page that shows a developer what went wrong, which nothing takes the place of.
+    pub is_report: bool,
 }
 
 /// Why a head was refused.
@@ -73,6 +75,7 @@ impl ResponseHead {
             headers: Vec::new(),
             content_length: None,
             dropped: Vec::new(),
+            is_report: false,
         })
     }
 

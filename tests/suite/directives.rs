@@ -44,6 +44,7 @@ const DIRECTIVES: &[Directive] = &[
     directive("wsgi_write_buffer_size", "8k", HSL),
     directive("wsgi_allow_ranges", "on", HSL),
     directive("wsgi_optimize_send_headers", "on", HSL),
+    directive("wsgi_intercept_errors", "on", HSL),
     directive("wsgi_hide_header", "X-Name", HSL),
     directive("wsgi_pass_header", "X-Name", HSL),
     directive("wsgi_env", "NAME value", HSL),
@@ -64,7 +65,7 @@ fn single() -> impl Iterator<Item = &'static Directive> {
     DIRECTIVES.iter().filter(|d| !REPEATED.contains(&d.name))
 }
 
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 9] = [
     "wsgi_pass_authorization",
     "wsgi_preload",
     "wsgi_debug",
@@ -73,6 +74,7 @@ const FLAGS: [&str; 8] = [
     "wsgi_write_buffering",
     "wsgi_allow_ranges",
     "wsgi_optimize_send_headers",
+    "wsgi_intercept_errors",
 ];
 
 const HELLO: &str = r#"

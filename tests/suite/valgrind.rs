@@ -46,6 +46,13 @@ def application(environ, start_response):
         start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8"), ("Set-Cookie", "a=1"),
                                   ("Set-Cookie", "b=2"), ("ETag", '"tag"'), ("Connection", "close")])
         return [b"headers"]
+    if path == "/redirect":
+        start_response("200 OK", [("X-Accel-Redirect", query), ("Set-Cookie", "a=1"), ("X-Accel-Charset", "off"),
+                                  ("X-Accel-Limit-Rate", "100000"), ("Content-Type", "text/plain; charset=utf-8")])
+        return Closing([b"x" * 1000] * 100)
+    if path == "/intercept":
+        start_response("401 Unauthorized", [("WWW-Authenticate", "Basic")])
+        return Closing([b"x" * 1000] * 100)
     if path == "/wrong":
         start_response("200 OK", [("X\r\n", "y")])
     if path == "/write":
@@ -78,6 +85,8 @@ fn no_memory_is_misused(engine: Engine) {
         .http("client_body_buffer_size 8k; wsgi_var NAME $request_id; gzip on; gzip_min_length 0;")
         .location("/include/", "ssi on; root @prefix@;")
         .file("include/page.html", "<!--# include virtual=\"/sub\" -->|<!--# include virtual=\"/raise\" -->")
+        .server("wsgi_intercept_errors on; error_page 401 /redirect?/include/page.html;")
+        .location("@named", "wsgi_pass app.py;")
         .errors_expected();
     let report = site.prefix().join("valgrind");
     let log_file = format!("--log-file={}", report.display());
@@ -126,6 +135,11 @@ fn mixed_requests(nginx: &Nginx) {
     nginx.get("/log").expect(200);
     nginx.get("/late").expect(200);
     nginx.get("/include/page.html").expect(200);
+    nginx.get("/redirect?/headers").expect(200);
+    nginx.get("/redirect?/include/page.html").expect(200);
+    nginx.get("/redirect?/../x").expect(404);
+    nginx.get("/redirect?@named").expect(500);
+    nginx.get("/intercept").expect(401);
     leave(nginx, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf", 0);
     leave(nginx, "GET /endless HTTP/1.1\r\nHost: a\r\n\r\n", 100_000);
     let mut broken = nginx.connect();
