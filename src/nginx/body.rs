@@ -49,8 +49,17 @@ impl Request {
     ///
     /// What it returns is what the content handler returns.
     pub fn read_body(&self, buffering: bool, read: unsafe extern "C" fn(*mut sys::ngx_http_request_t)) -> Status {
-        // SAFETY: called once, from the content handler; the flag is set before, as ngx_http_upstream does.
+        // SAFETY: called from the content handler, once unless there was a redirect; the flag is set before, as
+        // ngx_http_upstream does.
         let status = unsafe {
+            if self.is_reading_body() {
+                // The location that redirected here reads it without buffering. nginx would call `read` at once as well,
+                // but forget about that, and call it again in the end.
+                let main = &mut *self.get().main;
+                main.set_count(main.count() + 1);
+                read(self.as_ptr());
+                return Status::DONE;
+            }
             (*self.as_ptr()).set_request_body_no_buffering(u32::from(!buffering));
             sys::ngx_http_read_client_request_body(self.as_ptr(), Some(read))
         };
