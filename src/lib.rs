@@ -21,13 +21,29 @@ use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf};
 
 use conf::location::LocationConf;
 use conf::main::MainConf;
+use nginx::candidate::Candidate;
 use nginx::conf::Conf;
 use nginx::log::{Level, Log};
 use nginx::process::{self, Role};
 use nginx::request::Request;
 use nginx::sys;
 
-ngx::ngx_modules!(ngx_http_wsgi_module);
+/// What nginx's `load_module` looks for. (The macro of the `ngx` crate makes these for one module only.)
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_modules: [*const sys::ngx_module_t; 3] =
+    [&raw const ngx_http_wsgi_module, &raw const ngx_wsgi_check_module, ptr::null()];
+
+/// Their names, in the same order.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_module_names: [*const c_char; 3] =
+    [c"ngx_http_wsgi_module".as_ptr(), c"ngx_wsgi_check_module".as_ptr(), ptr::null()];
+
+/// Nothing: they may stand behind all others.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_module_order: [*const c_char; 1] = [ptr::null()];
 
 /// The module as nginx knows it.
 #[allow(non_upper_case_globals)]
@@ -39,6 +55,17 @@ pub static mut ngx_http_wsgi_module: sys::ngx_module_t = sys::ngx_module_t {
     exit_process: Some(exit_process),
     ..sys::ngx_module_t::default()
 };
+
+/// A core module for the one step that HTTP modules do not have: the whole configuration is read and may still be refused.
+#[allow(non_upper_case_globals)]
+pub static mut ngx_wsgi_check_module: sys::ngx_module_t = sys::ngx_module_t {
+    ctx: (&raw mut CHECK_CONTEXT).cast(),
+    type_: sys::NGX_CORE_MODULE as usize,
+    ..sys::ngx_module_t::default()
+};
+
+static mut CHECK_CONTEXT: sys::ngx_core_module_t =
+    sys::ngx_core_module_t { name: ngx::ngx_string!("wsgi_check"), create_conf: None, init_conf: Some(init_conf) };
 
 static CONTEXT: sys::ngx_http_module_t = sys::ngx_http_module_t {
     preconfiguration: Some(preconfiguration),
@@ -103,6 +130,19 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
                 conf.emerg(&problem);
                 Status::NGX_ERROR.into()
             }
+        }
+    })
+}
+
+/// Sees whether the applications can be loaded. Not in `init_module`: nginx exits where that fails.
+unsafe extern "C" fn init_conf(cycle: *mut sys::ngx_cycle_t, _: *mut c_void) -> *mut c_char {
+    let error = ngx::core::NGX_CONF_ERROR;
+    nginx::guard(error, || {
+        // SAFETY: nginx passes the cycle whose configuration it has read; create_main_conf makes this type.
+        let (conf, candidate) = unsafe { (nginx::module::main_conf::<MainConf>(cycle), Candidate::new(cycle)) };
+        match conf.map(|conf| http::check::run(conf, candidate)) {
+            None | Some(Ok(())) => ptr::null_mut(),
+            Some(Err(())) => error,
         }
     })
 }

@@ -70,6 +70,17 @@ impl Application {
     /// The traceback, which is in the log already. What the attempt left in `sys.modules` is gone, so that another can
     /// start afresh.
     pub fn load(&self, py: Python<'_>, loader: &Loader) -> Result<(), String> {
+        self.try_load(py, loader).map_err(|Failure { summary, traceback }| {
+            log::error(&format!("application \"{}\" could not be loaded: {summary}\n{traceback}", self.name));
+            traceback
+        })
+    }
+
+    /// As [`Application::load`], and logs nothing of its own.
+    ///
+    /// # Errors
+    /// What is to be said of the failure.
+    pub fn try_load(&self, py: Python<'_>, loader: &Loader) -> Result<(), Failure> {
         let loaded = loader.load(py, &self.specification);
         log::flush();
         match loaded {
@@ -78,11 +89,15 @@ impl Application {
                 Ok(())
             }
             Err(error) => {
-                let text = traceback::format(&error, py);
-                let summary = traceback::summary(&error, py);
-                log::error(&format!("application \"{}\" could not be loaded: {summary}\n{text}", self.name));
-                Err(text)
+                Err(Failure { summary: traceback::summary(&error, py), traceback: traceback::format(&error, py) })
             }
         }
     }
+}
+
+/// Why an application could not be loaded.
+pub struct Failure {
+    /// Class and message of the exception, in a line.
+    pub summary: String,
+    pub traceback: String,
 }

@@ -30,6 +30,8 @@ pub struct MainConf {
     pub path: Option<Vec<std::path::PathBuf>>,
     pub optimize: Option<u8>,
     pub shutdown_timeout: Option<Duration>,
+    pub check: Option<bool>,
+    pub check_timeout: Option<Duration>,
 
     applications: Vec<Registered>,
 }
@@ -146,6 +148,7 @@ impl MainConf {
             executable: self.executable.clone(),
             path: self.path.clone().unwrap_or_default(),
             optimize: self.optimize.unwrap_or(0),
+            leave_no_byte_code: false,
         }
     }
 
@@ -157,6 +160,22 @@ impl MainConf {
     /// `wsgi_shutdown_timeout`.
     pub fn shutdown_timeout(&self) -> Duration {
         self.shutdown_timeout.unwrap_or(Duration::from_secs(10))
+    }
+
+    /// `wsgi_check`.
+    pub fn checks(&self) -> bool {
+        self.check.unwrap_or(true)
+    }
+
+    /// `wsgi_check_timeout`.
+    pub fn check_timeout(&self) -> Duration {
+        self.check_timeout.unwrap_or(Duration::from_secs(30))
+    }
+
+    /// File and line of the first `wsgi_pass` of an application.
+    pub fn place(&self, specification: &Specification) -> &str {
+        let found = self.applications.iter().find(|application| *application.specification == *specification);
+        found.map_or("the configuration", |application| &application.place)
     }
 
     /// Each application once, with whether it is to be loaded at the start.

@@ -23,7 +23,7 @@ const FLAG: u32 = HTTP_SERVER_LOCATION | NGX_CONF_FLAG;
 const SIZE: u32 = HTTP_SERVER_LOCATION | NGX_CONF_TAKE1;
 
 /// The table, in the order of the README.
-pub const DIRECTIVES: [ngx_command_t; 27] = [
+pub const DIRECTIVES: [ngx_command_t; 29] = [
     location(ngx_string!("wsgi_pass"), LOCATION_IF_LIMIT | NGX_CONF_TAKE12, wsgi_pass),
     location(ngx_string!("wsgi_script_name"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_script_name),
     location(ngx_string!("wsgi_var"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE23, wsgi_var),
@@ -32,6 +32,8 @@ pub const DIRECTIVES: [ngx_command_t; 27] = [
         flag(words, &mut conf.pass_authorization)
     }),
     location::<LocationConf>(ngx_string!("wsgi_preload"), FLAG, |_, words, conf| flag(words, &mut conf.preload)),
+    main::<MainConf>(ngx_string!("wsgi_check"), NGX_CONF_FLAG, |_, words, conf| flag(words, &mut conf.check)),
+    main(ngx_string!("wsgi_check_timeout"), NGX_CONF_TAKE1, wsgi_check_timeout),
     main(ngx_string!("wsgi_python_home"), NGX_CONF_TAKE1, wsgi_python_home),
     main(ngx_string!("wsgi_python_executable"), NGX_CONF_TAKE1, wsgi_python_executable),
     main(ngx_string!("wsgi_python_path"), NGX_CONF_1MORE, wsgi_python_path),
@@ -305,6 +307,16 @@ fn wsgi_threads(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
         },
     };
     once(&mut conf.threads, threads)
+}
+
+fn wsgi_check_timeout(_: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
+    if conf.check_timeout.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let time = parse_time(words[1]).filter(|milliseconds| *milliseconds > 0);
+    let milliseconds =
+        time.ok_or_else(|| Problem::invalid_value(words[0], words[1], "a time above zero, as \"30s\""))?;
+    once(&mut conf.check_timeout, Duration::from_millis(milliseconds))
 }
 
 fn wsgi_shutdown_timeout(_: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {

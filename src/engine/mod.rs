@@ -1,5 +1,6 @@
 //! Where calls run: on the event loop thread, or on pool threads of the worker.
 
+pub mod check;
 pub mod inline;
 pub mod python;
 pub mod threads;

@@ -16,6 +16,8 @@ pub struct Configuration {
     pub worker_number: usize,
     /// For `ngx_wsgi.nginx_version`.
     pub nginx_version: String,
+    /// Whether applications are only loaded to see whether they can be, for `ngx_wsgi.checking`.
+    pub checking: bool,
 }
 
 /// A started interpreter.
@@ -38,6 +40,7 @@ impl World {
             Fact::Text("interpreter", "main".to_owned()),
             Fact::Number("worker_pid", i64::from(std::process::id())),
             Fact::Number("worker_number", configuration.worker_number as i64),
+            Fact::Truth("checking", configuration.checking),
         ];
         let interpreter = Interpreter::start(&configuration.settings, &facts)?;
         Python::attach(|py| {

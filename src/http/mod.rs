@@ -1,5 +1,7 @@
-//! Requests of nginx as calls of applications: the content handler, the exchange, the worker that they belong to.
+//! Requests of nginx as calls of applications: the content handler, the exchange, the worker that they belong to; and
+//! the check of applications before there are any.
 
+pub mod check;
 pub mod environment;
 pub mod exchange;
 pub mod handler;

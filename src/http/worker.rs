@@ -60,6 +60,7 @@ impl Start {
             server,
             worker_number: process::worker_number(),
             nginx_version: NGINX_VERSION.to_owned(),
+            checking: false,
         };
         Some(Self {
             configuration,

@@ -12,6 +12,7 @@ pub enum Level {
     Alert = sys::NGX_LOG_ALERT,
     Error = sys::NGX_LOG_ERR,
     Warn = sys::NGX_LOG_WARN,
+    Notice = sys::NGX_LOG_NOTICE,
     Info = sys::NGX_LOG_INFO,
 }
 

@@ -4,7 +4,9 @@
 //! Knows nginx and nothing of Python. Unless a type says otherwise it belongs to the event loop thread.
 
 pub mod body;
+pub mod candidate;
 pub mod cell;
+pub mod child;
 pub mod conf;
 pub mod directive;
 pub mod headers;

@@ -153,6 +153,12 @@ pub fn disown_child() {
     }
 }
 
+/// Shows `title` as this process's in the list of processes, after `nginx: `.
+pub fn set_process_title(title: &std::ffi::CStr) {
+    // SAFETY: nginx copies the text into the memory of its arguments, which it has made ready before any configuration.
+    unsafe { sys::ngx_setproctitle(title.as_ptr().cast::<std::ffi::c_char>().cast_mut()) };
+}
+
 /// Name and home of the user that this process runs as.
 pub fn user() -> Option<(String, String)> {
     // SAFETY: called before the process has other threads; the entry and its texts stay valid until the next call.

@@ -32,12 +32,15 @@ pub struct Settings {
     pub path: Vec<PathBuf>,
     /// `wsgi_python_optimize`: 0, 1 or 2.
     pub optimize: u8,
+    /// Whether no byte code is written, whoever may read and write the files.
+    pub leave_no_byte_code: bool,
 }
 
 /// A fact for the module `ngx_wsgi`: its attribute name and value.
 pub enum Fact {
     Text(&'static str, String),
     Number(&'static str, i64),
+    Truth(&'static str, bool),
 }
 
 /// The libpython in this process, as `3.11.2`; Python need not be initialised.
@@ -170,6 +173,7 @@ impl Interpreter {
             match fact {
                 Fact::Text(name, value) => values.set_item(name, value)?,
                 Fact::Number(name, value) => values.set_item(name, value)?,
+                Fact::Truth(name, value) => values.set_item(name, value)?,
             }
         }
         globals.set_item("facts", values)?;
@@ -239,6 +243,7 @@ fn initialize(settings: &Settings) -> Result<(), String> {
         (*config).isolated = 0;
         (*config).use_environment = 1;
         (*config).optimization_level = i32::from(settings.optimize);
+        (*config).write_bytecode = i32::from(!settings.leave_no_byte_code);
         let result = set_path(config, &raw mut (*config).program_name, settings.program().as_deref())
             .and_then(|()| set_path(config, &raw mut (*config).home, settings.prefix()))
             .and_then(|()| check(ffi::Py_InitializeFromConfig(config)));

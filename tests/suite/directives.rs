@@ -33,6 +33,8 @@ const DIRECTIVES: &[Directive] = &[
     directive("wsgi_middleware", "middle", HSL),
     directive("wsgi_pass_authorization", "off", HSL),
     directive("wsgi_preload", "off", HSL),
+    directive("wsgi_check", "off", &[Http]),
+    directive("wsgi_check_timeout", "5s", &[Http]),
     directive("wsgi_threads", "2", HSL),
     directive("wsgi_debug", "on", HSL),
     directive("wsgi_request_buffering", "off", HSL),
@@ -68,6 +70,7 @@ fn single() -> impl Iterator<Item = &'static Directive> {
 const FLAGS: [&str; 9] = [
     "wsgi_pass_authorization",
     "wsgi_preload",
+    "wsgi_check",
     "wsgi_debug",
     "wsgi_request_buffering",
     "wsgi_output_buffering",
@@ -155,6 +158,8 @@ fn a_duplicate_with_another_value_is_refused_too() {
         ("wsgi_script_name", "\"\"", "/x"),
         ("wsgi_python_optimize", "0", "1"),
         ("wsgi_shutdown_timeout", "0", "10s"),
+        ("wsgi_check", "off", "on"),
+        ("wsgi_check_timeout", "1s", "30s"),
     ] {
         let text = format!("{name} {one};\n{name} {other};");
         let message = format!("\"{name}\" directive is duplicate");
@@ -212,6 +217,7 @@ fn numbers_and_times_are_checked() {
         ("wsgi_max_temp_file_size", &["-1", "x", "\"\"", "1q", "99999999999999999999"]),
         ("wsgi_temp_path", &["tmp/wsgi 0", "tmp/wsgi 4", "tmp/wsgi x", "tmp/wsgi 1 2 9"]),
         ("wsgi_shutdown_timeout", &["10q", "-1s", "x", "\"\"", "1s1m", "1.5s"]),
+        ("wsgi_check_timeout", &["10q", "-1s", "x", "\"\"", "1s1m", "1.5s", "0", "0s"]),
     ] {
         for value in values {
             let check = with(Http, &format!("{name} {value};")).check();
@@ -233,6 +239,8 @@ fn numbers_and_times_are_checked() {
         "wsgi_shutdown_timeout 500ms;",
         "wsgi_shutdown_timeout 1m30s;",
         "wsgi_shutdown_timeout 0;",
+        "wsgi_check_timeout 500ms;",
+        "wsgi_check_timeout 2m;",
     ] {
         with(Http, text).check().assert_ok();
     }

@@ -33,6 +33,15 @@ fn kilobytes(product: &str) -> String {
     format!("{count}k")
 }
 
+/// The default of a flag.
+fn on_or_off(source: &str, field: &str) -> String {
+    match fallback(source, field) {
+        "true" => "on".to_owned(),
+        "false" => "off".to_owned(),
+        other => panic!("{field}: {other}"),
+    }
+}
+
 /// The table's entries, in its order. Whitespace is as rustfmt likes it, so none counts.
 fn in_the_sources() -> Vec<Directive> {
     let squeeze = |text: String| text.split_whitespace().collect::<String>();
@@ -60,14 +69,11 @@ fn in_the_sources() -> Vec<Directive> {
             };
             let field = name.strip_prefix("wsgi_").unwrap();
             let value = match name {
-                _ if flag => match fallback(&location, field) {
-                    "true" => "on".to_owned(),
-                    "false" => "off".to_owned(),
-                    other => panic!("{name}: {other}"),
-                },
+                _ if flag => on_or_off(&location, field),
+                "wsgi_check" => on_or_off(&main, field),
                 "wsgi_python_optimize" => fallback(&main, "optimize").to_owned(),
-                "wsgi_shutdown_timeout" => {
-                    let seconds = between(&main, "self.shutdown_timeout.unwrap_or(Duration::from_secs(", ")");
+                "wsgi_shutdown_timeout" | "wsgi_check_timeout" => {
+                    let seconds = between(&main, &format!("self.{field}.unwrap_or(Duration::from_secs("), ")");
                     format!("{seconds}s")
                 }
                 "wsgi_threads" => {

@@ -3,6 +3,7 @@
 mod accel;
 mod applications;
 mod body;
+mod check;
 mod configurations;
 mod directives;
 mod documents;

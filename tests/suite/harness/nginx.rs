@@ -6,7 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::Instant;
 
 pub struct Nginx {
@@ -240,6 +240,12 @@ impl Nginx {
         let site = std::mem::replace(&mut self.site, Site::plain());
         self.site = change(site);
         self.site.write();
+    }
+
+    /// Runs nginx with its configuration and more arguments (`-t`, `-s`), until that process ends.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let conf = self.prefix().join("conf/nginx.conf");
+        nginx_command(&self.site, &conf).args(arguments).stdin(Stdio::null()).output().expect("run nginx")
     }
 
     /// `nginx -s reload`'s signal; returns when every old worker takes no more connections, with the new workers.

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 /// An nginx to be: directives and files are collected here, `start` runs it.
 ///
+/// It has `wsgi_check off` unless the site says something of `wsgi_check` or its time limit.
+///
 /// In every text given, `@prefix@` stands for nginx's prefix, `@port@` for the first port it listens on.
 pub struct Site {
     pub(super) dir: TempDir,
@@ -24,6 +26,7 @@ pub struct Site {
     server: String,
     listen: Option<String>,
     user: Option<String>,
+    user_is_last: bool,
     pub(super) workers: usize,
     daemon: bool,
     log_level: String,
@@ -63,6 +66,7 @@ impl Site {
             server: String::new(),
             listen: None,
             user: None,
+            user_is_last: false,
             workers: 1,
             daemon: false,
             log_level: "info".to_owned(),
@@ -149,6 +153,12 @@ impl Site {
         self
     }
 
+    /// The line with the user stands at the end of the configuration, behind `http`.
+    pub fn user_last(mut self) -> Site {
+        self.user_is_last = true;
+        self
+    }
+
     pub fn daemon(mut self) -> Site {
         self.daemon = true;
         self
@@ -186,6 +196,9 @@ impl Site {
 
     fn conf(&self) -> String {
         let Site { main, events, http, server, workers, log_level, .. } = self;
+        // Tests of other things do without the second import that the check is.
+        let is_about_check = [main, http, server].iter().any(|text| text.contains("wsgi_check"));
+        let check = if is_about_check { "" } else { "wsgi_check off;" };
         let module = module().display();
         let daemon = if self.daemon { "on" } else { "off" };
         let user = match (&self.user, is_root()) {
@@ -193,6 +206,7 @@ impl Site {
             (None, true) => "user root;".to_owned(),
             (_, false) => String::new(),
         };
+        let (user, user_last) = if self.user_is_last { ("", user.as_str()) } else { (user.as_str(), "") };
         let listen = self.listen.as_deref().unwrap_or("listen 127.0.0.1:@port@; server_name localhost;");
         format!(
             "load_module {module};
@@ -214,19 +228,26 @@ http {{
     fastcgi_temp_path tmp/fastcgi;
     uwsgi_temp_path tmp/uwsgi;
     scgi_temp_path tmp/scgi;
+    {check}
 {http}
     server {{
         {listen}
 {server}    }}
 }}
+{user_last}
 "
         )
     }
 
     /// `nginx -t`.
     pub fn check(self) -> Check {
+        self.check_again()
+    }
+
+    /// `nginx -t` of a site that is needed for more.
+    pub fn check_again(&self) -> Check {
         let conf = self.write();
-        let output = nginx_command(&self, &conf).arg("-t").stdin(Stdio::null()).output().expect("run nginx -t");
+        let output = nginx_command(self, &conf).arg("-t").stdin(Stdio::null()).output().expect("run nginx -t");
         Check {
             ok: output.status.success(),
             output: String::from_utf8_lossy(&output.stderr).into_owned(),

@@ -1,0 +1,644 @@
+//! `wsgi_check`: `nginx -t`, start and reload import the applications in a child that is thrown away.
+
+use crate::harness::{
+    Check, Engine, Load, Nginx, PATIENCE, Process, Site, both_engines, is_root, python_is_for_everybody, wait_for,
+};
+use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+both_engines!(a_reload_with_broken_code_changes_nothing, a_worker_is_what_was_checked);
+
+const FINE: &str = "
+def application(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [b'fine']
+";
+
+/// A site with the check, as nginx has it by default.
+fn checked() -> Site {
+    Site::plain().http("wsgi_check_timeout 20s;")
+}
+
+/// An import that does this before there is an application.
+fn after(code: &str) -> String {
+    format!("{code}\n{FINE}")
+}
+
+/// What `nginx -t` says after its own `[emerg]`, line by line.
+fn said(check: &Check) -> Vec<&str> {
+    check.output.lines().filter_map(|line| line.strip_prefix("nginx: [emerg] ")).collect()
+}
+
+/// Refused with this about the application whose `wsgi_pass` is in the last line that holds `at`.
+#[track_caller]
+fn assert_refused(check: &Check, prefix: &str, at: &str, application: &str, why: &str) {
+    let line = 1 + check.conf_text.lines().collect::<Vec<_>>().iter().rposition(|line| line.contains(at)).unwrap();
+    let start = format!("wsgi_pass \"{prefix}/{application}\" in {prefix}/conf/nginx.conf:{line}: {why}");
+    assert!(!check.ok, "accepted, though: {start}");
+    assert!(said(check).iter().any(|line| line.starts_with(&start)), "wanted: {start}\ngot: {}", check.output);
+}
+
+fn prefix_of(site: &Site) -> String {
+    site.prefix().to_str().unwrap().to_owned()
+}
+
+/// The processes that were named in the events, one number a line.
+fn noted_processes(site: &Site) -> Vec<Process> {
+    let events = std::fs::read_to_string(site.prefix().join("events")).unwrap_or_default();
+    events.lines().map(|line| Process(line.parse().expect("a number"))).collect()
+}
+
+#[track_caller]
+fn assert_gone(processes: &[Process]) {
+    assert!(!processes.is_empty(), "nothing was noted");
+    for process in processes {
+        process.wait_gone();
+    }
+}
+
+/// Python that notes a process, for [`noted_processes`].
+const NOTE: &str = "
+def note(process):
+    with open('@prefix@/events', 'a') as events:
+        events.write(f'{process}\\n')
+";
+
+// ---- nginx -t -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_module_that_is_missing_is_named_with_file_line_and_traceback() {
+    let site = checked().app("import not_there\n");
+    let prefix = prefix_of(&site);
+    let check = site.check();
+    let why = "ModuleNotFoundError: No module named 'not_there'";
+    assert_refused(&check, &prefix, "wsgi_pass", "app.py", why);
+    let said = said(&check);
+    assert_eq!(said[1], "Traceback (most recent call last):");
+    let at = format!("  File \"{prefix}/app.py\", line 1, in <module>");
+    let at = said.iter().position(|line| *line == at).expect("the line of the import");
+    assert_eq!(said[at + 1], "    import not_there");
+    assert_eq!(said.last(), Some(&why));
+}
+
+#[test]
+fn what_can_be_imported_is_accepted() {
+    let site = checked()
+        .file("middle.py", "def middleware(application):\n    return application\n")
+        .file("package/__init__.py", "")
+        .file("package/module.py", &format!("{FINE}\nclass site:\n    make = staticmethod(lambda: application)\n"))
+        .http("wsgi_python_path @prefix@;")
+        .app(FINE)
+        .location("/wrapped", "wsgi_pass app.py; wsgi_middleware middle;")
+        .location("/factory", "wsgi_pass package.module:site.make();")
+        .location("/late", "wsgi_pass package/module.py; wsgi_preload off;");
+    let check = site.check();
+    check.assert_ok();
+    assert!(!check.output.contains('['), "{}", check.output);
+}
+
+#[test]
+fn every_broken_application_is_reported() {
+    // File and arguments, source, what is said.
+    let broken = [
+        ("missing.py", "import not_there", "ModuleNotFoundError: No module named 'not_there'"),
+        ("syntax.py", "def (", "SyntaxError: "),
+        ("exits.py", "import sys; sys.exit(3)", "SystemExit: 3"),
+        ("interrupts.py", "raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("leaves.py", "import os; os._exit(0)", "the process that imported it ended with exit code 0"),
+        ("crashes.py", "import ctypes; ctypes.string_at(0)", "the process that imported it ended by signal 11 ("),
+        ("killed.py", "import os; os.kill(os.getpid(), 15)", "the process that imported it ended by signal 15 ("),
+        ("closes.py", "import os; os.closerange(3, 100)", "the process that imported it ended "),
+        ("nameless.py", "app = 1", "AttributeError: '"),
+        ("number.py", "application = 1", "TypeError: 'application' of "),
+    ];
+    let mut site = checked().app(FINE);
+    for (file, source, _) in broken {
+        site = site.app_at(&format!("/{file}"), file, source);
+    }
+    site = site
+        .location("/factory", "wsgi_pass app.py make();")
+        .location("/module", "wsgi_pass not_there.wsgi_app;")
+        .location("/middleware", "wsgi_pass app.py; wsgi_middleware not_there;")
+        .app_at("/last", "last.py", FINE);
+    let prefix = prefix_of(&site);
+    let check = site.check();
+    for (file, _, why) in broken {
+        assert_refused(&check, &prefix, &format!("/{file}"), file, why);
+    }
+    assert_refused(&check, &prefix, "/factory", "app.py:make()", "AttributeError: ");
+    assert_refused(&check, &prefix, "/middleware", "app.py", "ModuleNotFoundError: No module named 'not_there'");
+    let module = said(&check).into_iter().filter(|line| line.starts_with("wsgi_pass \"not_there.wsgi_app\" in "));
+    assert_eq!(module.count(), 1, "{}", check.output);
+    let count = said(&check).iter().filter(|line| line.starts_with("wsgi_pass ")).count();
+    assert_eq!(count, broken.len() + 3, "{}", check.output);
+    assert!(check.output.contains("test failed"), "{}", check.output);
+}
+
+#[test]
+fn an_application_without_preload_is_checked_too() {
+    let site = checked().file("app.py", "import not_there").location("/", "wsgi_pass app.py; wsgi_preload off;");
+    let prefix = prefix_of(&site);
+    assert_refused(&site.check(), &prefix, "location /", "app.py", "ModuleNotFoundError");
+}
+
+#[test]
+fn an_application_of_several_locations_is_reported_once() {
+    let site = checked().app("import not_there").location("/again", "wsgi_pass app.py;");
+    let check = site.check();
+    assert_eq!(said(&check).iter().filter(|line| line.starts_with("wsgi_pass ")).count(), 1, "{}", check.output);
+}
+
+#[test]
+fn a_crash_shows_where_it_was() {
+    let check = checked().app("def deep():\n    import ctypes; ctypes.string_at(0)\ndeep()\n").check();
+    assert!(!check.ok);
+    assert!(said(&check).iter().any(|line| line.ends_with("app.py\", line 2 in deep")), "{}", check.output);
+}
+
+#[test]
+fn lines_are_whole_and_cannot_write_to_a_terminal() {
+    let check = checked().app("raise ValueError('ä' * 3000 + '|\\n\\x1b[31mred')\n").check();
+    assert!(!check.ok);
+    let said = said(&check);
+    // A line of a traceback that is too long for a record goes on in the next.
+    assert!(said.concat().contains(&format!("ValueError: {}|", "ä".repeat(3000))), "{}", check.output);
+    assert!(said.contains(&"\\x1b[31mred"), "{}", check.output);
+    assert!(said.iter().all(|line| line.len() < 2048));
+}
+
+#[test]
+fn the_output_of_an_import_is_shown_with_its_failure_alone() {
+    let speaks = "
+import os, sys
+print('from print')
+print('from stderr', file=sys.stderr)
+os.write(1, b'from descriptor 1\\n')
+os.system('echo from a program')
+with open('/dev/stdout', 'w') as stream:
+    stream.write('from /dev/stdout\\n')
+sys.stdout.write('from the end')
+";
+    let sources = ["print", "stderr", "descriptor 1", "a program", "/dev/stdout", "the end"];
+    let site = checked().user("nobody nogroup").app(&after(speaks));
+    let site = if python_is_for_everybody() { site } else { site.user("root") };
+    let check = site.check_again();
+    check.assert_ok();
+    assert!(!check.output.contains("from "), "{}", check.output);
+    let log = std::fs::read_to_string(site.prefix().join("logs/error.log")).unwrap();
+    for source in sources {
+        let end = format!(": from {source}");
+        assert!(log.lines().any(|line| line.contains("[notice]") && line.ends_with(&end)), "{source}: {log}");
+    }
+
+    let check = site.app_at("/broken", "broken.py", &format!("{speaks}\nsys.exit(1)")).check();
+    let said = said(&check);
+    for source in sources {
+        let wanted = format!("from {source}");
+        assert_eq!(said.iter().filter(|line| **line == wanted).count(), 1, "{source}: {}", check.output);
+    }
+    assert!(said[0].ends_with("SystemExit: 1"), "{}", check.output);
+}
+
+#[test]
+fn much_output_keeps_its_end() {
+    let check = checked().app("for _ in range(100_000):\n    print('x' * 100)\nimport not_there\n").check();
+    assert!(!check.ok);
+    let said = said(&check);
+    assert!(said[1].contains("left out") && said.len() < 2000, "{} lines: {}", said.len(), said[1]);
+    assert_eq!(said.last(), Some(&"ModuleNotFoundError: No module named 'not_there'"));
+}
+
+#[test]
+fn an_import_that_takes_too_long_is_ended_with_all_that_it_started() {
+    let app = "
+import os, subprocess, time
+
+def deep():
+    time.sleep(100)
+
+note(os.getpid())
+note(subprocess.Popen(['sleep', '100']).pid)
+child = os.fork()
+if child:
+    note(child)
+deep()
+";
+    let site = Site::plain()
+        .http("wsgi_check_timeout 1500ms;")
+        .app(&format!("{NOTE}{app}"))
+        .app_at("/second", "second.py", FINE)
+        .app_at("/third", "third.py", FINE);
+    let start = Instant::now();
+    let check = site.check_again();
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(1400) && took < PATIENCE, "{took:?}");
+    let prefix = prefix_of(&site);
+    let why = "not imported within wsgi_check_timeout (1500ms)";
+    assert_refused(&check, &prefix, "location / ", "app.py", why);
+    let said = said(&check);
+    assert!(said.iter().any(|line| line.contains("app.py\", line 9 in deep")), "{}", check.output);
+    assert_eq!(said.last(), Some(&"wsgi_check has not tried 2 more applications"));
+    assert_eq!(noted_processes(&site).len(), 3);
+    assert_gone(&noted_processes(&site));
+}
+
+#[test]
+fn whatever_an_import_started_ends_with_the_check() {
+    let app = "
+import atexit, os, subprocess, threading, time
+
+note(os.getpid())
+for daemon in (False, True):
+    threading.Thread(target=time.sleep, args=(100,), daemon=daemon).start()
+note(subprocess.Popen(['sleep', '100']).pid)
+atexit.register(note, 0)
+child = os.fork()
+if child:
+    note(child)
+    # One that comes out of the import like its parent reports nothing.
+    os.waitpid(child, 0)
+else:
+    note(os.getpid())
+stays = os.fork()
+if not stays:
+    while True:
+        time.sleep(100)
+note(stays)
+";
+    let site = checked().app(&format!("{NOTE}{}", after(app)));
+    let start = Instant::now();
+    site.check_again().assert_ok();
+    assert!(start.elapsed() < PATIENCE);
+    let noted = noted_processes(&site);
+    assert!(!noted.contains(&Process(0)), "an atexit function ran");
+    assert_gone(&noted);
+}
+
+#[test]
+fn the_check_ends_with_nginx() {
+    // What a Ctrl-C, or worse, leaves.
+    let app = "
+import os, subprocess, time
+note(os.getpid())
+note(subprocess.Popen(['sleep', '100']).pid)
+time.sleep(100)
+";
+    let site = checked().app(&format!("{NOTE}{app}"));
+    let nginx = std::thread::scope(|scope| {
+        let checking = scope.spawn(|| site.check_again());
+        let noted = wait_for("the import", || Some(noted_processes(&site)).filter(|noted| noted.len() == 2));
+        let nginx = parent_of(noted[0]);
+        Process(nginx).signal(libc::SIGKILL);
+        assert!(!checking.join().unwrap().ok);
+        assert_gone(&noted);
+        nginx
+    });
+    assert!(nginx > 1);
+}
+
+fn parent_of(process: Process) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.0)).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn it_can_be_switched_off() {
+    let app = format!("open('@prefix@/imported', 'w')\n{FINE}\nimport not_there\n");
+    let site = Site::plain().http("wsgi_check off;").app(&app);
+    site.check_again().assert_ok();
+    assert!(!site.prefix().join("imported").exists());
+}
+
+#[test]
+fn no_byte_code_is_left() {
+    let site = checked().file("helper.py", FINE).app("from helper import application\n");
+    site.check_again().assert_ok();
+    assert!(!site.prefix().join("__pycache__").exists());
+}
+
+#[test]
+fn a_python_that_does_not_start_is_reported() {
+    // Enough of an installation to pass for one at first sight.
+    let library = concat!("home/lib/python", env!("WSGI_PYTHON_VERSION"), "/os.py");
+    let site = checked().file(library, "").http("wsgi_python_home @prefix@/home;").app(FINE).app_at("/b", "b.py", FINE);
+    let prefix = prefix_of(&site);
+    let check = site.check();
+    assert_refused(&check, &prefix, "location / ", "app.py", "Python cannot be initialised: ");
+    assert_eq!(said(&check).last(), Some(&"wsgi_check has not tried 1 more applications"));
+}
+
+#[test]
+fn a_parent_that_ignores_the_end_of_children_does_no_harm() {
+    let ignoring = ["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh"];
+    let site = checked().wrapped_in(&ignoring).app(FINE);
+    site.check_again().assert_ok();
+    let check = site.app_at("/leaves", "leaves.py", "import os; os._exit(0)").check();
+    assert!(!check.ok);
+    assert!(said(&check)[0].contains("the process that imported it ended"), "{}", check.output);
+}
+
+// ---- as a worker ----------------------------------------------------------------------------------------------------
+
+/// An application that answers with what its process is, and notes the same when it is only checked.
+const SELF: &str = r#"
+import json
+import os
+import resource
+import sys
+import ngx_wsgi
+
+def whether(function, *arguments):
+    try:
+        function(*arguments)
+        return True
+    except OSError:
+        return False
+
+with open("/proc/self/status") as status:
+    signals = {k: v.strip() for k, _, v in (line.partition(":") for line in status) if k in ("SigBlk", "SigIgn")}
+
+facts = {
+    "users": os.getresuid(),
+    "groups": os.getresgid(),
+    "more groups": sorted(os.getgroups()),
+    "root": os.getresuid() == (0, 0, 0) or whether(os.setuid, 0),
+    "folder": os.getcwd(),
+    "environment": dict(os.environ),
+    "mask": os.umask(0),
+    "path": sys.path,
+    "prefixes": [sys.prefix, sys.exec_prefix, sys.executable],
+    "optimize": sys.flags.optimize,
+    "number": ngx_wsgi.worker_number,
+    "itself": ngx_wsgi.worker_pid == os.getpid(),
+    "signals": signals,
+    "stdin": os.fstat(0).st_rdev,
+}
+os.umask(facts["mask"])
+if ngx_wsgi.checking:
+    with open("@prefix@/checked", "w") as file:
+        file.write(json.dumps(facts))
+
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps([facts, ngx_wsgi.checking]).encode()]
+"#;
+
+fn a_worker_is_what_was_checked(engine: Engine) {
+    let site = Site::new(engine)
+        .http("wsgi_check on; wsgi_python_path @prefix@/tmp; wsgi_python_optimize 1; wsgi_env ONE 1;")
+        .main("working_directory @prefix@/tmp;\nenv TWO=2;\nenv TZ=Asia/Tokyo;")
+        .user(if python_is_for_everybody() { "www-data" } else { "root" })
+        .app(SELF);
+    open_to_all(&site, "tmp");
+    let nginx = site.start();
+    let answer: Value = serde_json::from_str(&nginx.get("/").expect(200).text()).unwrap();
+    let checked: Value = serde_json::from_str(&nginx.read("checked")).unwrap();
+    assert_eq!(checked["environment"]["ONE"], "1");
+    assert_eq!(checked["environment"]["TZ"], "Asia/Tokyo");
+    assert_eq!(answer[0], checked);
+    assert_eq!(answer[1], false, "ngx_wsgi.checking in a worker");
+    if is_root() && python_is_for_everybody() {
+        assert_eq!(checked["root"], false);
+        assert_ne!(checked["users"][0], 0);
+    }
+}
+
+fn open_to_all(site: &Site, folder: &str) {
+    std::fs::set_permissions(site.prefix().join(folder), std::fs::Permissions::from_mode(0o777)).unwrap();
+}
+
+/// Files that only root can read, where workers are somebody else.
+fn app_for_root_alone() -> Option<Site> {
+    if !is_root() || !python_is_for_everybody() {
+        eprintln!("skipped: this needs root, and a Python that everybody can read");
+        return None;
+    }
+    let site = checked().user("nobody nogroup").app("from secret import application\n").file("secret.py", FINE);
+    let secret = site.prefix().join("secret.py");
+    std::fs::set_permissions(secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    Some(site)
+}
+
+#[test]
+fn what_only_root_can_read_fails_as_it_would_in_a_worker() {
+    let Some(site) = app_for_root_alone() else { return };
+    let prefix = prefix_of(&site);
+    assert_refused(&site.check(), &prefix, "wsgi_pass", "app.py", "PermissionError: [Errno 13] Permission denied");
+}
+
+#[test]
+fn the_user_counts_also_where_it_stands_last() {
+    let Some(site) = app_for_root_alone() else { return };
+    let prefix = prefix_of(&site);
+    let check = site.user_last().check();
+    assert_refused(&check, &prefix, "wsgi_pass", "app.py", "PermissionError: [Errno 13] Permission denied");
+}
+
+#[test]
+fn without_root_it_is_done_as_whoever_runs_nginx() {
+    let Some(site) = app_for_root_alone() else { return };
+    for folder in ["logs", "tmp"] {
+        open_to_all(&site, folder);
+    }
+    let as_user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let site = site.wrapped_in(&as_user);
+    let prefix = prefix_of(&site);
+    let check = site.check_again();
+    assert_refused(&check, &prefix, "wsgi_pass", "app.py", "PermissionError");
+    let secret = site.prefix().join("secret.py");
+    std::fs::set_permissions(secret, std::fs::Permissions::from_mode(0o644)).unwrap();
+    site.check().assert_ok();
+}
+
+#[test]
+fn nothing_of_nginx_is_open_in_the_check() {
+    let app = "
+import ngx_wsgi, os, subprocess
+if ngx_wsgi.checking:
+    links = [os.readlink(f'/proc/self/fd/{number}') for number in range(100) if os.path.exists(f'/proc/self/fd/{number}')]
+    kinds = [link.partition(':')[0] for link in links]
+    inherited = subprocess.run(['ls', '/proc/self/fd'], close_fds=False, capture_output=True, text=True).stdout
+    with open('@prefix@/events', 'a') as events:
+        events.write(f'{kinds} {inherited.split()}\\n')
+";
+    let nginx = checked().app(&after(app)).start();
+    nginx.get("/").expect(200);
+    nginx.reload();
+    // Standard input, output and error, the reports, and what Python's sys.stdin reads. A program that it starts has the
+    // first three, and one for the folder that it lists.
+    let found = "['/dev/null', 'pipe', 'pipe', 'socket', '/dev/null'] ['0', '1', '2', '3']";
+    nginx.wait_events(&[found; 2]);
+}
+
+#[test]
+fn it_has_the_default_signals_also_on_reload() {
+    let app = "
+import ngx_wsgi, os, signal, time
+if ngx_wsgi.checking and os.path.exists('@prefix@/again'):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(100)
+";
+    let mut nginx = checked().app(&after(app)).start();
+    nginx.get("/").expect(200);
+    nginx.write("again", "");
+    let line = nginx.reload_refused();
+    assert!(line.contains("ended by signal 15"), "{line}");
+    end_after_refusals(nginx);
+}
+
+// ---- start, reload, stop, upgrade -----------------------------------------------------------------------------------
+
+/// Ends an nginx whose log has `[emerg]` lines that the test has caused; anything else of weight fails it.
+#[track_caller]
+fn end_after_refusals(mut nginx: Nginx) -> String {
+    let log = nginx.stop_by(libc::SIGQUIT);
+    for bad in ["[alert]", "[crit]", "panicked", "exited on signal", "unknown process"] {
+        assert!(!log.contains(bad), "{bad}:\n{log}");
+    }
+    log
+}
+
+fn a_reload_with_broken_code_changes_nothing(engine: Engine) {
+    let mut nginx = Site::new(engine).http("wsgi_check on;").workers(2).app(FINE).start();
+    nginx.get("/").expect(200);
+    let workers = nginx.workers();
+    let load = Load::start(&nginx, "/", 2);
+    nginx.write("app.py", "import not_there\n");
+    for _ in 0..2 {
+        let line = nginx.reload_refused();
+        assert!(line.contains("app.py\" in ") && line.contains("nginx.conf:"), "{line}");
+        assert!(line.ends_with("ModuleNotFoundError: No module named 'not_there'"), "{line}");
+        wait_for("the whole traceback", || {
+            let ends = nginx.logged("[emerg]").into_iter().rev().take(1);
+            ends.into_iter().find(|line| line.contains("#0: ModuleNotFoundError") || line.contains(": ModuleNotFound"))
+        });
+    }
+    assert_eq!(nginx.workers(), workers);
+    assert_eq!(nginx.get("/").expect(200).text(), "fine");
+    nginx.write("app.py", &FINE.replace("fine", "repaired"));
+    nginx.reload();
+    assert_eq!(nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response().expect(200).text(), "repaired");
+    load.stop().assert_good();
+    end_after_refusals(nginx);
+}
+
+#[test]
+fn a_start_warns_and_serves_the_others() {
+    let nginx = checked()
+        .app_at("/fine", "fine.py", FINE)
+        .app_at("/broken", "broken.py", "import not_there\n")
+        .errors_expected()
+        .start();
+    assert_eq!(nginx.get("/fine").expect(200).text(), "fine");
+    nginx.get("/broken").expect(500);
+    let warning = nginx.wait_log("[warn]");
+    assert!(warning.contains("broken.py\" in ") && warning.contains("ModuleNotFoundError"), "{warning}");
+    assert!(nginx.read("logs/stderr").contains("nginx: [warn] wsgi_pass"), "{}", nginx.read("logs/stderr"));
+}
+
+#[test]
+fn only_the_master_checks() {
+    let app = "
+import ngx_wsgi, os
+if ngx_wsgi.checking:
+    with open('@prefix@/events', 'a') as events:
+        events.write(f'by {os.getppid()}\\n')
+";
+    let nginx = checked().app(&after(app)).start();
+    nginx.get("/").expect(200);
+    let master = format!("by {}", nginx.master());
+    // Started in the foreground: the master is who read the configuration.
+    nginx.wait_events(&[&master]);
+    let before = nginx.workers();
+    let output = nginx.run(&["-s", "reload"]);
+    assert!(output.status.success(), "{output:?}");
+    wait_for("a new worker", || nginx.workers().first().filter(|worker| !before.contains(worker)).copied());
+    nginx.wait_events(&[master.as_str(); 2]);
+    let output = nginx.run(&["-s", "reopen"]);
+    assert!(output.status.success(), "{output:?}");
+    nginx.wait_events(&[master.as_str(); 2]);
+}
+
+#[test]
+fn a_single_process_serves_on_where_a_reload_is_refused() {
+    let mut nginx = checked().main("master_process off;").app(FINE).start();
+    assert_eq!(nginx.get("/").expect(200).text(), "fine");
+    nginx.write("app.py", "import not_there\n");
+    nginx.reload_refused();
+    assert_eq!(nginx.get("/").expect(200).text(), "fine");
+    end_after_refusals(nginx);
+}
+
+/// The master does not handle signals while it reads a configuration.
+#[test]
+fn a_master_that_waits_for_an_import_can_be_ended() {
+    for signal in [libc::SIGTERM, libc::SIGQUIT] {
+        let app = format!("{NOTE}\nimport os, time\nnote(os.getpid())\ntime.sleep(100)\n");
+        let mut nginx = checked().app(FINE).start();
+        nginx.get("/").expect(200);
+        nginx.write("app.py", &app);
+        nginx.signal(libc::SIGHUP);
+        let checking = wait_for("the import", || nginx.events().first()?.parse().ok().map(Process));
+        let start = Instant::now();
+        let log = nginx.stop_by(signal);
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        checking.wait_gone();
+        assert!(log.contains("wsgi_check is given up") && !log.contains("[emerg]"), "{log}");
+    }
+}
+
+/// As `reload::reloads_leave_the_master_as_it_was`; `WSGI_TEST_RELOADS=200` for more than a glance.
+#[test]
+fn checks_leave_the_master_as_it_was() {
+    let reloads = std::env::var("WSGI_TEST_RELOADS").map_or(20, |n| n.parse().expect("a number"));
+    let mut nginx = checked().app(FINE).app_at("/other", "other.py", FINE).start();
+    let master = Process(nginx.master());
+    let descriptors = |nginx: &Nginx| {
+        wait_for("one worker", || (nginx.all_children().len() == 1).then_some(()));
+        std::thread::sleep(Duration::from_millis(50));
+        master.descriptors()
+    };
+    let turn = |nginx: &mut Nginx| {
+        nginx.write("other.py", FINE);
+        nginx.reload();
+        // One that is refused after each that is not.
+        nginx.write("other.py", "import not_there\n");
+        let refusals = nginx.logged("other.py\" in ").len();
+        nginx.signal(libc::SIGHUP);
+        wait_for("a refusal", || (nginx.logged("other.py\" in ").len() > refusals).then_some(()));
+    };
+    for _ in 0..5 {
+        turn(&mut nginx);
+    }
+    let before = (descriptors(&nginx), master.mappings().len(), master.memory());
+    for _ in 0..reloads {
+        turn(&mut nginx);
+    }
+    wait_for("as many descriptors as before", || (descriptors(&nginx) == before.0).then_some(()));
+    let (mappings, memory) = (master.mappings().len(), master.memory());
+    assert!(mappings <= before.1 + 2, "{mappings} mappings: {before:?}");
+    assert!(memory < before.2 + 512 * 1024, "{memory} bytes: {before:?}");
+    eprintln!("{reloads} reloads and as many refusals: {} bytes of memory, then {memory}", before.2);
+    assert_eq!(master.threads(), 1);
+    assert!(!master.mappings().iter().any(|line| line.contains("lib-dynload")), "Python ran in the master");
+    end_after_refusals(nginx);
+}
+
+#[test]
+fn an_upgrade_of_nginx_is_refused_like_a_reload() {
+    let nginx = checked().daemon().app(FINE).start();
+    assert_eq!(nginx.get("/").expect(200).text(), "fine");
+    let (master, workers) = (nginx.master(), nginx.workers());
+    nginx.write("app.py", "import not_there\n");
+    nginx.signal(libc::SIGUSR2);
+    wait_for("the end of the new binary", || {
+        nginx.logged("new binary process").into_iter().find(|l| l.contains("exited"))
+    });
+    nginx.wait_log("[emerg]");
+    assert_eq!(nginx.workers(), workers);
+    assert_eq!(nginx.get("/").expect(200).text(), "fine");
+    // nginx puts the file back that tells its number.
+    wait_for("the pid file", || (nginx.read("logs/nginx.pid").trim() == master.to_string()).then_some(()));
+    end_after_refusals(nginx);
+}
