@@ -1,10 +1,12 @@
 //! `wsgi_check`: `nginx -t`, start and reload import the applications in a child that is thrown away.
 
 use crate::harness::{
-    Check, Engine, Load, Nginx, PATIENCE, Process, Site, both_engines, is_root, python_is_for_everybody, wait_for,
+    Check, Engine, Load, Nginx, PATIENCE, Process, Site, both_engines, in_repository, is_root, python_is_for_everybody,
+    wait_for,
 };
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 both_engines!(a_reload_with_broken_code_changes_nothing, a_worker_is_what_was_checked);
@@ -641,4 +643,46 @@ fn an_upgrade_of_nginx_is_refused_like_a_reload() {
     // nginx puts the file back that tells its number.
     wait_for("the pid file", || (nginx.read("logs/nginx.pid").trim() == master.to_string()).then_some(()));
     end_after_refusals(nginx);
+}
+
+// ---- nginx-conf/deploy.sh -------------------------------------------------------------------------------------------
+
+/// Runs the script as an administrator would; whether it succeeded, and all that was said.
+fn deploy(nginx: &Nginx, folder: &str) -> (bool, String) {
+    let prefix = nginx.prefix().display();
+    let program = std::env::var("NGINX").unwrap_or_else(|_| "/usr/sbin/nginx".to_owned());
+    let output = Command::new(in_repository("nginx-conf/deploy.sh"))
+        .args([nginx.prefix().join(folder), nginx.prefix().join("site")])
+        .env("NGINX_COMMAND", format!("{program} -p {prefix} -c {prefix}/conf/nginx.conf -e {prefix}/logs/error.log"))
+        .output()
+        .expect("run deploy.sh");
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    (output.status.success(), text)
+}
+
+#[test]
+fn the_script_brings_a_release_live_or_leaves_the_old_one() {
+    let site = checked().file("site/releases/first/app.py", FINE);
+    std::os::unix::fs::symlink("releases/first", site.prefix().join("site/current")).unwrap();
+    let nginx = site.location("/", "wsgi_pass site/current/app.py;").start();
+    let current = || std::fs::read_link(nginx.prefix().join("site/current")).unwrap();
+    assert_eq!(nginx.get("/").expect(200).text(), "fine");
+
+    let workers = nginx.workers();
+    nginx.write("work/app.py", "import not_there\n");
+    let (good, text) = deploy(&nginx, "work");
+    assert!(!good && text.contains("ModuleNotFoundError") && text.contains("is not live"), "{text}");
+    assert_eq!(current().to_str(), Some("releases/first"));
+    assert_eq!(nginx.workers(), workers);
+
+    nginx.write("work/app.py", &FINE.replace("fine", "second"));
+    // The time of a release has whole seconds.
+    let (good, text) =
+        wait_for("a second that has no release", || Some(deploy(&nginx, "work")).filter(|(good, _)| *good));
+    assert!(good && text.contains("is live"), "{text}");
+    assert_ne!(current().to_str(), Some("releases/first"));
+    let new = || nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response().text();
+    wait_for("the new release", || (new() == "second").then_some(()));
+    let log = { nginx }.stop_by(libc::SIGQUIT);
+    assert!(!log.contains("[alert]"), "{log}");
 }
