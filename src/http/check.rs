@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::environment;
-use super::worker::Start;
+use super::worker::{self, Start};
 use crate::app::specification::Specification;
 use crate::conf::main::MainConf;
 use crate::engine::check::load_all;
@@ -24,6 +24,11 @@ pub fn run(conf: &MainConf, candidate: Candidate) -> Result<(), ()> {
     let purpose = candidate.purpose();
     let applications: Vec<_> = conf.applications().into_iter().map(|(specification, _)| specification).collect();
     if !conf.checks() || purpose == Purpose::Signal || applications.is_empty() {
+        return Ok(());
+    }
+    if worker::get().is_some() {
+        // `master_process off`: this process has threads, and Python, which a child could not start again.
+        candidate.log().write(Level::Notice, "wsgi_check is left out: applications run in this process");
         return Ok(());
     }
     let level = if purpose == Purpose::Start { Level::Warn } else { Level::Emerg };

@@ -82,8 +82,7 @@ impl Candidate {
             become_user(name, core.user, core.group)
                 .map_err(|error| format!("cannot become the workers' user \"{}\": {error}", name.to_string_lossy()))?;
         }
-        // SAFETY: no memory is involved. Without this, files of /proc/self (and /dev/stdout) are closed to the process
-        // itself after the change of its user.
+        // SAFETY: no memory is involved. Without this, files of /proc/self belong to root after the change of the user.
         unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) };
         let directory = core.working_directory;
         // SAFETY: nginx's own chdir relies on the null at the end as well.

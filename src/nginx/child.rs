@@ -88,13 +88,7 @@ impl Child {
         let event = loop {
             let dead = self.is_dead();
             match self.receive() {
-                Received::Report(report) => {
-                    self.read_output();
-                    // It waits for this; should it have died meanwhile, the next turn sees that.
-                    // SAFETY: the pointer is to one byte.
-                    unsafe { libc::send(self.reports.as_raw_fd(), [0u8].as_ptr().cast(), 1, libc::MSG_NOSIGNAL) };
-                    break Event::Reported(report);
-                }
+                Received::Report(report) => break Event::Reported(report),
                 _ if dead => break Event::Ended(self.reap()),
                 _ if Instant::now() >= self.deadline => {
                     self.kill();
@@ -108,7 +102,13 @@ impl Child {
             self.read_output();
         };
         self.read_output();
-        (event, self.text.take())
+        let text = self.text.take();
+        if let Event::Reported(_) = event {
+            // It goes on now. Should it have died meanwhile, the next turn sees that.
+            // SAFETY: the pointer is to one byte.
+            unsafe { libc::send(self.reports.as_raw_fd(), [0u8].as_ptr().cast(), 1, libc::MSG_NOSIGNAL) };
+        }
+        (event, text)
     }
 
     /// Waits until there is something to read, for a tick at most.

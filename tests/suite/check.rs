@@ -159,6 +159,13 @@ fn a_crash_shows_where_it_was() {
 }
 
 #[test]
+fn a_crash_leaves_no_core_file() {
+    let unlimited = ["sh", "-c", "ulimit -c unlimited; exec \"$@\"", "sh"];
+    let app = after("import resource\nassert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)");
+    checked().wrapped_in(&unlimited).app(&app).check().assert_ok();
+}
+
+#[test]
 fn lines_are_whole_and_cannot_write_to_a_terminal() {
     let check = checked().app("raise ValueError('ä' * 3000 + '|\\n\\x1b[31mred')\n").check();
     assert!(!check.ok);
@@ -346,7 +353,6 @@ fn a_parent_that_ignores_the_end_of_children_does_no_harm() {
 const SELF: &str = r#"
 import json
 import os
-import resource
 import sys
 import ngx_wsgi
 
@@ -375,6 +381,7 @@ facts = {
     "itself": ngx_wsgi.worker_pid == os.getpid(),
     "signals": signals,
     "stdin": os.fstat(0).st_rdev,
+    "own environment": whether(open, "/proc/self/environ"),
 }
 os.umask(facts["mask"])
 if ngx_wsgi.checking:
@@ -502,19 +509,20 @@ fn end_after_refusals(mut nginx: Nginx) -> String {
 }
 
 fn a_reload_with_broken_code_changes_nothing(engine: Engine) {
-    let mut nginx = Site::new(engine).http("wsgi_check on;").workers(2).app(FINE).start();
-    nginx.get("/").expect(200);
+    let app = format!("{NOTE}\nimport ngx_wsgi, os\nif not ngx_wsgi.checking: note(os.getpid())\n{FINE}");
+    let mut nginx = Site::new(engine).http("wsgi_check on;").workers(2).app(&app).start();
+    // A worker that has not imported it yet would import what is there by then.
+    wait_for("the import in both workers", || (nginx.events().len() == 2).then_some(()));
     let workers = nginx.workers();
     let load = Load::start(&nginx, "/", 2);
     nginx.write("app.py", "import not_there\n");
-    for _ in 0..2 {
+    for count in 1..=2 {
         let line = nginx.reload_refused();
         assert!(line.contains("app.py\" in ") && line.contains("nginx.conf:"), "{line}");
-        assert!(line.ends_with("ModuleNotFoundError: No module named 'not_there'"), "{line}");
-        wait_for("the whole traceback", || {
-            let ends = nginx.logged("[emerg]").into_iter().rev().take(1);
-            ends.into_iter().find(|line| line.contains("#0: ModuleNotFoundError") || line.contains(": ModuleNotFound"))
-        });
+        assert!(line.ends_with(": ModuleNotFoundError: No module named 'not_there'"), "{line}");
+        // Its first line and its last.
+        let lines = || nginx.logged(": ModuleNotFoundError: No module").len();
+        wait_for("the whole traceback", || (lines() == 2 * count).then_some(()));
     }
     assert_eq!(nginx.workers(), workers);
     assert_eq!(nginx.get("/").expect(200).text(), "fine");
@@ -563,13 +571,22 @@ if ngx_wsgi.checking:
 }
 
 #[test]
-fn a_single_process_serves_on_where_a_reload_is_refused() {
-    let mut nginx = checked().main("master_process off;").app(FINE).start();
+fn a_single_process_checks_until_it_runs_applications_itself() {
+    let site = checked().main("master_process off;").file("app.py", "import os; os._exit(3)\n");
+    let mut nginx = site.file("page", "a page").location("/page", "root @prefix@;").start();
+    nginx.reconfigure(|site| site.location("/app", "wsgi_pass app.py;"));
+    // nginx's own handler, which reaps every child, is at work here.
+    let line = nginx.reload_refused();
+    assert!(line.ends_with("ended with exit code 3"), "{line}");
+    assert_eq!(nginx.get("/page").expect(200).text(), "a page");
+    end_after_refusals(nginx);
+
+    let nginx = checked().main("master_process off;").app(FINE).start();
     assert_eq!(nginx.get("/").expect(200).text(), "fine");
     nginx.write("app.py", "import not_there\n");
-    nginx.reload_refused();
-    assert_eq!(nginx.get("/").expect(200).text(), "fine");
-    end_after_refusals(nginx);
+    nginx.signal(libc::SIGHUP);
+    nginx.wait_log("wsgi_check is left out");
+    nginx.terminate();
 }
 
 /// The master does not handle signals while it reads a configuration.
