@@ -67,7 +67,7 @@ fn single() -> impl Iterator<Item = &'static Directive> {
     DIRECTIVES.iter().filter(|d| !REPEATED.contains(&d.name))
 }
 
-const FLAGS: [&str; 9] = [
+const FLAGS: &[&str] = &[
     "wsgi_pass_authorization",
     "wsgi_preload",
     "wsgi_check",
