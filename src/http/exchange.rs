@@ -262,7 +262,7 @@ impl RequestExchange {
             self.room.notify_all();
             return Ok(());
         }
-        if !side.head_sent.get() || side.ended.get() {
+        if !side.head_sent.get() {
             return Ok(());
         }
         if is_document {
@@ -270,8 +270,14 @@ impl RequestExchange {
             parts.file = parts.file.map(|file| request.with_directio(file));
         }
         let last = end == Some(End::Complete);
-        let sent = if request.is_header_only() { all } else { side.output.send(request, parts, last)? };
-        side.ended.set(last);
+        let sent = if side.ended.replace(last) {
+            // Nothing follows, but the call goes on: it waits for this to be sent, or its close() takes its time.
+            side.output.flush(request)?
+        } else if request.is_header_only() {
+            all
+        } else {
+            side.output.send(request, parts, last)?
+        };
         if sent != Sent::default() {
             self.lock().sent(sent);
             self.room.notify_all();
