@@ -154,7 +154,7 @@ impl RequestExchange {
                 Ok(Reading::Complete) => {}
                 Ok(Reading::Waiting) if request.has_body_to_take() => {}
                 Ok(Reading::Waiting) => return,
-                Err(status) => return self.fail_body(request, incoming, status),
+                Err(status) => return self.fail_body(request, status),
             }
         }
     }
@@ -169,15 +169,15 @@ impl RequestExchange {
         }
     }
 
-    fn fail_body(&self, request: Request, incoming: &Incoming, status: Status) {
-        incoming.end(match status {
+    fn fail_body(&self, request: Request, status: Status) {
+        let end = match status {
             Status::CLIENT_CLOSED_REQUEST => BodyEnd::Disconnected,
             Status::CLIENT_TIMED_OUT => BodyEnd::TimedOut,
             _ => BodyEnd::Refused,
-        });
-        let ends_connection = matches!(status, Status::CLIENT_CLOSED_REQUEST | Status::CLIENT_TIMED_OUT);
-        let status = if request.is_header_sent() && !ends_connection { Status::ERROR } else { status };
-        self.finalize(request, status);
+        };
+        let status = if request.is_header_sent() && end == BodyEnd::Refused { Status::ERROR } else { status };
+        self.let_go(end);
+        request.finalize(status);
     }
 
     /// Hands to nginx what there is, and lets a suspended call go on, until one of the two has to wait. Finalizes the
@@ -292,14 +292,20 @@ impl RequestExchange {
 
     /// Lets the request go: from now on the call finds nobody there.
     pub fn release(&self) {
+        self.let_go(BodyEnd::Disconnected);
+    }
+
+    /// The same; `end` is what a call that waits for more of the body is told.
+    fn let_go(&self, end: BodyEnd) {
         let side = self.event_loop.get();
         if side.request.get().is_none() {
             return;
         }
+        // Before the body ends: what the application makes of that is not logged as an error if its client has left.
         let suspended = self.lock().disconnect();
         self.room.notify_all();
         if let Some(incoming) = &self.incoming {
-            incoming.end(BodyEnd::Disconnected);
+            incoming.end(end);
         }
         // What close() logs still has the context of the request.
         if let Some(suspended) = suspended.or_else(|| side.suspended.take()) {

@@ -9,6 +9,7 @@ mod directives;
 mod documents;
 mod endless;
 mod environ;
+mod faults;
 mod files;
 mod frameworks;
 mod harness;

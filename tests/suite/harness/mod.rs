@@ -4,14 +4,17 @@
 #![allow(dead_code, unused_imports)]
 
 mod curl;
+mod dice;
 mod http;
 mod load;
 mod module;
 mod nginx;
 mod process;
 mod site;
+pub mod storm;
 
 pub use curl::{Curl, curl};
+pub use dice::Dice;
 pub use http::{Conn, Framing, Response, latin1};
 pub use load::{Load, Tally};
 pub use module::module;

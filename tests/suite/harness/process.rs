@@ -37,6 +37,18 @@ impl Process {
         fs::read_dir(format!("/proc/{}/fd", self.0)).map_or(0, Iterator::count)
     }
 
+    /// What its descriptors are of: paths, or the like of `socket:[NUMBER]`.
+    pub fn open_files(self) -> Vec<String> {
+        let Ok(folder) = fs::read_dir(format!("/proc/{}/fd", self.0)) else { return Vec::new() };
+        let links = folder.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        links.map(|link| link.to_string_lossy().into_owned()).collect()
+    }
+
+    /// Files that it has open and that have no name any more.
+    pub fn unlinked_files(self) -> Vec<String> {
+        self.open_files().into_iter().filter(|file| file.ends_with("(deleted)")).collect()
+    }
+
     /// The lines of its memory map.
     pub fn mappings(self) -> Vec<String> {
         let text = fs::read(format!("/proc/{}/maps", self.0)).unwrap_or_default();
