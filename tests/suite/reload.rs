@@ -293,8 +293,10 @@ fn reloads_leave_the_master_as_it_was(engine: Engine) {
     assert!(memory < before.2 + 512 * 1024, "{memory} bytes: {before:?}");
 }
 
-/// A module built for another Python, if there is one below `target/`.
+/// A module built for another Python, if there is one below `target/` that knows the directives of today.
 fn module_for_another_python() -> Option<PathBuf> {
+    let changed = |path: &std::path::Path| std::fs::metadata(path).and_then(|found| found.modified()).ok();
+    let table = changed(&in_repository("src/conf/table.rs"));
     std::fs::read_dir(in_repository("target"))
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -304,7 +306,7 @@ fn module_for_another_python() -> Option<PathBuf> {
         })
         .flat_map(|path| ["debug", "release"].map(|profile| path.join(profile)))
         .map(|path| path.join("libngx_http_wsgi_module.so"))
-        .find(|path| path.exists())
+        .find(|path| changed(path) > table)
 }
 
 #[test]
