@@ -101,10 +101,17 @@ impl HttpModule for Module {
     }
 }
 
-unsafe extern "C" fn preconfiguration(_: *mut sys::ngx_conf_t) -> isize {
-    nginx::module::set_ctx_index(Module::module().ctx_index);
-    conf::main::set_content_handler(content_handler);
-    Status::NGX_OK.into()
+unsafe extern "C" fn preconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
+    nginx::guard(Status::NGX_ERROR.into(), || {
+        nginx::module::set_ctx_index(Module::module().ctx_index);
+        conf::main::set_content_handler(content_handler);
+        // SAFETY: nginx passes the parser's state.
+        let conf = unsafe { Conf::new(cf) };
+        match nginx::variable::register(&conf, &http::variables::VARIABLES) {
+            Ok(()) => Status::NGX_OK.into(),
+            Err(()) => Status::NGX_ERROR.into(),
+        }
+    })
 }
 
 unsafe extern "C" fn merge_loc_conf(cf: *mut sys::ngx_conf_t, outer: *mut c_void, here: *mut c_void) -> *mut c_char {
@@ -124,12 +131,14 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
         // SAFETY: nginx passes the parser's state; all locations are merged and nobody holds the configuration.
         let conf = unsafe { Conf::new(cf) };
         // SAFETY: as above.
-        match unsafe { conf.main_conf::<MainConf>() }.check() {
+        let main = unsafe { conf.main_conf::<MainConf>() };
+        if let Err(problem) = main.check() {
+            conf.emerg(&problem);
+            return Status::NGX_ERROR.into();
+        }
+        match main.share(&conf) {
             Ok(()) => Status::NGX_OK.into(),
-            Err(problem) => {
-                conf.emerg(&problem);
-                Status::NGX_ERROR.into()
-            }
+            Err(()) => Status::NGX_ERROR.into(),
         }
     })
 }

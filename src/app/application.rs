@@ -58,6 +58,11 @@ impl Application {
         &self.name
     }
 
+    /// Whether it is loaded. Need not be attached.
+    pub fn is_loaded(&self) -> bool {
+        self.callable.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// The callable, if it is loaded.
     pub fn callable<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         let callable = self.callable.lock().unwrap_or_else(PoisonError::into_inner);

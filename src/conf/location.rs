@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::head_rules::HeadRules;
 use super::main::{MainConf, content_handler};
 use crate::app::specification::{Callable, Specification, Target};
+use crate::engine::limits::Limits;
 use crate::nginx::conf::{ComplexValue, Conf, CoreLocation, page_size};
 
 /// Where calls of an application run.
@@ -66,6 +68,10 @@ pub struct LocationConf {
     pub pass_authorization: Option<bool>,
     pub preload: Option<bool>,
     pub threads: Option<Threads>,
+    pub queue: Option<usize>,
+    pub queue_timeout: Option<Duration>,
+    pub request_timeout: Option<Duration>,
+    pub slow_request: Option<Duration>,
     pub debug: Option<bool>,
     pub request_buffering: Option<bool>,
     pub output_buffering: Option<bool>,
@@ -97,6 +103,10 @@ impl LocationConf {
         inherit(&mut self.pass_authorization, &outer.pass_authorization);
         inherit(&mut self.preload, &outer.preload);
         inherit(&mut self.threads, &outer.threads);
+        inherit(&mut self.queue, &outer.queue);
+        inherit(&mut self.queue_timeout, &outer.queue_timeout);
+        inherit(&mut self.request_timeout, &outer.request_timeout);
+        inherit(&mut self.slow_request, &outer.slow_request);
         inherit(&mut self.debug, &outer.debug);
         inherit(&mut self.request_buffering, &outer.request_buffering);
         inherit(&mut self.output_buffering, &outer.output_buffering);
@@ -188,6 +198,17 @@ impl LocationConf {
 
     pub fn threads(&self) -> Threads {
         self.threads.unwrap_or_default()
+    }
+
+    /// What the calls of this location may take. A time of 0 is no limit.
+    pub fn limits(&self) -> Limits {
+        let limit = |time: Duration| (!time.is_zero()).then_some(time);
+        Limits {
+            queue: self.queue.unwrap_or(1000),
+            queue_timeout: limit(self.queue_timeout.unwrap_or(Duration::from_secs(60))),
+            request_timeout: limit(self.request_timeout.unwrap_or(Duration::from_secs(0))),
+            slow_request: limit(self.slow_request.unwrap_or(Duration::from_secs(0))),
+        }
     }
 
     pub fn debug(&self) -> bool {

@@ -1,10 +1,13 @@
 //! The configuration of the `http` block: Python, and the applications that all its locations name.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::location::{LocationConf, Threads};
 use crate::app::specification::Specification;
+use crate::nginx::conf::Conf;
+use crate::nginx::shared::SharedWord;
 use crate::nginx::sys;
 use crate::python::runtime::{self, Settings};
 
@@ -22,6 +25,14 @@ pub(super) fn content_handler() -> Option<ContentHandler> {
     CONTENT_HANDLER.get().copied()
 }
 
+/// `wsgi_max_requests`: calls that a worker serves before it retires; 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MaxRequests {
+    pub calls: u64,
+    /// At most so many more, chosen at random for each worker.
+    pub jitter: u64,
+}
+
 /// The directives of the `http` level, and what merging the locations found.
 #[derive(Debug, Default)]
 pub struct MainConf {
@@ -32,7 +43,10 @@ pub struct MainConf {
     pub shutdown_timeout: Option<Duration>,
     pub check: Option<bool>,
     pub check_timeout: Option<Duration>,
+    pub max_requests: Option<MaxRequests>,
+    pub max_memory: Option<u64>,
 
+    token: Option<SharedWord>,
     applications: Vec<Registered>,
 }
 
@@ -87,6 +101,22 @@ impl MainConf {
         self.check_threads()?;
         self.check_request_buffering()?;
         self.environment().map(drop)
+    }
+
+    /// Asks nginx for the memory that the workers share, when there are applications.
+    ///
+    /// # Errors
+    /// nginx has logged why.
+    pub fn share(&mut self, conf: &Conf) -> Result<(), ()> {
+        if !self.applications.is_empty() {
+            self.token = Some(SharedWord::add(conf, "ngx_http_wsgi_retirement")?);
+        }
+        Ok(())
+    }
+
+    /// What the workers take turns with to retire. In a worker.
+    pub fn token(&self) -> Option<&'static AtomicU64> {
+        self.token.as_ref().and_then(SharedWord::get)
     }
 
     /// All applications share the main interpreter, and a pool belongs to an interpreter.
@@ -176,6 +206,16 @@ impl MainConf {
     pub fn place(&self, specification: &Specification) -> &str {
         let found = self.applications.iter().find(|application| *application.specification == *specification);
         found.map_or("the configuration", |application| &application.place)
+    }
+
+    /// `wsgi_max_requests`.
+    pub fn max_requests(&self) -> MaxRequests {
+        self.max_requests.unwrap_or(MaxRequests { calls: 0, jitter: 0 })
+    }
+
+    /// `wsgi_max_memory`: resident memory in bytes above which a worker retires; 0 is no limit.
+    pub fn max_memory(&self) -> u64 {
+        self.max_memory.unwrap_or(0)
     }
 
     /// Each application once, with whether it is to be loaded at the start.

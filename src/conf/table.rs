@@ -1,12 +1,13 @@
 //! Every directive of the module: its name, where it may stand, what it does with its arguments.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use ngx::ngx_string;
 
 use super::location::{EnvironVariable, LocationConf, Pass, Threads};
-use super::main::{MainConf, content_handler};
+use super::main::{MainConf, MaxRequests, content_handler};
 use crate::app::specification::{Callable, Target, is_dotted_name};
 use crate::nginx::conf::{Conf, parse_size, parse_time};
 use crate::nginx::directive::{HTTP_SERVER_LOCATION, LOCATION_IF_LIMIT, Problem, location, main};
@@ -23,7 +24,7 @@ const FLAG: u32 = HTTP_SERVER_LOCATION | NGX_CONF_FLAG;
 const SIZE: u32 = HTTP_SERVER_LOCATION | NGX_CONF_TAKE1;
 
 /// The table, in the order of the README.
-pub const DIRECTIVES: [ngx_command_t; 29] = [
+pub const DIRECTIVES: [ngx_command_t; 35] = [
     location(ngx_string!("wsgi_pass"), LOCATION_IF_LIMIT | NGX_CONF_TAKE12, wsgi_pass),
     location(ngx_string!("wsgi_script_name"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_script_name),
     location(ngx_string!("wsgi_var"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE23, wsgi_var),
@@ -40,6 +41,24 @@ pub const DIRECTIVES: [ngx_command_t; 29] = [
     main(ngx_string!("wsgi_python_optimize"), NGX_CONF_TAKE1, wsgi_python_optimize),
     location(ngx_string!("wsgi_env"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE2, wsgi_env),
     location(ngx_string!("wsgi_threads"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_threads),
+    location(ngx_string!("wsgi_queue"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_queue),
+    location::<LocationConf>(
+        ngx_string!("wsgi_queue_timeout"),
+        HTTP_SERVER_LOCATION | NGX_CONF_TAKE1,
+        |_, words, conf| time(words, &mut conf.queue_timeout),
+    ),
+    location::<LocationConf>(
+        ngx_string!("wsgi_request_timeout"),
+        HTTP_SERVER_LOCATION | NGX_CONF_TAKE1,
+        |_, words, conf| time(words, &mut conf.request_timeout),
+    ),
+    location::<LocationConf>(
+        ngx_string!("wsgi_slow_request"),
+        HTTP_SERVER_LOCATION | NGX_CONF_TAKE1,
+        |_, words, conf| time(words, &mut conf.slow_request),
+    ),
+    main(ngx_string!("wsgi_max_requests"), NGX_CONF_TAKE12, wsgi_max_requests),
+    main(ngx_string!("wsgi_max_memory"), NGX_CONF_TAKE1, wsgi_max_memory),
     main(ngx_string!("wsgi_shutdown_timeout"), NGX_CONF_TAKE1, wsgi_shutdown_timeout),
     location::<LocationConf>(ngx_string!("wsgi_request_buffering"), FLAG, |_, words, conf| {
         flag(words, &mut conf.request_buffering)
@@ -153,6 +172,24 @@ fn header_name(words: &[&str], names: &mut Option<Vec<String>>) -> Applied {
     }
     names.get_or_insert_default().push(name.to_owned());
     Ok(())
+}
+
+/// A time as nginx's directives take it.
+fn time(words: &[&str], slot: &mut Option<Duration>) -> Applied {
+    if slot.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let milliseconds =
+        parse_time(words[1]).ok_or_else(|| Problem::invalid_value(words[0], words[1], "a time, as \"10s\""))?;
+    once(slot, Duration::from_millis(milliseconds))
+}
+
+/// A number that is not negative.
+fn number<T: FromStr>(words: &[&str], value: &str) -> Result<T, Problem> {
+    // `+1` is a number for Rust and none for nginx.
+    let digits = value.bytes().all(|byte| byte.is_ascii_digit()).then_some(value);
+    let number = digits.and_then(|digits| digits.parse().ok());
+    number.ok_or_else(|| Problem::invalid_value(words[0], value, "a number"))
 }
 
 fn wsgi_pass(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
@@ -310,20 +347,37 @@ fn wsgi_threads(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
 }
 
 fn wsgi_check_timeout(_: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
-    if conf.check_timeout.is_some() {
+    if parse_time(words[1]) == Some(0) {
+        return Err(Problem::invalid_value(words[0], words[1], "a time above zero, as \"30s\""));
+    }
+    time(words, &mut conf.check_timeout)
+}
+
+fn wsgi_queue(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    if conf.queue.is_some() {
         return Err(Problem::Duplicate);
     }
-    let time = parse_time(words[1]).filter(|milliseconds| *milliseconds > 0);
-    let milliseconds =
-        time.ok_or_else(|| Problem::invalid_value(words[0], words[1], "a time above zero, as \"30s\""))?;
-    once(&mut conf.check_timeout, Duration::from_millis(milliseconds))
+    once(&mut conf.queue, number(words, words[1])?)
+}
+
+fn wsgi_max_requests(_: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
+    if conf.max_requests.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let calls = number(words, words[1])?;
+    let jitter = words.get(2).map_or(Ok(0), |jitter| number(words, jitter))?;
+    once(&mut conf.max_requests, MaxRequests { calls, jitter })
+}
+
+fn wsgi_max_memory(_: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
+    if conf.max_memory.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let bytes =
+        parse_size(words[1]).ok_or_else(|| Problem::invalid_value(words[0], words[1], "a size, as \"512m\""))?;
+    once(&mut conf.max_memory, bytes)
 }
 
 fn wsgi_shutdown_timeout(_: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
-    if conf.shutdown_timeout.is_some() {
-        return Err(Problem::Duplicate);
-    }
-    let milliseconds =
-        parse_time(words[1]).ok_or_else(|| Problem::invalid_value(words[0], words[1], "a time, as \"10s\""))?;
-    once(&mut conf.shutdown_timeout, Duration::from_millis(milliseconds))
+    time(words, &mut conf.shutdown_timeout)
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use super::guarded;
+use super::limits::Limits;
 use super::python::{Configuration, World};
+use super::watch::{Clock, Watch};
 use crate::app::application::Application;
 use crate::python::log;
 use crate::wsgi::call::{Call, Running};
@@ -16,7 +18,16 @@ use crate::wsgi::response::Progress;
 /// The engine. All methods are for the event loop thread.
 pub struct Inline {
     /// Or why Python could not be started.
-    world: Result<World, String>,
+    python: Result<Started, String>,
+    /// What `$wsgi_thread` calls this thread.
+    thread: Arc<str>,
+}
+
+/// What lives as long as the process, which never finalises Python.
+#[derive(Clone, Copy)]
+struct Started {
+    world: &'static World,
+    watch: &'static Watch,
 }
 
 /// How long an answer may go on before the event loop sees to others; a piece is never interrupted.
@@ -26,54 +37,64 @@ const TURN: Duration = Duration::from_millis(5);
 struct Suspended {
     running: Running,
     exchange: Arc<dyn Exchange>,
+    watch: &'static Watch,
+    clock: Option<Clock>,
 }
 
 impl Inline {
     /// Starts Python on this thread.
     pub fn start(configuration: &Configuration) -> Self {
-        let world = World::start(configuration);
-        if let Err(error) = &world {
+        let python = World::start(configuration).map(|world| {
+            let world = &*Box::leak(Box::new(world));
+            Started { world, watch: Python::attach(|py| Watch::new(py, world)) }
+        });
+        if let Err(error) = &python {
             log::error(error);
         }
-        Self { world }
+        Self { python, thread: "main".into() }
     }
 
     /// Loads an application now instead of at its first request.
     pub fn preload(&self, application: &Application) {
-        if let Ok(world) = &self.world {
+        if let Ok(Started { world, .. }) = &self.python {
             // A failure is in the log; the first request tries again.
             let _ = Python::attach(|py| application.load(py, &world.loader));
         }
     }
 
     /// Runs a call until it is over or its answer has to wait.
-    pub fn run(&self, application: &Application, call: Call) -> Option<Box<dyn exchange::Suspended>> {
+    pub fn run(&self, application: &Application, call: Call, limits: &Limits) -> Option<Box<dyn exchange::Suspended>> {
         let exchange = call.exchange.clone();
-        let world = match &self.world {
-            Ok(world) => world,
+        let Started { world, watch } = match &self.python {
+            Ok(started) => *started,
             Err(error) => {
                 guarded(&exchange, || call.refuse(error));
                 return None;
             }
         };
-        let running = guarded(&exchange, || {
-            Python::attach(|py| {
-                if application.callable(py).is_none()
-                    && let Err(traceback) = application.load(py, &world.loader)
-                {
-                    call.refuse(&traceback);
-                    return None;
-                }
-                let callable = application.callable(py)?;
-                Some(call.start(py, &world.vocabulary, &callable))
+        if !application.is_loaded() {
+            let loaded = guarded(&exchange, || Python::attach(|py| application.load(py, &world.loader)))?;
+            if let Err(traceback) = loaded {
+                guarded(&exchange, || call.refuse(&traceback));
+                return None;
+            }
+        }
+        let mut clock = Clock::new(&call, limits);
+        exchange.start(&self.thread);
+        let running = watch.during(&mut clock, || {
+            guarded(&exchange, || {
+                Python::attach(|py| {
+                    let callable = application.callable(py)?;
+                    Some(call.start(py, &world.vocabulary, &callable))
+                })
             })
         })??;
-        exchange::Suspended::resume(Box::new(Suspended { running, exchange }))
+        exchange::Suspended::resume(Box::new(Suspended { running, exchange, watch, clock }))
     }
 
     /// Runs what the application wants run at the end.
     pub fn shut_down(&self, limit: Duration) {
-        if let Ok(world) = &self.world {
+        if let Ok(Started { world, .. }) = &self.python {
             Python::attach(|py| world.interpreter.shut_down(py, limit));
         }
     }
@@ -81,18 +102,20 @@ impl Inline {
 
 impl exchange::Suspended for Suspended {
     fn resume(self: Box<Self>) -> Option<Box<dyn exchange::Suspended>> {
-        let Self { mut running, exchange } = *self;
-        let progressed = guarded(&exchange, || {
-            Python::attach(|py| match running.advance(py, Some(TURN)) {
-                Progress::Done => {
-                    running.finish(py);
-                    None
-                }
-                progress => Some((progress, running)),
+        let Self { mut running, exchange, watch, mut clock } = *self;
+        let progressed = watch.during(&mut clock, || {
+            guarded(&exchange, || {
+                Python::attach(|py| match running.advance(py, Some(TURN)) {
+                    Progress::Done => {
+                        running.finish(py).close();
+                        None
+                    }
+                    progress => Some((progress, running)),
+                })
             })
         });
         let (progress, running) = progressed??;
-        let suspended = Box::new(Self { running, exchange: exchange.clone() });
+        let suspended = Box::new(Self { running, exchange: exchange.clone(), watch, clock });
         match progress {
             Progress::File { body, last } => {
                 exchange.send_file(body, last, suspended);
@@ -103,7 +126,7 @@ impl exchange::Suspended for Suspended {
     }
 
     fn abandon(self: Box<Self>) {
-        let Self { running, exchange } = *self;
-        guarded(&exchange, || Python::attach(|py| running.finish(py)));
+        let Self { running, exchange, watch, mut clock } = *self;
+        watch.during(&mut clock, || guarded(&exchange, || Python::attach(|py| running.finish(py).close())));
     }
 }

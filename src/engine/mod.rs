@@ -2,15 +2,27 @@
 
 pub mod check;
 pub mod inline;
+pub mod limits;
+mod pool;
 pub mod python;
 pub mod threads;
+mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread;
 
 use crate::python::class::panic_text;
 use crate::python::log;
 use crate::wsgi::exchange::{End, Exchange};
+
+/// As a thread of `python` itself has it; deep recursion must end in RecursionError and not in a crash.
+const STACK_SIZE: usize = 8 * 1024 * 1024;
+
+/// Starts a thread that may run Python.
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(body).map(drop)
+}
 
 /// Runs a part of a call: a panic ends here, in the log, and the answer fails.
 fn guarded<R>(exchange: &Arc<dyn Exchange>, body: impl FnOnce() -> R) -> Option<R> {

@@ -2,45 +2,39 @@
 //!
 //! The event loop thread only hands over plain data and never takes the GIL.
 
-use std::collections::VecDeque;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-use super::guarded;
+use super::pool::{Next, Pool};
 use super::python::{Configuration, World};
+use super::{guarded, spawn};
 use crate::app::application::Application;
+use crate::python::interrupt::ThreadId;
+use crate::python::log::Sink;
 use crate::python::{log, traceback};
-use crate::wsgi::call::{Call, Running};
+use crate::wsgi::call::{Call, CallNumber, Finished, Running};
 use crate::wsgi::exchange::{Exchange, Suspended};
 use crate::wsgi::response::Progress;
 
-/// The engine.
+/// The engine. It lives as long as the worker.
 pub struct Threads {
     shared: Arc<Shared>,
     main: Sender<Command>,
+    /// To the thread that looks into calls, once there was one to look into.
+    watch: OnceLock<Sender<Inspection>>,
 }
 
 struct Shared {
-    pool: Mutex<Pool>,
-    /// Signalled when there is work for a pool thread.
+    pool: Mutex<Pool<Work>>,
+    /// Signalled when there is work for a pool thread, or one too many of them.
     work: Condvar,
     /// Signalled when the last running call has ended.
     idle: Condvar,
-}
-
-#[derive(Default)]
-struct Pool {
-    queue: VecDeque<Work>,
-    /// Calls that wait to be started: in the queue, or for their application to be loaded.
-    waiting: usize,
-    running: usize,
-    sleeping: usize,
-    wake: Wake,
-    closed: bool,
+    /// Once Python is started.
+    world: OnceLock<&'static World>,
 }
 
 /// What a pool thread does next.
@@ -52,22 +46,10 @@ enum Work {
 
 /// A call that waits for nginx to send its file.
 struct Parked {
+    number: CallNumber,
     running: Running,
     exchange: Arc<dyn Exchange>,
     shared: Arc<Shared>,
-}
-
-/// Whether a sleeping pool thread has been told of work: `None → Sent → Claimed → None`.
-///
-/// Only one thread of an interpreter runs at a time, so one at a time is woken. It claims the wake-up, takes the GIL, then
-/// a call, and wakes the next thread if more calls wait. Meanwhile the thread that has the GIL may go through the queue
-/// alone; as soon as it lets go of it in a call, the woken one is there.
-#[derive(Default, PartialEq, Eq)]
-enum Wake {
-    #[default]
-    None,
-    Sent,
-    Claimed,
 }
 
 /// An application as the engine sees it.
@@ -77,24 +59,41 @@ pub struct Slot {
 }
 
 /// `Unloaded → Loading → Loaded`, and back to `Unloaded` when loading fails. The Python main thread owns the steps out
-/// of `Loading`; the calls that came meanwhile wait in it, so that no pool thread is held by a slow import.
+/// of `Loading`; the calls that come meanwhile are held in the pool, so that no thread of it is held by a slow import.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Unloaded,
-    Loading(Vec<Call>),
+    Loading,
     Loaded,
 }
 
 /// What the Python main thread is told to do.
 enum Command {
     Load(Arc<Slot>),
-    ShutDown { limit: Duration, done: Sender<()> },
+    /// What was to be loaded at the start has been.
+    Started(Box<dyn FnOnce() + Send>),
+    ShutDown {
+        limit: Duration,
+        done: Sender<()>,
+    },
 }
 
-/// Calls that may wait in a worker.
-const LONGEST_QUEUE: usize = 1000;
+/// A call that has been handed over, and may still wait or run.
+#[derive(Clone, Copy)]
+pub struct Ticket {
+    threads: &'static Threads,
+    number: CallNumber,
+}
 
-/// As a thread of `python` itself has it; deep recursion must end in RecursionError and not in a crash.
-const STACK_SIZE: usize = 8 * 1024 * 1024;
+/// A look into a call that takes long.
+struct Inspection {
+    call: CallNumber,
+    /// What the stack is logged with.
+    headline: String,
+    sink: Arc<dyn Sink>,
+    /// Whether `RequestTimeout` is to be raised in it.
+    raise: bool,
+}
 
 impl Slot {
     /// An application that is not loaded.
@@ -113,58 +112,72 @@ impl Slot {
 }
 
 impl Threads {
-    /// Starts the Python main thread, which starts Python, `count` pool threads, and loads `preloaded` in order.
+    /// Starts the Python main thread, which starts Python, `count` pool threads, loads `preloaded` in order, and then
+    /// calls `started`, also when any of that has failed.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(configuration: Configuration, count: usize, preloaded: Vec<Arc<Slot>>) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { pool: Mutex::new(Pool::default()), work: Condvar::new(), idle: Condvar::new() });
+    pub fn start(
+        configuration: Configuration,
+        count: usize,
+        preloaded: Vec<Arc<Slot>>,
+        started: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            pool: Mutex::new(Pool::new(count)),
+            work: Condvar::new(),
+            idle: Condvar::new(),
+            world: OnceLock::new(),
+        });
         let (main, commands) = mpsc::channel();
         for slot in preloaded {
-            *slot.stage() = Stage::Loading(Vec::new());
+            *slot.stage() = Stage::Loading;
             // The receiver is right here.
             let _ = main.send(Command::Load(slot));
         }
+        let _ = main.send(Command::Started(Box::new(started)));
         let on_thread = shared.clone();
         spawn("wsgi-main".to_owned(), move || python_main(&on_thread, &configuration, count, commands))?;
-        Ok(Self { shared, main })
+        Ok(Self { shared, main, watch: OnceLock::new() })
     }
 
-    /// Hands over a call. On the event loop thread; never waits.
+    /// Hands over a call, of which `queue` may wait for a thread. On the event loop thread; never waits.
     ///
     /// # Errors
     /// The call, when too many wait already.
-    pub fn submit(&self, slot: &Arc<Slot>, call: Call) -> Result<(), Call> {
+    pub fn submit(&'static self, slot: &Arc<Slot>, call: Call, queue: usize) -> Result<Ticket, Call> {
         let mut pool = self.shared.lock();
-        if pool.waiting >= LONGEST_QUEUE || pool.closed {
+        if !pool.has_room(queue) {
             return Err(call);
         }
-        pool.waiting += 1;
-        match &mut *slot.stage() {
-            Stage::Loaded => self.shared.enqueue(pool, slot.clone(), call),
-            Stage::Loading(calls) => calls.push(call),
-            stage @ Stage::Unloaded => {
-                if self.main.send(Command::Load(slot.clone())).is_err() {
-                    // The main thread has ended by a panic: nobody would load anything.
-                    pool.waiting -= 1;
-                    return Err(call);
-                }
-                // It needs the lock of the stage to go on, so the call is there first.
-                *stage = Stage::Loading(vec![call]);
+        let number = call.number;
+        let mut stage = slot.stage();
+        if *stage == Stage::Unloaded {
+            if self.main.send(Command::Load(slot.clone())).is_err() {
+                // The main thread has ended by a panic: nobody would load anything.
+                return Err(call);
             }
+            // It needs the lock of the pool to go on, so the call is there first.
+            *stage = Stage::Loading;
         }
-        Ok(())
+        if *stage == Stage::Loading {
+            pool.hold(number, Work::Start(slot.clone(), call));
+        } else {
+            pool.push(number, Work::Start(slot.clone(), call));
+            self.shared.wake_one(pool);
+        }
+        Ok(Ticket { threads: self, number })
     }
 
     /// Waits for running calls, for at most `calls`, then runs what the application wants run at the end; at most about
-    /// `limit` in all. `meanwhile` is called again and again. Calls that have not started are dropped.
+    /// `limit` in all. `meanwhile` is called again and again. Calls that have not started are dropped, and those that were
+    /// given up are not waited for.
     pub fn shut_down(&self, calls: Duration, limit: Duration, meanwhile: impl Fn()) {
         const TURN: Duration = Duration::from_millis(5);
         let start = Instant::now();
         let mut pool = self.shared.lock();
-        pool.closed = true;
-        let dropped = std::mem::take(&mut pool.queue);
-        while pool.running > 0 && start.elapsed() < calls.min(limit) {
+        let dropped = pool.close();
+        while pool.is_running() && start.elapsed() < calls.min(limit) {
             pool = self.shared.idle.wait_timeout(pool, TURN).unwrap_or_else(PoisonError::into_inner).0;
             drop(pool);
             meanwhile();
@@ -184,78 +197,149 @@ impl Threads {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Pool> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+impl Ticket {
+    /// Takes the call back if no thread has taken it: it does not run, and its place is free.
+    pub fn cancel(self) {
+        let call = self.threads.shared.lock().cancel(self.number);
+        // The lock is not held any more.
+        drop(call);
     }
 
-    fn enqueue(&self, mut pool: MutexGuard<'_, Pool>, slot: Arc<Slot>, call: Call) {
-        pool.queue.push_back(Work::Start(slot, call));
-        self.wake_one(pool);
+    /// Logs the Python stack of the call after `headline`, if it still runs.
+    pub fn log_stack(self, headline: String, sink: Arc<dyn Sink>) {
+        self.threads.inspect(Inspection { call: self.number, headline, sink, raise: false });
+    }
+
+    /// Nobody waits for the call any more: logs its stack after `headline`, raises `RequestTimeout` in it, and lets
+    /// another thread serve in place of its own until it is over.
+    pub fn give_up(self, headline: String, sink: Arc<dyn Sink>) {
+        let Self { threads, number } = self;
+        if let Some(substitute) = threads.shared.lock().give_up(number) {
+            threads.shared.start_thread(substitute);
+        }
+        threads.inspect(Inspection { call: number, headline, sink, raise: true });
+    }
+
+    /// Whether the call runs.
+    pub fn is_running(self) -> bool {
+        self.threads.shared.lock().thread_of(self.number, false).is_some()
+    }
+}
+
+impl Threads {
+    fn inspect(&'static self, inspection: Inspection) {
+        let watch = self.watch.get_or_init(|| {
+            let (sender, inspections) = mpsc::channel();
+            if let Err(error) = spawn("wsgi-watch".to_owned(), move || self.shared.watch(&inspections)) {
+                log::error(&format!("cannot start the thread that looks into calls: {error}"));
+            }
+            sender
+        });
+        // Without the thread there is no stack, which is in the log.
+        let _ = watch.send(inspection);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Pool<Work>> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What only has to be ended goes before what has not begun.
     fn resume(&self, parked: Parked) {
         let mut pool = self.lock();
-        pool.queue.push_front(Work::Resume(parked));
+        pool.push_front(parked.number, Work::Resume(parked));
         self.wake_one(pool);
     }
 
     /// Wakes a pool thread if one sleeps and none is on its way.
-    fn wake_one(&self, mut pool: MutexGuard<'_, Pool>) {
-        if pool.wake == Wake::None && pool.sleeping > 0 && !pool.queue.is_empty() {
-            pool.wake = Wake::Sent;
+    fn wake_one(&self, mut pool: MutexGuard<'_, Pool<Work>>) {
+        if pool.has_to_wake() {
             drop(pool);
             self.work.notify_one();
         }
     }
 
-    /// The next call if there is one; `claimed` by a thread that was woken for it.
-    fn try_next(&self, claimed: bool) -> Option<Work> {
+    /// What `member` is to do; `claimed` when it was woken for it.
+    fn next(&self, member: usize, claimed: bool) -> Next<Work> {
         let mut pool = self.lock();
-        let next = pool.take();
+        let next = pool.next(member, claimed);
         if claimed {
-            pool.wake = Wake::None;
             self.wake_one(pool);
         }
         next
     }
 
-    /// Sleeps until there is work; for good once the engine is closed.
-    fn sleep(&self) {
+    /// Sleeps until there is something to do; for good once the engine is closed. Returns whether it was woken for a call.
+    fn sleep(&self, member: usize) -> bool {
         let mut pool = self.lock();
-        // A call may have come since `try_next`, when this thread was not asleep.
-        while pool.queue.is_empty() || pool.wake == Wake::Claimed {
-            pool.sleeping += 1;
+        let mut woken = false;
+        // A call may have come since `next`, when this thread was not asleep.
+        while !woken && pool.may_sleep(member) {
+            pool.fall_asleep();
             pool = self.work.wait(pool).unwrap_or_else(PoisonError::into_inner);
-            pool.sleeping -= 1;
-            if pool.wake == Wake::Sent {
-                break;
-            }
+            woken = pool.wake_up();
         }
-        pool.wake = Wake::Claimed;
+        let claims = woken || !pool.is_surplus(member);
+        if claims {
+            pool.claim();
+        }
+        claims
     }
 
-    fn call_ended(&self) {
+    fn call_ended(&self, py: Python<'_>, member: usize) {
         let mut pool = self.lock();
-        pool.running -= 1;
-        if pool.running == 0 && pool.closed {
+        let interrupted = pool.ended(member);
+        let (drained, surplus) = (pool.is_drained(), pool.has_surplus());
+        drop(pool);
+        if let Some(thread) = interrupted {
+            // From here on nothing more is raised in it, and what was is not to come up in its next call.
+            thread.forgive(py);
+        }
+        if drained {
             self.idle.notify_all();
         }
+        if surplus {
+            self.work.notify_all();
+        }
     }
-}
 
-impl Pool {
-    fn take(&mut self) -> Option<Work> {
-        let next = self.queue.pop_front()?;
-        self.waiting -= usize::from(matches!(next, Work::Start(..)));
-        self.running += 1;
-        Some(next)
+    /// Starts a pool thread; not before Python is started.
+    fn start_thread(self: &Arc<Self>, member: usize) {
+        let Some(world) = self.world.get().copied() else { return self.lock().leave(member) };
+        let shared = self.clone();
+        let name = format!("wsgi-{}", member + 1);
+        if let Err(error) = spawn(name.clone(), move || pool_thread(&shared, world, member, &name.into())) {
+            log::error(&format!("cannot start a pool thread: {error}"));
+            self.lock().leave(member);
+        }
     }
-}
 
-fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(body).map(drop)
+    /// The thread that looks into calls. It waits for the GIL, which a call in C code may keep for long.
+    fn watch(&self, inspections: &Receiver<Inspection>) {
+        let Some(world) = self.world.get() else { return };
+        for inspection in inspections {
+            Python::attach(|py| self.look(py, world, inspection));
+        }
+    }
+
+    fn look(&self, py: Python<'_>, world: &World, inspection: Inspection) {
+        let Inspection { call, headline, sink, raise } = inspection;
+        let Some(thread) = self.lock().thread_of(call, raise) else { return };
+        let stack = thread.stack(py, &world.interpreter);
+        let timeout = world.interpreter.prelude(py, "RequestTimeout");
+        {
+            // While the stack was formatted, the thread may have gone on to another call.
+            let pool = self.lock();
+            if pool.thread_of(call, raise) != Some(thread) {
+                return;
+            }
+            if raise && let Ok(timeout) = &timeout {
+                thread.raise(timeout);
+            }
+        }
+        py.detach(|| sink.write(log::Level::Error, &format!("{headline}\n{}", stack.trim_end())));
+    }
 }
 
 /// The Python main thread: stays until the process ends.
@@ -264,12 +348,9 @@ fn python_main(shared: &Arc<Shared>, configuration: &Configuration, count: usize
         Ok(world) => {
             // It lives as long as the process, which never finalises Python.
             let world: &'static World = Box::leak(Box::new(world));
-            for number in 1..=count {
-                let on_thread = shared.clone();
-                let name = format!("wsgi-{number}");
-                if let Err(error) = spawn(name.clone(), move || pool_thread(&on_thread, world, &name)) {
-                    log::error(&format!("cannot start pool thread {number} of {count}: {error}"));
-                }
+            shared.world.get_or_init(|| world);
+            for member in 0..count {
+                shared.start_thread(member);
             }
             // A reference to the receiver may not cross into `detach`, a lock around it may.
             let commands = Mutex::new(commands);
@@ -281,6 +362,7 @@ fn python_main(shared: &Arc<Shared>, configuration: &Configuration, count: usize
                             let loaded = slot.application.load(py, &world.loader);
                             py.detach(|| after_loading(shared, &slot, loaded));
                         }
+                        Command::Started(then) => then(),
                         Command::ShutDown { limit, done } => {
                             world.interpreter.shut_down(py, limit);
                             let _ = done.send(());
@@ -294,6 +376,7 @@ fn python_main(shared: &Arc<Shared>, configuration: &Configuration, count: usize
             for command in commands {
                 match command {
                     Command::Load(slot) => after_loading(shared, &slot, Err(error.clone())),
+                    Command::Started(then) => then(),
                     Command::ShutDown { done, .. } => drop(done.send(())),
                 }
             }
@@ -305,84 +388,102 @@ fn python_main(shared: &Arc<Shared>, configuration: &Configuration, count: usize
 fn after_loading(shared: &Shared, slot: &Arc<Slot>, loaded: Result<(), String>) {
     // The pool's lock first, as in `submit`.
     let mut pool = shared.lock();
-    let mut stage = slot.stage();
-    let next = if loaded.is_ok() { Stage::Loaded } else { Stage::Unloaded };
-    let Stage::Loading(calls) = std::mem::replace(&mut *stage, next) else {
-        return;
-    };
-    drop(stage);
+    *slot.stage() = if loaded.is_ok() { Stage::Loaded } else { Stage::Unloaded };
+    let calls = pool.take_held(|work| matches!(work, Work::Start(held, _) if Arc::ptr_eq(held, slot)));
     match loaded {
         Ok(()) => {
-            pool.queue.extend(calls.into_iter().map(|call| Work::Start(slot.clone(), call)));
+            for (number, work) in calls {
+                pool.push(number, work);
+            }
             shared.wake_one(pool);
         }
         Err(traceback) => {
-            pool.waiting -= calls.len();
             drop(pool);
-            for call in calls {
-                let exchange = call.exchange.clone();
-                guarded(&exchange, || call.refuse(&traceback));
+            for (_, work) in calls {
+                if let Work::Start(_, call) = work {
+                    let exchange = call.exchange.clone();
+                    guarded(&exchange, || call.refuse(&traceback));
+                }
             }
         }
     }
 }
 
 /// A pool thread: attached to its interpreter for its whole life, so that `threading.local` lasts from call to call.
-fn pool_thread(shared: &Arc<Shared>, world: &World, name: &str) {
+fn pool_thread(shared: &Arc<Shared>, world: &World, member: usize, name: &Arc<str>) {
     Python::attach(|py| {
         if let Err(error) = world.interpreter.adopt_thread(py, name) {
             log::error(&traceback::format(&error, py));
         }
+        shared.lock().join(member, ThreadId::current(py));
         let mut claimed = false;
         loop {
             // Only a thread that would sleep gives the GIL up: going on with it saves two hand-overs a call. And a call is
             // taken only with the GIL: until then another thread may do it.
-            let Some(work) = shared.try_next(claimed) else {
-                py.detach(|| shared.sleep());
-                claimed = true;
-                continue;
-            };
-            claimed = false;
-            match work {
-                Work::Start(slot, call) => start(py, shared, world, &slot, call),
-                Work::Resume(Parked { running, exchange, .. }) => {
-                    guarded(&exchange.clone(), || run(py, shared, running, exchange));
+            match shared.next(member, claimed) {
+                Next::Run(work) => {
+                    claimed = false;
+                    let finished = match work {
+                        Work::Start(slot, call) => start(py, shared, world, &slot, call, name),
+                        Work::Resume(parked) => {
+                            let exchange = parked.exchange.clone();
+                            exchange.go_on();
+                            guarded(&exchange, || run(py, parked)).flatten()
+                        }
+                    };
+                    // In this order: a client that has its answer finds the thread free.
+                    shared.call_ended(py, member);
+                    if let Some(finished) = finished {
+                        finished.close();
+                    }
                 }
+                Next::Sleep => claimed = py.detach(|| shared.sleep(member)),
+                Next::End => break,
             }
-            shared.call_ended();
         }
+        shared.lock().leave(member);
     });
 }
 
-fn start(py: Python<'_>, shared: &Arc<Shared>, world: &World, slot: &Slot, call: Call) {
+/// Starts a call, and returns what [`run`] does.
+fn start(
+    py: Python<'_>,
+    shared: &Arc<Shared>,
+    world: &World,
+    slot: &Slot,
+    call: Call,
+    thread: &Arc<str>,
+) -> Option<Finished> {
     let exchange = call.exchange.clone();
-    if exchange.is_disconnected() {
+    if !exchange.start(thread) {
         exchange.closed();
-        return;
+        return None;
     }
     guarded(&exchange.clone(), || {
         let Some(callable) = slot.application.callable(py) else {
-            return call.refuse("the application is not loaded");
+            call.refuse("the application is not loaded");
+            return None;
         };
+        let number = call.number;
         let running = call.start(py, &world.vocabulary, &callable);
-        run(py, shared, running, exchange);
-    });
+        run(py, Parked { number, running, exchange, shared: shared.clone() })
+    })?
 }
 
-/// Runs a call to its end, or until its file is to be sent: for that it needs no thread.
-fn run(py: Python<'_>, shared: &Arc<Shared>, mut running: Running, exchange: Arc<dyn Exchange>) {
+/// Runs a call to its end, which is still to be told to its exchange, or until its file is to be sent: for that it needs no
+/// thread.
+fn run(py: Python<'_>, mut call: Parked) -> Option<Finished> {
     loop {
-        match running.advance(py, None) {
-            Progress::NoRoom => running.wait_for_room(py),
+        match call.running.advance(py, None) {
+            Progress::NoRoom => call.running.wait_for_room(py),
             Progress::TurnOver => {}
             Progress::File { body, last } => {
-                let parked = Parked { running, exchange: exchange.clone(), shared: shared.clone() };
-                return exchange.send_file(body, last, Box::new(parked));
+                call.exchange.clone().send_file(body, last, Box::new(call));
+                return None;
             }
-            Progress::Done => break,
+            Progress::Done => return Some(call.running.finish(py)),
         }
     }
-    running.finish(py);
 }
 
 impl Suspended for Parked {

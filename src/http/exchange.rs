@@ -4,20 +4,25 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use super::head::{self, Replacement};
 use super::incoming::{BodyEnd, Incoming, StreamedBody};
 use super::outgoing::{Batch, Outgoing};
-use super::post::{Addressee, CallNumber, Message, Post};
+use super::post::{Addressee, Message, Post};
+use super::record::{Due, Record};
+use super::retire;
 use crate::conf::head_rules::HeadRules;
 use crate::conf::location::{Buffering, LocationConf};
+use crate::engine::threads::Ticket;
 use crate::nginx::body::Reading;
 use crate::nginx::cell::EventLoopCell;
-use crate::nginx::log::{Level, Log};
+use crate::nginx::log::{Level, Log, write_directly};
 use crate::nginx::output::{FilePart, Output, Sent};
 use crate::nginx::request::{Request, RequestEvents, Status};
 use crate::python::log::{self, Sink};
-use crate::wsgi::body::BodySource;
+use crate::wsgi::body::{BodySource, Interrupt};
+use crate::wsgi::call::CallNumber;
 use crate::wsgi::exchange::{Disconnected, End, Exchange, FileBody, Suspended};
 use crate::wsgi::head::ResponseHead;
 
@@ -40,11 +45,16 @@ pub struct RequestExchange {
     wants_parts: bool,
     /// The request's body, if it is read while the call runs.
     incoming: Option<Arc<Incoming>>,
+    record: Record,
+    /// The number of the client's connection, as the log has it.
+    connection: u64,
     event_loop: EventLoopCell<EventLoopSide>,
 }
 
 /// What only the event loop thread touches.
 struct EventLoopSide {
+    /// Whose request it is; perhaps gone.
+    origin: Request,
     /// `None` once the request is finalized or given up.
     request: Cell<Option<Request>>,
     number: CallNumber,
@@ -61,6 +71,8 @@ struct EventLoopSide {
     closed: Cell<bool>,
     /// What nginx said when it could not send.
     error: Cell<Option<Status>>,
+    /// The call, once it is handed to the threads.
+    ticket: Cell<Option<Ticket>>,
     /// A call that waits until nginx has sent what it gave.
     suspended: RefCell<Option<Box<dyn Suspended>>>,
     /// Whether that is a file, all of which is to be gone.
@@ -69,8 +81,9 @@ struct EventLoopSide {
 
 impl RequestExchange {
     /// The exchange of `request`, on the event loop thread.
-    pub fn new(request: Request, post: &'static Post, conf: &LocationConf) -> Arc<Self> {
+    pub fn new(request: Request, post: &'static Post, conf: &LocationConf, record: Record) -> Arc<Self> {
         let buffering = conf.buffering();
+        let soonest = record.soonest();
         Arc::new_cyclic(|myself: &Weak<Self>| Self {
             myself: myself.clone(),
             outgoing: Mutex::new(Outgoing::new(buffering.clone())),
@@ -82,9 +95,12 @@ impl RequestExchange {
             head_rules: conf.head_rules().clone(),
             wants_parts: conf.allow_ranges() && request.wants_several_ranges(),
             incoming: request.is_reading_body().then(Arc::default),
+            record,
+            connection: request.connection_number(),
             event_loop: EventLoopCell::new(EventLoopSide {
+                origin: request,
                 request: Cell::new(Some(request)),
-                number: post.enter(myself.clone()),
+                number: post.enter(myself.clone(), soonest),
                 output: Output::default(),
                 head_sent: Cell::new(false),
                 replacement: RefCell::new(None),
@@ -92,6 +108,7 @@ impl RequestExchange {
                 failed: Cell::new(false),
                 closed: Cell::new(false),
                 error: Cell::new(None),
+                ticket: Cell::new(None),
                 suspended: RefCell::new(None),
                 sends_document: Cell::new(false),
             }),
@@ -104,6 +121,26 @@ impl RequestExchange {
 
     fn shared(&self) -> Arc<Self> {
         self.myself.upgrade().expect("only methods of a living Arc are called")
+    }
+
+    /// Names the call.
+    pub fn number(&self) -> CallNumber {
+        self.event_loop.get().number
+    }
+
+    /// What is known of the call.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Whether it is the exchange of this request.
+    pub fn is_of(&self, request: Request) -> bool {
+        self.event_loop.get().origin == request
+    }
+
+    /// Keeps hold of a call that the threads have.
+    pub fn hand_over(&self, ticket: Ticket) {
+        self.event_loop.get().ticket.set(Some(ticket));
     }
 
     /// Keeps a call until there is room for more of its answer.
@@ -128,9 +165,9 @@ impl RequestExchange {
 
     /// The body of a request that is read while the call runs.
     pub fn streamed_body(&self) -> Option<impl BodySource + use<>> {
-        let exchange = self.shared();
-        let ask = move || exchange.post.mailbox.send(Message::Answer(exchange.clone()));
-        self.incoming.clone().map(|incoming| StreamedBody::new(incoming, ask))
+        let (exchange, asking) = (self.shared(), self.shared());
+        let ask = move || asking.post.mailbox.send(Message::Answer(asking.clone()));
+        self.incoming.clone().map(|incoming| Unhurried { body: StreamedBody::new(incoming, ask), exchange })
     }
 
     /// Gives the application more of the body if it waits for more.
@@ -223,7 +260,15 @@ impl RequestExchange {
     /// Moves one batch into nginx's filters. Finalizes nothing, so a call that runs on this thread may use it.
     fn transfer(&self, request: Request) {
         let side = self.event_loop.get();
-        if side.error.get().is_some() || self.is_disconnected() {
+        if side.error.get().is_some() {
+            return;
+        }
+        if self.is_disconnected() {
+            // With `wsgi_threads off` the client hears of a time limit when the call has ended.
+            if self.record.has_timed_out() && self.lock().is_closed() {
+                self.post.write_log();
+                side.error.set(Some(side.status_instead(request, Status::GATEWAY_TIME_OUT)));
+            }
             return;
         }
         let batch = self.lock().take(side.output.is_busy());
@@ -307,6 +352,11 @@ impl RequestExchange {
         if let Some(incoming) = &self.incoming {
             incoming.end(end);
         }
+        if let Some(ticket) = side.ticket.take()
+            && !self.record.is_started()
+        {
+            ticket.cancel();
+        }
         // What close() logs still has the context of the request.
         if let Some(suspended) = suspended.or_else(|| side.suspended.take()) {
             suspended.abandon();
@@ -316,7 +366,54 @@ impl RequestExchange {
     }
 }
 
+/// What the limits of the call want done.
+impl RequestExchange {
+    /// The call has waited too long: it never runs.
+    fn refuse_start(&self, request: Request) {
+        let mut outgoing = self.lock();
+        if self.record.is_started() {
+            return;
+        }
+        // From here on no thread can start it.
+        // A call that has not started is not suspended.
+        drop(outgoing.disconnect());
+        drop(outgoing);
+        request.log().write(
+            Level::Error,
+            &format!("application \"{}\" was not called within wsgi_queue_timeout", self.record.application),
+        );
+        // Without memory for the header the answer is right without it.
+        let _ = request.add_header(b"Retry-After", b"1");
+        request.in_foreign_event(|request| self.finalize(request, Status::SERVICE_UNAVAILABLE));
+    }
+
+    fn report_slow(&self, ticket: Ticket) {
+        self.record.report_slow();
+        let headline = format!("{} (wsgi_slow_request)", self.record.has_run());
+        ticket.log_stack(headline, self.shared());
+    }
+
+    /// The call has run too long: the client hears of it now, and the call when it runs Python code again.
+    fn give_up_call(&self, request: Request, ticket: Ticket) {
+        let side = self.event_loop.get();
+        // After a complete answer nobody but the call itself is late.
+        let status = if side.ended.get() { Status::OK } else { side.status_instead(request, Status::GATEWAY_TIME_OUT) };
+        let log = request.log();
+        log.write(Level::Error, &format!("{} and is given up (wsgi_request_timeout)", self.record.has_run()));
+        let headline = format!("stack of {}", self.record.thread().unwrap_or_default());
+        self.record.time_out();
+        request.in_foreign_event(|request| self.finalize(request, status));
+        ticket.give_up(headline, self.shared());
+        retire::expect_end(ticket);
+    }
+}
+
 impl EventLoopSide {
+    /// The status to finalize with in place of the application's answer.
+    fn status_instead(&self, request: Request, status: Status) -> Status {
+        if request.is_header_sent() { Status::ERROR } else { status }
+    }
+
     /// Whether the call has to wait until nginx has sent more.
     fn is_busy(&self, request: Request) -> bool {
         // Filters may have read the last of a file and hold it still.
@@ -402,7 +499,40 @@ impl RequestExchange {
 }
 
 impl Exchange for RequestExchange {
+    fn start(&self, thread: &Arc<str>) -> bool {
+        // Under the lock: nothing starts that was given up.
+        let outgoing = self.lock();
+        let starts = !outgoing.is_disconnected();
+        if starts {
+            self.record.start(thread);
+        }
+        starts
+    }
+
+    fn go_on(&self) {
+        self.record.resume();
+    }
+
+    fn raised(&self, class: &str) {
+        self.record.raised(class);
+    }
+
+    fn time_out(&self) {
+        let mut outgoing = self.lock();
+        self.record.time_out();
+        // What is complete goes out all the same, though its close() is late.
+        if outgoing.is_unfinished() {
+            drop(outgoing.disconnect());
+            self.room.notify_all();
+        }
+    }
+
+    fn has_timed_out(&self) -> bool {
+        self.record.has_timed_out()
+    }
+
     fn send_head(&self, head: ResponseHead) {
+        self.record.head();
         self.lock().set_head(head, self.wants_parts);
     }
 
@@ -447,6 +577,7 @@ impl Exchange for RequestExchange {
 
     fn send_file(&self, file: FileBody, last: bool, call: Box<dyn Suspended>) {
         let FileBody { file, offset, length } = file;
+        self.record.pause();
         let document = FilePart { file: Arc::new(file), offset, length, direct: false };
         let mut outgoing = self.lock();
         match outgoing.set_document(document, call) {
@@ -480,10 +611,12 @@ impl Exchange for RequestExchange {
     }
 
     fn wait_for_room(&self) -> Result<(), Disconnected> {
+        self.record.pause();
         let mut outgoing = self.lock();
         while outgoing.is_full() && !outgoing.is_disconnected() {
             outgoing = self.room.wait(outgoing).unwrap_or_else(PoisonError::into_inner);
         }
+        self.record.resume();
         if outgoing.is_disconnected() { Err(Disconnected) } else { Ok(()) }
     }
 
@@ -496,6 +629,7 @@ impl Exchange for RequestExchange {
     }
 
     fn closed(&self) {
+        self.record.close();
         let mut outgoing = self.lock();
         outgoing.close();
         self.announce(outgoing);
@@ -517,6 +651,10 @@ impl Sink for RequestExchange {
         } else {
             self.post.log(Some(self.shared()), level, text);
         }
+    }
+
+    fn write_at_once(&self, text: &str) {
+        write_directly(self.connection, text);
     }
 }
 
@@ -540,9 +678,50 @@ impl Addressee for RequestExchange {
 
     fn give_up(&self) {
         if let Some(request) = self.event_loop.get().request.get() {
-            let status = if request.is_header_sent() { Status::ERROR } else { Status::SERVICE_UNAVAILABLE };
+            let status = self.event_loop.get().status_instead(request, Status::SERVICE_UNAVAILABLE);
             request.in_foreign_event(|request| self.finalize(request, status));
         }
+    }
+
+    fn look(&self) -> Option<Duration> {
+        let side = self.event_loop.get();
+        loop {
+            // A call on this thread is not under way now, or waits for its client.
+            let (request, ticket) = (side.request.get()?, side.ticket.get()?);
+            match self.record.due() {
+                Due::Later(wait) => return wait,
+                Due::QueueTimeout => self.refuse_start(request),
+                Due::Slow => self.report_slow(ticket),
+                Due::RequestTimeout => self.give_up_call(request, ticket),
+            }
+        }
+    }
+}
+
+/// A body that is read while the call runs: the time for which the client makes it wait is not the call's.
+struct Unhurried<B> {
+    body: B,
+    exchange: Arc<RequestExchange>,
+}
+
+impl<B: BodySource> BodySource for Unhurried<B> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.exchange.record.pause();
+        let read = self.body.read(buffer);
+        self.exchange.record.resume();
+        read
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        self.body.remaining()
+    }
+
+    fn may_block(&self) -> bool {
+        self.body.may_block()
+    }
+
+    fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {
+        self.body.interrupt()
     }
 }
 

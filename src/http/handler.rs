@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::exchange::{Installed, RequestExchange};
-use super::snapshot;
+use super::record::Record;
 use super::worker::{self, Submitted};
+use super::{retire, snapshot};
 use crate::conf::location::LocationConf;
 use crate::nginx::log::Level;
 use crate::nginx::request::{Request, Status};
@@ -63,23 +64,30 @@ fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExc
     let worker = worker::get().ok_or_else(|| Refusal::internal("this worker could not start Python"))?;
     let specification =
         conf.application().ok_or_else(|| Refusal::internal("no \"wsgi_pass\" holds for this location"))?;
-    let exchange = RequestExchange::new(request, worker.post, conf);
+    let slot = worker.slot(specification);
+    let application_name = slot.application().name();
+    let limits = conf.limits();
+    let exchange = RequestExchange::new(request, worker.post, conf, Record::new(application_name.clone(), limits));
     let snapshot = snapshot(request, conf, &exchange).inspect_err(|_| exchange.release());
     let (head, body) = snapshot?;
     if request.install(Installed(exchange.clone())).is_err() {
         exchange.release();
         return Err(Refusal::internal("no memory for the request"));
     }
-    let slot = worker.slot(specification);
     let call = Call {
+        number: exchange.number(),
         head,
         body,
         exchange: exchange.clone(),
         debug: conf.debug(),
-        application_name: slot.application().name().clone(),
+        application_name: application_name.clone(),
     };
-    match worker.submit(&slot, call) {
-        Submitted::Queued => Ok(None),
+    retire::count_call();
+    match worker.submit(&slot, call, &limits) {
+        Submitted::Queued(ticket) => {
+            exchange.hand_over(ticket);
+            Ok(None)
+        }
         Submitted::Run(suspended) => {
             exchange.suspend(suspended);
             Ok(Some(exchange))

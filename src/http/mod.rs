@@ -10,5 +10,8 @@ pub mod incoming;
 pub mod log_queue;
 pub mod outgoing;
 pub mod post;
+pub mod record;
+pub mod retire;
 pub mod snapshot;
+pub mod variables;
 pub mod worker;

@@ -237,6 +237,16 @@ impl Outgoing {
         self.closed = true;
     }
 
+    /// Whether more of the answer is to come from the application.
+    pub fn is_unfinished(&self) -> bool {
+        self.end.is_none() && !self.closed && self.suspended.is_none()
+    }
+
+    /// Whether the call is over.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Whether the event loop has to be told now; it is told once until it takes a batch.
     pub fn announce(&mut self) -> bool {
         !std::mem::replace(&mut self.announced, true)

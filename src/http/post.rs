@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
@@ -11,8 +11,10 @@ use super::log_queue::{LogQueue, Record};
 use crate::nginx::cell::EventLoopCell;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::mailbox::{Mailbox, Receiver};
-use crate::nginx::timer::Hold;
+use crate::nginx::process;
+use crate::nginx::timer::Timer;
 use crate::python::log::{self, Sink};
+use crate::wsgi::call::CallNumber;
 
 /// A request that the event loop is told of.
 pub trait Addressee: Send + Sync {
@@ -24,6 +26,9 @@ pub trait Addressee: Send + Sync {
 
     /// Ends it now, whatever its call does.
     fn give_up(&self);
+
+    /// Does what its limits want done now. Returns in what time to look again at the latest, if ever.
+    fn look(&self) -> Option<Duration>;
 }
 
 /// What the event loop is told.
@@ -38,54 +43,92 @@ pub enum Message {
 pub struct Post {
     pub mailbox: Mailbox<Message>,
     log: LogQueue<Option<Arc<dyn Addressee>>>,
-    hold: Hold,
     /// The requests whose calls are under way.
     calls: EventLoopCell<Calls>,
+    /// Armed while there are any. A worker that is told to quit exits as soon as no timer that counts is left, and a
+    /// request that waits for a Python thread has none of its own.
+    timer: Timer,
+    /// How long calls may go on after the worker was told to quit.
+    shutdown_timeout: Duration,
 }
 
 #[derive(Default)]
 struct Calls {
     under_way: RefCell<FxHashMap<CallNumber, Weak<dyn Addressee>>>,
     next: Cell<CallNumber>,
+    /// When the worker was seen to be told to quit.
+    quit: Cell<Option<Instant>>,
 }
 
-/// Names a call under way in its worker.
-pub type CallNumber = u64;
+/// How often at least the calls under way are looked at.
+const PERIOD: Duration = Duration::from_millis(250);
 
 impl Post {
-    /// The post of a worker; when it quits and its calls go on for longer than `shutdown_timeout`, `give_up` is called.
+    /// The post of a worker. `tick` calls [`Post::tick`]; calls that go on for `shutdown_timeout` after the worker was told
+    /// to quit are given up.
     ///
     /// # Errors
     /// See [`Mailbox::new`].
-    pub fn new(shutdown_timeout: Duration, give_up: fn()) -> io::Result<Self> {
+    pub fn new(shutdown_timeout: Duration, tick: fn()) -> io::Result<Self> {
         Ok(Self {
             mailbox: Mailbox::new()?,
             log: LogQueue::default(),
-            hold: Hold::new(shutdown_timeout, give_up),
             calls: EventLoopCell::new(Calls::default()),
+            timer: Timer::new(true, tick),
+            shutdown_timeout,
         })
     }
 
-    /// A call is under way, and keeps the worker. On the event loop thread, as the next three.
-    pub fn enter(&'static self, request: Weak<dyn Addressee>) -> CallNumber {
+    /// A call is under way, and keeps the worker; it is to be looked at after `soonest`, if anything can be due by then.
+    /// On the event loop thread, as all but [`Post::log`].
+    pub fn enter(&'static self, request: Weak<dyn Addressee>, soonest: Option<Duration>) -> CallNumber {
         let calls = self.calls.get();
         let number = calls.next.get();
         calls.next.set(number + 1);
-        calls.under_way.borrow_mut().insert(number, request);
-        self.hold.enter();
+        let mut under_way = calls.under_way.borrow_mut();
+        under_way.insert(number, request);
+        let wait = soonest.map_or(PERIOD, |soonest| soonest.min(PERIOD));
+        // Otherwise the timer is armed, and early enough.
+        if under_way.len() == 1 || wait < PERIOD {
+            self.timer.arm(wait);
+        }
         number
     }
 
     /// The request of a call is over.
     pub fn leave(&'static self, number: CallNumber) {
-        if self.calls.get().under_way.borrow_mut().remove(&number).is_some() {
-            self.hold.leave();
+        let mut under_way = self.calls.get().under_way.borrow_mut();
+        if under_way.remove(&number).is_some() && under_way.is_empty() {
+            self.timer.disarm();
+        }
+    }
+
+    fn under_way(&self) -> Vec<Arc<dyn Addressee>> {
+        self.calls.get().under_way.borrow().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Looks at the calls under way: at their limits, and whether they still keep a worker that was told to quit.
+    pub fn tick(&'static self) {
+        let calls = self.calls.get();
+        if process::is_exiting() {
+            let quit = calls.quit.get().unwrap_or_else(Instant::now);
+            calls.quit.set(Some(quit));
+            if quit.elapsed() >= self.shutdown_timeout {
+                return self.give_up();
+            }
+        }
+        let wait = self.under_way().iter().filter_map(|request| request.look()).fold(PERIOD, Duration::min);
+        if !calls.under_way.borrow().is_empty() {
+            self.timer.arm(wait);
         }
     }
 
     /// Ends the requests of all calls under way.
-    pub fn give_up(&self) {
-        let requests: Vec<_> = self.calls.get().under_way.borrow().values().filter_map(Weak::upgrade).collect();
+    fn give_up(&self) {
+        let requests = self.under_way();
+        let count = requests.len();
+        let message = format!("wsgi: {count} calls are given up, they did not end within wsgi_shutdown_timeout");
+        Log::cycle().write(Level::Warn, &message);
         for request in requests {
             request.give_up();
         }
@@ -93,7 +136,7 @@ impl Post {
 
     /// How long the worker has waited for calls since it was told to quit.
     pub fn waited(&self) -> Duration {
-        self.hold.waited()
+        self.calls.get().quit.get().map_or(Duration::ZERO, |quit| quit.elapsed())
     }
 
     /// Logs text of another thread, of a request or of none.

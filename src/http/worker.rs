@@ -1,18 +1,21 @@
 //! The worker: its engine and its applications, the way of messages into its event loop.
 
 use std::io;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::environment;
 use super::post::{Post, WorkerSink};
+use super::retire;
 use crate::app::application::Application;
 use crate::app::specification::Specification;
 use crate::conf::location::Threads;
-use crate::conf::main::MainConf;
+use crate::conf::main::{MainConf, MaxRequests};
 use crate::engine::inline::Inline;
+use crate::engine::limits::Limits;
 use crate::engine::python::Configuration;
-use crate::engine::threads::{self, Slot};
+use crate::engine::threads::{self, Slot, Ticket};
 use crate::nginx::mailbox;
 use crate::nginx::process::{self, NGINX_VERSION, SERVER_SOFTWARE};
 use crate::python::log;
@@ -44,6 +47,10 @@ pub struct Start {
     /// Variables for the process, before any other thread is started.
     pub environment: Vec<(String, String)>,
     pub shutdown_timeout: Duration,
+    pub max_requests: MaxRequests,
+    pub max_memory: u64,
+    /// What the workers take turns with to retire.
+    pub token: Option<&'static AtomicU64>,
 }
 
 impl Start {
@@ -69,13 +76,16 @@ impl Start {
             // A conflict was an error when the configuration was read.
             environment: environment::complete(conf.environment().unwrap_or_default()),
             shutdown_timeout: conf.shutdown_timeout(),
+            max_requests: conf.max_requests(),
+            max_memory: conf.max_memory(),
+            token: conf.token(),
         })
     }
 }
 
-fn give_up_calls() {
+fn tick() {
     if let Some(post) = POST.get() {
-        post.give_up();
+        post.tick();
     }
 }
 
@@ -89,12 +99,13 @@ pub fn get() -> Option<&'static Worker> {
 /// # Errors
 /// When the system gives no descriptor or thread; nothing that an application does.
 pub fn start(start: Start) -> io::Result<()> {
-    let post = Post::new(start.shutdown_timeout, give_up_calls)?;
+    let post = Post::new(start.shutdown_timeout, tick)?;
     let post = POST.get_or_init(|| post);
     mailbox::attach(post).map_err(io::Error::other)?;
     log::set_worker_sink(Arc::new(WorkerSink::new(post)));
     crate::python::fork::set_in_child(process::disown_child);
     crate::python::fork::set_before_exec(process::close_sockets_on_exec);
+    retire::set_up(start.token, start.max_requests, start.max_memory);
 
     let slots: Vec<_> = start
         .applications
@@ -107,11 +118,12 @@ pub fn start(start: Start) -> io::Result<()> {
     let preloaded = preloaded.map(|((_, slot), _)| slot.clone());
     let engine = match start.threads {
         Threads::Pool(count) => {
-            Engine::Threads(threads::Threads::start(start.configuration, count, preloaded.collect())?)
+            Engine::Threads(threads::Threads::start(start.configuration, count, preloaded.collect(), retire::loaded)?)
         }
         Threads::Off => {
             let inline = Inline::start(&start.configuration);
             preloaded.for_each(|slot| inline.preload(slot.application()));
+            retire::loaded();
             Engine::Inline(Box::new(inline))
         }
     };
@@ -122,7 +134,7 @@ pub fn start(start: Start) -> io::Result<()> {
 /// What became of a call that was handed over.
 pub enum Submitted {
     /// A thread will run it.
-    Queued,
+    Queued(Ticket),
     /// It has run, perhaps up to where its answer has to wait.
     Run(Option<Box<dyn Suspended>>),
     /// Too many wait already.
@@ -148,11 +160,11 @@ impl Worker {
     }
 
     /// Runs a call, or hands it to the threads that will.
-    pub fn submit(&self, slot: &Arc<Slot>, call: Call) -> Submitted {
+    pub fn submit(&'static self, slot: &Arc<Slot>, call: Call, limits: &Limits) -> Submitted {
         match &self.engine {
-            Engine::Inline(inline) => Submitted::Run(inline.run(slot.application(), call)),
-            Engine::Threads(threads) => match threads.submit(slot, call) {
-                Ok(()) => Submitted::Queued,
+            Engine::Inline(inline) => Submitted::Run(inline.run(slot.application(), call, limits)),
+            Engine::Threads(threads) => match threads.submit(slot, call, limits.queue) {
+                Ok(ticket) => Submitted::Queued(ticket),
                 Err(_) => Submitted::Refused,
             },
         }
@@ -178,6 +190,7 @@ impl Worker {
             }
             Engine::Threads(threads) => threads.shut_down(calls, limit, || mailbox::deliver(self.post)),
         }
+        retire::leaving();
         process::leave_without_destructors();
     }
 }

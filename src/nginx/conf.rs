@@ -19,6 +19,15 @@ impl Conf {
         Self(conf)
     }
 
+    pub(super) fn as_ptr(&self) -> *mut sys::ngx_conf_t {
+        self.0
+    }
+
+    pub(super) fn pool(&self) -> *mut sys::ngx_pool_t {
+        // SAFETY: the parser has the pool of the cycle that it reads.
+        unsafe { (*self.0).pool }
+    }
+
     /// The words of the directive: its name and its arguments.
     ///
     /// # Errors
@@ -158,6 +167,10 @@ pub fn parse_time(text: &str) -> Option<u64> {
 
 /// A size as nginx's directives take it (`64k`, `1m`, `2g`), in bytes.
 pub fn parse_size(text: &str) -> Option<u64> {
+    // nginx looks at the last byte first, without asking for one.
+    if text.is_empty() {
+        return None;
+    }
     let mut line = sys::ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
     // SAFETY: nginx's parser only reads the text.
     let size = unsafe { sys::ngx_parse_offset(&mut line) };

@@ -70,6 +70,47 @@ impl Log {
     }
 }
 
+/// Writes `text` to the cycle's error log at level `error`, one record a line, on any thread while the event loop is busy.
+///
+/// nginx's own functions are for the event loop alone, so this is a plain write to the log's files. A log that is none, as
+/// syslog, does not get it.
+pub fn write_directly(connection: u64, text: &str) {
+    let mut records = String::new();
+    // SAFETY: asks for a number.
+    let (process, thread) = (std::process::id(), unsafe { libc::gettid() });
+    let prefix = format!("{} [error] {process}#{thread}: *{connection} ", local_time());
+    for piece in text.split('\n').flat_map(pieces) {
+        records.extend([prefix.as_str(), &Printable(piece).to_string(), "\n"]);
+    }
+    // SAFETY: the logs of a running cycle and their files stay while the event loop is busy with a call; only it opens them
+    // anew. A descriptor that cannot be written to is an error that there is nobody to tell of.
+    unsafe {
+        let mut log = (*sys::ngx_cycle).log;
+        while let Some(one) = log.as_ref() {
+            if one.log_level >= Level::Error as usize
+                && one.writer.is_none()
+                && let Some(file) = one.file.as_ref()
+            {
+                libc::write(file.fd, records.as_ptr().cast(), records.len());
+            }
+            log = one.next;
+        }
+    }
+}
+
+/// The time as in nginx's records.
+fn local_time() -> String {
+    // SAFETY: plain structures of the C library, filled by it; a time that it cannot take apart stays zero.
+    let time = unsafe {
+        let now = libc::time(std::ptr::null_mut());
+        let mut time: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&now, &mut time);
+        time
+    };
+    let (year, month) = (time.tm_year + 1900, time.tm_mon + 1);
+    format!("{year}/{month:02}/{:02} {:02}:{:02}:{:02}", time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec)
+}
+
 /// Cuts a line into pieces that fit into a record, at character boundaries; all but the last end with a mark.
 fn pieces(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(line);

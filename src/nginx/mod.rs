@@ -17,7 +17,9 @@ pub mod output;
 pub mod process;
 pub mod redirect;
 pub mod request;
+pub mod shared;
 pub mod timer;
+pub mod variable;
 
 pub use ngx::ffi as sys;
 

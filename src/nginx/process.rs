@@ -65,6 +65,37 @@ pub fn is_exiting() -> bool {
     unsafe { sys::ngx_exiting != 0 }
 }
 
+/// Tells this worker to end gracefully, as QUIT does; the master starts another one once it has exited.
+///
+/// On the event loop thread: the loop looks at the flag when its turn is over.
+pub fn quit() {
+    // SAFETY: a plain variable that only this thread and its signal handler set.
+    unsafe { sys::ngx_quit = 1 };
+}
+
+/// Whether there is a process of this number that a worker may signal, as it may its fellows, which have its user.
+pub fn is_alive(process: u32) -> bool {
+    // SAFETY: signal 0 only asks.
+    i32::try_from(process).is_ok_and(|process| unsafe { libc::kill(process, 0) } == 0)
+}
+
+/// A random number, another one in each process.
+pub fn random() -> u64 {
+    let mut number = u64::from(std::process::id());
+    // SAFETY: writes at most the eight bytes of the variable; where the system gives none, the process number stays.
+    unsafe { libc::getrandom((&raw mut number).cast(), size_of::<u64>(), libc::GRND_NONBLOCK) };
+    number
+}
+
+/// Resident memory of this process in bytes, `None` where the system does not say.
+pub fn resident_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    // SAFETY: asks for a constant of the system.
+    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    Some(pages * page)
+}
+
 /// Lets `waitpid` in this process see its own children.
 ///
 /// nginx's handler for SIGCHLD reaps every child, in workers as well, which have none of their own: the `subprocess`

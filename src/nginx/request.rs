@@ -29,6 +29,7 @@ impl Status {
     pub const NOT_FOUND: Self = Self(404);
     pub const INTERNAL_SERVER_ERROR: Self = Self(500);
     pub const SERVICE_UNAVAILABLE: Self = Self(503);
+    pub const GATEWAY_TIME_OUT: Self = Self(504);
     /// nginx's 499, for a client that left.
     pub const CLIENT_CLOSED_REQUEST: Self = Self(sys::NGX_HTTP_CLIENT_CLOSED_REQUEST as isize);
     /// nginx's 408, for a client that did not send its body or take its answer in time.
@@ -251,6 +252,11 @@ impl Request {
         unsafe { &*(*self.get().loc_conf.add(module::ctx_index())).cast::<T>() }
     }
 
+    /// The number of the connection, with a `*` in records of the log.
+    pub fn connection_number(&self) -> u64 {
+        self.connection().number
+    }
+
     /// The log of the connection; the request is named in its records.
     pub fn log(&self) -> Log {
         let log = self.connection().log;
@@ -309,6 +315,31 @@ impl Request {
             (*request).read_event_handler = Some(read);
             (*request).write_event_handler = Some(write_event::<E>);
             Ok(&*events)
+        }
+    }
+
+    /// The newest events of type `E` that [`Request::install`] put into the memory of this request and that are `wanted`.
+    ///
+    /// The context does not do for that: an internal redirect clears it. A subrequest has its memory in common with the
+    /// main request.
+    pub fn installed<E: RequestEvents>(&self, wanted: impl Fn(&E) -> bool) -> Option<&E> {
+        // SAFETY: the clean-ups of a live pool are a null-terminated list; one with this handler was made by `install`, and
+        // its data is an `E` until the pool goes.
+        unsafe {
+            let mut cleanup = (*self.get().pool).cleanup;
+            while let Some(found) = cleanup.as_ref() {
+                let is_ours = found.handler.is_some_and(|handler| {
+                    std::ptr::fn_addr_eq(handler, release_events::<E> as unsafe extern "C" fn(*mut std::ffi::c_void))
+                });
+                if is_ours
+                    && let Some(events) = found.data.cast::<E>().as_ref()
+                    && wanted(events)
+                {
+                    return Some(events);
+                }
+                cleanup = found.next;
+            }
+            None
         }
     }
 

@@ -1,111 +1,82 @@
-//! A timer that keeps a worker alive while calls are under way.
-//!
-//! A worker that is told to quit exits as soon as no timer that counts is left; a request that waits for a Python
-//! thread has none of its own. The wait is bounded: calls that go on for long after that do not keep the worker.
+//! A timer of the event loop that lives as long as the worker.
 
 use std::cell::UnsafeCell;
 use std::mem;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::log::{Level, Log};
 use super::{guard, sys};
 
-/// Counts the calls under way; while there are any, a timer is armed.
-pub struct Hold {
+/// Runs a function on the event loop thread, once each time it is armed.
+pub struct Timer {
     inner: UnsafeCell<Inner>,
 }
 
 struct Inner {
-    calls: usize,
-    /// How long calls may go on after the worker was told to quit.
-    limit: Duration,
-    /// What is called when they have gone on for longer.
-    give_up: fn(),
-    /// When it was seen to be told.
-    quit: Option<Instant>,
+    run: fn(),
+    holds_worker: bool,
     event: sys::ngx_event_t,
     /// nginx's debug log prints the descriptor of what an event's data points to.
     connection: sys::ngx_connection_t,
 }
 
-/// How often the timer looks whether the worker was told to quit.
-const PERIOD: sys::ngx_msec_t = 250;
-
 // SAFETY: only the event loop thread calls the methods, see there.
-unsafe impl Send for Hold {}
+unsafe impl Send for Timer {}
 // SAFETY: as above.
-unsafe impl Sync for Hold {}
+unsafe impl Sync for Timer {}
 
-impl Hold {
-    /// A hold on a worker that waits for its calls for `limit` once it is told to quit, then calls `give_up`.
-    pub fn new(limit: Duration, give_up: fn()) -> Self {
+impl Timer {
+    /// A timer for `run`.
+    ///
+    /// A worker that is told to quit exits as soon as no timer is armed that `holds_worker`, whatever it still waits for.
+    pub fn new(holds_worker: bool, run: fn()) -> Self {
         // SAFETY: both are plain C structures for which all zeroes is "not in use".
         let (event, connection) = unsafe { (mem::zeroed(), mem::zeroed()) };
-        Self { inner: UnsafeCell::new(Inner { calls: 0, limit, give_up, quit: None, event, connection }) }
+        Self { inner: UnsafeCell::new(Inner { run, holds_worker, event, connection }) }
     }
 
-    /// How long the worker has waited for calls since it was told to quit. On the event loop thread.
-    pub fn waited(&self) -> Duration {
-        // SAFETY: only this thread uses the cell, and never re-entrantly.
-        unsafe { (*self.inner.get()).quit }.map_or(Duration::ZERO, |quit| quit.elapsed())
-    }
-
-    /// One more call is under way. On the event loop thread, on a hold that does not move any more.
-    pub fn enter(&'static self) {
+    /// Runs after `wait` at the latest: at once if it is armed for later. On the event loop thread, as all methods.
+    pub fn arm(&'static self, wait: Duration) {
+        // Rounded up, so that it is not too early for what it was armed for.
+        let milliseconds = wait.as_micros().div_ceil(1000).try_into().unwrap_or(sys::ngx_msec_t::MAX / 4);
         let inner = self.inner.get();
-        // SAFETY: only this thread uses the cell, and never re-entrantly; the event is static.
+        // SAFETY: only this thread uses the cell, and never re-entrantly; the event is static. `ngx_add_timer` keeps an
+        // armed timer that is less than 300 ms off, hence the removal.
         unsafe {
-            (*inner).calls += 1;
-            if (*inner).calls == 1 {
+            let event = &raw mut (*inner).event;
+            if (*event).timer_set() != 0 {
+                let left = (*event).timer.key.wrapping_sub(sys::ngx_current_msec) as isize;
+                if left <= milliseconds as isize {
+                    return;
+                }
+                ngx::ffi::ngx_del_timer(event);
+            } else {
                 (*inner).connection.fd = -1;
-                (*inner).event.data = (&raw mut (*inner).connection).cast();
-                (*inner).event.log = (*sys::ngx_cycle).log;
-                (*inner).event.handler = Some(look);
-                ngx::ffi::ngx_add_timer(&raw mut (*inner).event, PERIOD);
+                (*event).data = (&raw mut (*inner).connection).cast();
+                (*event).log = (*sys::ngx_cycle).log;
+                (*event).handler = Some(expired);
+                (*event).set_cancelable(u32::from(!(*inner).holds_worker));
             }
+            ngx::ffi::ngx_add_timer(event, milliseconds);
         }
     }
 
-    /// A call has ended. On the event loop thread.
-    pub fn leave(&'static self) {
-        let inner = self.inner.get();
-        // SAFETY: as in `enter`.
+    /// Does not run any more until it is armed again.
+    pub fn disarm(&'static self) {
+        // SAFETY: as in `arm`.
         unsafe {
-            (*inner).calls -= 1;
-            if (*inner).calls == 0 && (*inner).event.timer_set() != 0 {
-                ngx::ffi::ngx_del_timer(&raw mut (*inner).event);
+            let event = &raw mut (*self.inner.get()).event;
+            if (*event).timer_set() != 0 {
+                ngx::ffi::ngx_del_timer(event);
             }
         }
     }
 }
 
-impl Inner {
-    /// Whether the calls under way still keep the worker.
-    fn holds(&mut self) -> bool {
-        if !super::process::is_exiting() {
-            return true;
-        }
-        let waited = self.quit.get_or_insert_with(Instant::now).elapsed();
-        if waited < self.limit {
-            return true;
-        }
-        let message = format!("wsgi: {} calls are given up, they did not end within wsgi_shutdown_timeout", self.calls);
-        Log::cycle().write(Level::Warn, &message);
-        false
-    }
-}
-
-unsafe extern "C" fn look(event: *mut sys::ngx_event_t) {
+unsafe extern "C" fn expired(event: *mut sys::ngx_event_t) {
     guard((), || {
-        // SAFETY: nginx passes the event that was armed in `enter`, a part of a static Hold; this is its one thread.
-        unsafe {
-            let inner = event.byte_sub(mem::offset_of!(Inner, event)).cast::<Inner>();
-            if (*inner).holds() {
-                ngx::ffi::ngx_add_timer(event, PERIOD);
-                return;
-            }
-            // It makes calls leave, which uses the cell: no reference to it is alive here.
-            ((*inner).give_up)();
-        }
+        // SAFETY: nginx passes the event that was armed above, a part of a static Timer. What it runs may use the timer:
+        // no reference into the cell is alive.
+        let run = unsafe { (*event.byte_sub(mem::offset_of!(Inner, event)).cast::<Inner>()).run };
+        run();
     });
 }

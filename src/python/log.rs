@@ -25,6 +25,11 @@ pub enum Level {
 pub trait Sink: Send + Sync {
     /// Logs `text`, one record a line.
     fn write(&self, level: Level, text: &str);
+
+    /// Logs an error from another thread than the request's, without waiting for that one.
+    fn write_at_once(&self, text: &str) {
+        self.write(Level::Error, text);
+    }
 }
 
 static FORKED: AtomicBool = AtomicBool::new(false);

@@ -6,6 +6,7 @@
 pub mod class;
 pub mod file;
 pub mod fork;
+pub mod interrupt;
 pub mod log;
 pub mod runtime;
 pub mod text;

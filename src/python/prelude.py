@@ -132,7 +132,13 @@ def regular_file(wrapper):
 
 
 class RequestTimeout(BaseException):
-    """Raised in the thread of a call that ran longer than wsgi_request_timeout."""
+    """Raised in the thread of a call that runs longer than wsgi_request_timeout."""
+
+
+def thread_stack(ident):
+    """What runs on a thread, the outermost call first, as the lines of a traceback."""
+    frame = sys._current_frames().get(ident)
+    return "".join(traceback.format_stack(frame)) if frame else "  (no Python code)\n"
 
 
 class Shutdown:

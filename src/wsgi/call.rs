@@ -17,8 +17,12 @@ use super::start_response::Answer;
 use crate::python::log::Level;
 use crate::python::{fork, log, traceback};
 
+/// Names a call in its worker.
+pub type CallNumber = u64;
+
 /// A request on its way to an application.
 pub struct Call {
+    pub number: CallNumber,
     pub head: RequestHead,
     pub body: Box<dyn BodySource>,
     pub exchange: Arc<dyn Exchange>,
@@ -34,6 +38,17 @@ pub struct Running {
     input: Input,
     response: Option<Response>,
     context: Context,
+}
+
+/// A call that is over, which its exchange has not heard of. Needs no Python.
+#[must_use]
+pub struct Finished(Answer);
+
+impl Finished {
+    /// Tells the exchange.
+    pub fn close(self) {
+        self.0.close();
+    }
 }
 
 /// What a failure is reported with.
@@ -109,8 +124,9 @@ impl Running {
         let _ = py.detach(|| exchange.wait_for_room());
     }
 
-    /// Ends the call: `close()` of the iterable, then everything that the application may have kept.
-    pub fn finish(mut self, py: Python<'_>) {
+    /// Ends the call: `close()` of the iterable, then everything that the application may have kept. From here on no code of
+    /// the application runs.
+    pub fn finish(mut self, py: Python<'_>) -> Finished {
         if self.answer.has_surplus() {
             self.log("sent more than its Content-Length, the rest was cut off");
         }
@@ -123,7 +139,7 @@ impl Running {
         self.input.close();
         // With the context of the request, which goes when the answer is closed.
         log::flush();
-        self.answer.close();
+        Finished(self.answer)
     }
 
     /// `close()` of an iterable that has one; an error of it is logged and changes nothing.
@@ -134,7 +150,9 @@ impl Running {
             Ok(Some(close)) => close.call0().map(drop),
             Err(error) => Err(error),
         };
-        if let Err(error) = closed {
+        if let Err(error) = closed
+            && !self.has_timed_out(py, &error)
+        {
             self.log_traceback(py, &error, "in close()");
         }
     }
@@ -142,6 +160,8 @@ impl Running {
     /// Logs a failure and ends the answer with it.
     fn report(&self, py: Python<'_>, failure: Failure) {
         match failure {
+            // Whoever has raised it has logged it.
+            Failure::Raised(error) if self.has_timed_out(py, &error) => {}
             // What an application makes of a client that left is no fault of it.
             Failure::Raised(error) if self.is_disconnection(py, &error) => {
                 let summary = traceback::summary(&error, py);
@@ -152,6 +172,7 @@ impl Running {
                 );
             }
             Failure::Raised(error) => {
+                self.answer.exchange().raised(&traceback::class_name(&error, py));
                 let text = self.log_traceback(py, &error, "");
                 if self.context.debug && !self.answer.is_sent() {
                     let (head, body) = debug_page::page(&text, self.context.accepts_html);
@@ -169,6 +190,11 @@ impl Running {
     /// Whether an error only says that nobody waits for the answer any more.
     fn is_disconnection(&self, py: Python<'_>, error: &PyErr) -> bool {
         self.answer.exchange().is_disconnected() && error.is_instance_of::<PyOSError>(py)
+    }
+
+    /// Whether `error` is how the call learned that its time is over.
+    fn has_timed_out(&self, py: Python<'_>, error: &PyErr) -> bool {
+        self.answer.exchange().has_timed_out() && traceback::class_name(error, py) == "ngx_wsgi.RequestTimeout"
     }
 
     fn log(&self, what: &str) {

@@ -45,8 +45,23 @@ pub trait Suspended: Send {
 
 /// Takes the answer of one request. Used by one call, from any thread.
 ///
-/// The order is: `send_head` once, `send` any number of times, `end` once, `closed` once; or `end(Failed)` at any time.
+/// The order is: `start` once, `send_head` once, `send` any number of times, `end` once, `closed` once; or `end(Failed)` at any time.
 pub trait Exchange: Send + Sync {
+    /// A thread of this name takes the call on. False when nobody waits for it any more: then it must not run.
+    fn start(&self, thread: &Arc<str>) -> bool;
+
+    /// A thread goes on with a call that was suspended.
+    fn go_on(&self);
+
+    /// The application has failed with an exception of this class.
+    fn raised(&self, class: &str);
+
+    /// The call has run out of its time, and an answer that says so takes the place of its own.
+    fn time_out(&self);
+
+    /// Whether [`Exchange::time_out`] was called.
+    fn has_timed_out(&self) -> bool;
+
     /// The head of the answer; it goes out with the first data or the end.
     fn send_head(&self, head: ResponseHead);
 

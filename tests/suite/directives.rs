@@ -36,6 +36,12 @@ const DIRECTIVES: &[Directive] = &[
     directive("wsgi_check", "off", &[Http]),
     directive("wsgi_check_timeout", "5s", &[Http]),
     directive("wsgi_threads", "2", HSL),
+    directive("wsgi_queue", "10", HSL),
+    directive("wsgi_queue_timeout", "5s", HSL),
+    directive("wsgi_request_timeout", "30s", HSL),
+    directive("wsgi_slow_request", "2s", HSL),
+    directive("wsgi_max_requests", "1000 100", &[Http]),
+    directive("wsgi_max_memory", "512m", &[Http]),
     directive("wsgi_debug", "on", HSL),
     directive("wsgi_request_buffering", "off", HSL),
     directive("wsgi_output_buffering", "on", HSL),
@@ -160,6 +166,12 @@ fn a_duplicate_with_another_value_is_refused_too() {
         ("wsgi_shutdown_timeout", "0", "10s"),
         ("wsgi_check", "off", "on"),
         ("wsgi_check_timeout", "1s", "30s"),
+        ("wsgi_queue", "0", "1000"),
+        ("wsgi_queue_timeout", "0", "60s"),
+        ("wsgi_request_timeout", "0", "1s"),
+        ("wsgi_slow_request", "0", "1s"),
+        ("wsgi_max_requests", "0", "1 1"),
+        ("wsgi_max_memory", "0", "1g"),
     ] {
         let text = format!("{name} {one};\n{name} {other};");
         let message = format!("\"{name}\" directive is duplicate");
@@ -218,6 +230,12 @@ fn numbers_and_times_are_checked() {
         ("wsgi_temp_path", &["tmp/wsgi 0", "tmp/wsgi 4", "tmp/wsgi x", "tmp/wsgi 1 2 9"]),
         ("wsgi_shutdown_timeout", &["10q", "-1s", "x", "\"\"", "1s1m", "1.5s"]),
         ("wsgi_check_timeout", &["10q", "-1s", "x", "\"\"", "1s1m", "1.5s", "0", "0s"]),
+        ("wsgi_queue", &["-1", "+1", "x", "1.5", "4k", "\"\"", "off", "99999999999999999999"]),
+        ("wsgi_queue_timeout", &["10q", "-1s", "x", "\"\"", "off"]),
+        ("wsgi_request_timeout", &["10q", "-1s", "x", "\"\"", "off"]),
+        ("wsgi_slow_request", &["10q", "-1s", "x", "\"\"", "off"]),
+        ("wsgi_max_requests", &["-1", "x", "\"\"", "off", "10 x", "10 -1", "10 10%"]),
+        ("wsgi_max_memory", &["-1", "x", "\"\"", "off", "1t", "50%"]),
     ] {
         for value in values {
             let check = with(Http, &format!("{name} {value};")).check();
@@ -241,6 +259,14 @@ fn numbers_and_times_are_checked() {
         "wsgi_shutdown_timeout 0;",
         "wsgi_check_timeout 500ms;",
         "wsgi_check_timeout 2m;",
+        "wsgi_queue 0;",
+        "wsgi_queue_timeout 0;",
+        "wsgi_request_timeout 1500ms;",
+        "wsgi_slow_request 1m;",
+        "wsgi_max_requests 0;",
+        "wsgi_max_requests 1000;",
+        "wsgi_max_memory 0;",
+        "wsgi_max_memory 1g;",
     ] {
         with(Http, text).check().assert_ok();
     }

@@ -42,6 +42,14 @@ fn on_or_off(source: &str, field: &str) -> String {
     }
 }
 
+/// The time that an accessor of the configuration falls back to; 0 has no unit.
+fn seconds(source: &str, field: &str) -> String {
+    match between(source, &format!("self.{field}.unwrap_or(Duration::from_secs("), ")") {
+        "0" => "0".to_owned(),
+        seconds => format!("{seconds}s"),
+    }
+}
+
 /// The table's entries, in its order. Whitespace is as rustfmt likes it, so none counts.
 fn in_the_sources() -> Vec<Directive> {
     let squeeze = |text: String| text.split_whitespace().collect::<String>();
@@ -72,10 +80,11 @@ fn in_the_sources() -> Vec<Directive> {
                 _ if flag => on_or_off(&location, field),
                 "wsgi_check" => on_or_off(&main, field),
                 "wsgi_python_optimize" => fallback(&main, "optimize").to_owned(),
-                "wsgi_shutdown_timeout" | "wsgi_check_timeout" => {
-                    let seconds = between(&main, &format!("self.{field}.unwrap_or(Duration::from_secs("), ")");
-                    format!("{seconds}s")
-                }
+                "wsgi_shutdown_timeout" | "wsgi_check_timeout" => seconds(&main, field),
+                "wsgi_queue" => fallback(&location, field).to_owned(),
+                "wsgi_queue_timeout" | "wsgi_request_timeout" | "wsgi_slow_request" => seconds(&location, field),
+                "wsgi_max_requests" => between(&main, "self.max_requests.unwrap_or(MaxRequests{calls:", ",").to_owned(),
+                "wsgi_max_memory" => fallback(&main, field).to_owned(),
                 "wsgi_threads" => {
                     assert!(location.contains("self.threads.unwrap_or_default()"));
                     between(&location, "fndefault()->Self{Self::Pool(", ")").to_owned()

@@ -178,6 +178,13 @@ impl Nginx {
         wait_for(&format!("{text:?} in the error log"), || self.logged(text).into_iter().next())
     }
 
+    /// Waits for a line of the error log that would fail the test, were it not what it wants.
+    #[track_caller]
+    pub fn expect_line(&mut self, text: &str) {
+        let line = self.wait_log(text);
+        self.told.push(line);
+    }
+
     /// Waits for a line of the access log: `STATUS METHOD URI BYTES`.
     #[track_caller]
     pub fn wait_access(&self, text: &str) -> String {

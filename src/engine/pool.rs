@@ -1,0 +1,236 @@
+//! The book-keeping of a pool of threads: which calls wait, which thread runs what, which one is to wake or to end.
+//!
+//! Plain data under one lock; `W` is a call with what is needed to run it.
+
+use std::collections::VecDeque;
+
+use crate::python::interrupt::ThreadId;
+use crate::wsgi::call::CallNumber;
+
+/// Calls and threads of a pool.
+pub struct Pool<W> {
+    /// Calls that any thread may take.
+    queue: VecDeque<(CallNumber, W)>,
+    /// Calls whose application is being loaded.
+    held: Vec<(CallNumber, W)>,
+    members: Vec<Member>,
+    /// Threads that are to serve.
+    size: usize,
+    /// Threads that do: all but those whose call was given up.
+    serving: usize,
+    running: usize,
+    sleeping: usize,
+    wake: Wake,
+    closed: bool,
+}
+
+/// A thread, by its index. Those from `size` on are substitutes for threads that are stuck in a call.
+#[derive(Default)]
+struct Member {
+    is_used: bool,
+    thread: Option<ThreadId>,
+    call: Option<CallNumber>,
+    /// The call has run out of time, and nobody waits for it any more.
+    given_up: bool,
+}
+
+/// Whether a sleeping pool thread has been told of work: `None → Sent → Claimed → None`.
+///
+/// Only one thread of an interpreter runs at a time, so one at a time is woken. It claims the wake-up, takes the GIL, then
+/// a call, and wakes the next thread if more calls wait. Meanwhile the thread that has the GIL may go through the queue
+/// alone; as soon as it lets go of it in a call, the woken one is there.
+#[derive(Default, PartialEq, Eq)]
+enum Wake {
+    #[default]
+    None,
+    Sent,
+    Claimed,
+}
+
+/// What a thread does next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next<W> {
+    Run(W),
+    Sleep,
+    /// It was a substitute, and the thread that it stood in for is back.
+    End,
+}
+
+/// So many threads may be stuck at a time and still be replaced; with more, the pool gets smaller instead.
+const MOST_STUCK: usize = 64;
+
+impl<W> Pool<W> {
+    /// A pool of `size` threads, to be started.
+    pub fn new(size: usize) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            held: Vec::new(),
+            members: (0..size).map(|_| Member { is_used: true, ..Member::default() }).collect(),
+            size,
+            serving: size,
+            running: 0,
+            sleeping: 0,
+            wake: Wake::None,
+            closed: false,
+        }
+    }
+
+    /// Whether one more call may come where `queue` of them may wait for a thread.
+    pub fn has_room(&self, queue: usize) -> bool {
+        // A call is taken as soon as a thread is free, but not at once.
+        let under_way = self.queue.len() + self.held.len() + self.running;
+        !self.closed && under_way < queue.saturating_add(self.size)
+    }
+
+    /// A call waits for a thread.
+    pub fn push(&mut self, number: CallNumber, work: W) {
+        self.queue.push_back((number, work));
+    }
+
+    /// A call that has run before waits for a thread to be ended by.
+    pub fn push_front(&mut self, number: CallNumber, work: W) {
+        self.queue.push_front((number, work));
+    }
+
+    /// A call waits for its application.
+    pub fn hold(&mut self, number: CallNumber, work: W) {
+        self.held.push((number, work));
+    }
+
+    /// The calls of an application have waited long enough.
+    pub fn take_held(&mut self, is_of: impl Fn(&W) -> bool) -> Vec<(CallNumber, W)> {
+        self.held.extract_if(.., |(_, work)| is_of(work)).collect()
+    }
+
+    /// Gives back a call that waits, and its place with it.
+    pub fn cancel(&mut self, number: CallNumber) -> Option<W> {
+        if let Some(index) = self.held.iter().position(|(held, _)| *held == number) {
+            return Some(self.held.remove(index).1);
+        }
+        let index = self.queue.iter().position(|(queued, _)| *queued == number)?;
+        self.queue.remove(index).map(|(_, work)| work)
+    }
+
+    /// A thread has come to life.
+    pub fn join(&mut self, member: usize, thread: ThreadId) {
+        self.members[member].thread = Some(thread);
+    }
+
+    /// A thread has ended, or could not be started.
+    pub fn leave(&mut self, member: usize) {
+        self.members[member] = Member::default();
+        self.serving -= 1;
+    }
+
+    /// What `member` does next; `claimed` when it was woken.
+    pub fn next(&mut self, member: usize, claimed: bool) -> Next<W> {
+        if claimed {
+            self.wake = Wake::None;
+        }
+        if self.is_surplus(member) {
+            return Next::End;
+        }
+        let Some((number, work)) = self.queue.pop_front() else {
+            return Next::Sleep;
+        };
+        self.running += 1;
+        self.members[member].call = Some(number);
+        Next::Run(work)
+    }
+
+    /// The call of `member` is over. Returns the call's thread if something may have been raised in it.
+    pub fn ended(&mut self, member: usize) -> Option<ThreadId> {
+        let member = &mut self.members[member];
+        member.call = None;
+        if !std::mem::take(&mut member.given_up) {
+            self.running -= 1;
+            return None;
+        }
+        self.serving += 1;
+        member.thread
+    }
+
+    /// Nobody waits for this call any more, though it runs on. Returns the substitute to be started for its thread, which
+    /// has to join or leave, if there may be one more.
+    pub fn give_up(&mut self, number: CallNumber) -> Option<usize> {
+        let member = self.members.iter_mut().find(|member| member.call == Some(number))?;
+        if std::mem::replace(&mut member.given_up, true) {
+            return None;
+        }
+        self.running -= 1;
+        self.serving -= 1;
+        if self.closed || self.members.iter().filter(|member| member.given_up).count() > MOST_STUCK {
+            return None;
+        }
+        self.serving += 1;
+        let free = self.members.iter().position(|member| !member.is_used);
+        let substitute = free.unwrap_or_else(|| {
+            self.members.push(Member::default());
+            self.members.len() - 1
+        });
+        self.members[substitute].is_used = true;
+        Some(substitute)
+    }
+
+    /// The thread that runs a call; with `given_up` only if the call was given up there.
+    pub fn thread_of(&self, number: CallNumber, given_up: bool) -> Option<ThreadId> {
+        let found = self.members.iter().find(|member| member.call == Some(number));
+        found.filter(|member| member.given_up || !given_up).and_then(|member| member.thread)
+    }
+
+    /// Whether a call runs that somebody waits for.
+    pub fn is_running(&self) -> bool {
+        self.running > 0
+    }
+
+    /// Takes no more calls, and gives back those that wait.
+    pub fn close(&mut self) -> Vec<(CallNumber, W)> {
+        self.closed = true;
+        self.queue.drain(..).chain(self.held.drain(..)).collect()
+    }
+
+    /// Whether the last of its running calls has ended, in a pool that is closed.
+    pub fn is_drained(&self) -> bool {
+        self.closed && self.running == 0
+    }
+
+    /// Whether a sleeping thread is to be woken now; says so once.
+    pub fn has_to_wake(&mut self) -> bool {
+        let wake = self.wake == Wake::None && self.sleeping > 0 && !self.queue.is_empty();
+        if wake {
+            self.wake = Wake::Sent;
+        }
+        wake
+    }
+
+    /// Whether there is nothing for `member` to do.
+    pub fn may_sleep(&self, member: usize) -> bool {
+        (self.queue.is_empty() || self.wake == Wake::Claimed) && !self.is_surplus(member)
+    }
+
+    /// A thread goes to sleep.
+    pub fn fall_asleep(&mut self) {
+        self.sleeping += 1;
+    }
+
+    /// It is awake; returns whether it was woken for a call.
+    pub fn wake_up(&mut self) -> bool {
+        self.sleeping -= 1;
+        self.wake == Wake::Sent
+    }
+
+    /// The thread that is awake goes for a call.
+    pub fn claim(&mut self) {
+        self.wake = Wake::Claimed;
+    }
+
+    /// Whether there is a thread too many.
+    pub fn has_surplus(&self) -> bool {
+        self.serving > self.size
+    }
+
+    /// Whether that is `member`: substitutes go first.
+    pub fn is_surplus(&self, member: usize) -> bool {
+        member >= self.size && self.has_surplus()
+    }
+}

@@ -1,0 +1,300 @@
+//! When a worker retires: it ends as after QUIT, one worker at a time, and the master starts another in its place.
+//!
+//! Whoever finds a reason calls [`request`]. The worker then waits for its turn, the token that all workers share, and
+//! keeps serving meanwhile. The token is given back once the next worker in the same place has loaded its applications, so
+//! that never more than one worker is missing.
+
+use std::cell::{Cell, RefCell};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::conf::main::MaxRequests;
+use crate::engine::threads::Ticket;
+use crate::nginx::cell::EventLoopCell;
+use crate::nginx::log::{Level, Log};
+use crate::nginx::process::{self, Role};
+use crate::nginx::timer::Timer;
+
+static RETIREMENT: OnceLock<Retirement> = OnceLock::new();
+
+/// What a worker retires for, and how far it is.
+struct Retirement {
+    token: Option<Token>,
+    max_memory: u64,
+    timer: Timer,
+    state: EventLoopCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Calls until the worker retires, if it counts them.
+    calls_left: Cell<Option<u64>>,
+    /// Why it wants to retire.
+    reason: RefCell<Option<String>>,
+    /// It has had its turn, or can never have it.
+    is_done: Cell<bool>,
+    /// Calls that were given up, and when.
+    given_up: RefCell<Vec<(Ticket, Instant)>>,
+}
+
+/// A call that was given up may run on for so long before the worker retires for it.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How often a worker that wants to retire tries to.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// How often the memory is looked at.
+const MEMORY_PERIOD: Duration = Duration::from_secs(1);
+
+/// Makes this worker one that retires. On the event loop thread, before any other function here.
+pub fn set_up(token: Option<&'static AtomicU64>, max_requests: MaxRequests, max_memory: u64) {
+    let token = token.filter(|_| process::role() == Role::Worker).map(Token::of_this_worker);
+    let state = State::default();
+    if max_requests.calls > 0 {
+        state.calls_left.set(Some(max_requests.calls.saturating_add(random_up_to(max_requests.jitter))));
+    }
+    let retirement = RETIREMENT.get_or_init(|| Retirement {
+        token,
+        max_memory,
+        timer: Timer::new(false, look),
+        state: EventLoopCell::new(state),
+    });
+    retirement.arm();
+}
+
+/// This worker has loaded its applications: if it came for one that has retired, the next may do so. On any thread.
+pub fn loaded() {
+    if let Some(token) = RETIREMENT.get().and_then(|retirement| retirement.token.as_ref()) {
+        token.give_back();
+    }
+}
+
+/// This worker ends now.
+pub fn leaving() {
+    if let Some(token) = RETIREMENT.get().and_then(|retirement| retirement.token.as_ref()) {
+        token.renew();
+    }
+}
+
+/// One more call has come. On the event loop thread, as the next two.
+pub fn count_call() {
+    let Some(retirement) = RETIREMENT.get() else { return };
+    let calls_left = &retirement.state.get().calls_left;
+    let Some(left) = calls_left.get() else { return };
+    calls_left.set(left.checked_sub(1).filter(|left| *left > 0));
+    if left <= 1 {
+        request("it has served the calls of wsgi_max_requests");
+    }
+}
+
+/// A call was given up. If it does not end soon the worker retires, to be rid of its thread.
+pub fn expect_end(call: Ticket) {
+    if let Some(retirement) = RETIREMENT.get() {
+        retirement.state.get().given_up.borrow_mut().push((call, Instant::now()));
+        retirement.timer.arm(GRACE);
+    }
+}
+
+/// Wants this worker to retire; the first `reason` counts.
+pub fn request(reason: &str) {
+    let Some(retirement) = RETIREMENT.get() else { return };
+    retirement.state.get().reason.borrow_mut().get_or_insert_with(|| reason.to_owned());
+    retirement.try_now();
+    retirement.arm();
+}
+
+fn look() {
+    let Some(retirement) = RETIREMENT.get() else { return };
+    let state = retirement.state.get();
+    let mut stuck = 0;
+    state.given_up.borrow_mut().retain(|(call, since)| {
+        let runs = call.is_running();
+        let is_stuck = runs && since.elapsed() >= GRACE;
+        stuck += usize::from(is_stuck);
+        runs && !is_stuck
+    });
+    if stuck > 0 {
+        request(&format!("{stuck} of its threads did not come back from calls that ran out of time"));
+    }
+    if retirement.max_memory > 0
+        && state.reason.borrow().is_none()
+        && let Some(memory) = process::resident_memory()
+        && memory > retirement.max_memory
+    {
+        let (memory, limit) = (memory >> 20, retirement.max_memory >> 20);
+        request(&format!("it uses {memory} MB of memory, more than the {limit} MB of wsgi_max_memory"));
+    }
+    retirement.try_now();
+    retirement.arm();
+}
+
+impl Retirement {
+    /// Retires if there is a reason and it is this worker's turn.
+    fn try_now(&self) {
+        let state = self.state.get();
+        let reason = state.reason.borrow();
+        let Some(reason) = reason.as_ref().filter(|_| !state.is_done.get() && !process::is_exiting()) else { return };
+        let Some(token) = &self.token else {
+            state.is_done.set(true);
+            let message = format!("wsgi: {reason}; with \"master_process off\" nobody would start another worker");
+            return Log::cycle().write(Level::Warn, &message);
+        };
+        if token.take() {
+            state.is_done.set(true);
+            Log::cycle().write(Level::Warn, &format!("wsgi: this worker retires after its calls: {reason}"));
+            process::quit();
+        }
+    }
+
+    /// Arms the timer for what there is to look after.
+    fn arm(&'static self) {
+        let state = self.state.get();
+        if state.is_done.get() {
+            return;
+        }
+        if state.reason.borrow().is_some() || !state.given_up.borrow().is_empty() {
+            self.timer.arm(RETRY);
+        } else if self.max_memory > 0 {
+            self.timer.arm(MEMORY_PERIOD);
+        }
+    }
+}
+
+/// The right to retire, which one worker has at a time: a word that all workers share.
+struct Token {
+    word: &'static AtomicU64,
+    holder: Holder,
+}
+
+/// Who has the token: process and place among the workers; and since when, in seconds of the system's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Holder {
+    process: u32,
+    place: u16,
+    since: u32,
+}
+
+/// A holder that is dead has a successor that loads its applications for at most so long, or there will be none.
+const LONGEST_SUCCESSION: u32 = 60;
+
+impl Holder {
+    const PROCESS_BITS: u32 = 22;
+    const PLACE_BITS: u32 = 10;
+
+    /// As a word that is not 0. The system's process numbers are below 2²², nginx's workers at most 1024.
+    fn to_word(self) -> u64 {
+        let process = u64::from(self.process) & ((1 << Self::PROCESS_BITS) - 1);
+        let place = u64::from(self.place) & ((1 << Self::PLACE_BITS) - 1);
+        process | place << Self::PROCESS_BITS | u64::from(self.since) << (Self::PROCESS_BITS + Self::PLACE_BITS)
+    }
+
+    fn from_word(word: u64) -> Option<Self> {
+        (word != 0).then_some(Self {
+            process: (word & ((1 << Self::PROCESS_BITS) - 1)) as u32,
+            place: (word >> Self::PROCESS_BITS & ((1 << Self::PLACE_BITS) - 1)) as u16,
+            since: (word >> (Self::PROCESS_BITS + Self::PLACE_BITS)) as u32,
+        })
+    }
+
+    /// Whether the token is lost with it.
+    fn has_lost_it(self, now: u32, is_alive: impl Fn(u32) -> bool) -> bool {
+        now.saturating_sub(self.since) > LONGEST_SUCCESSION && !is_alive(self.process)
+    }
+}
+
+impl Token {
+    fn of_this_worker(word: &'static AtomicU64) -> Self {
+        let holder = Holder { process: std::process::id(), place: process::worker_number() as u16, since: 0 };
+        Self { word, holder }
+    }
+
+    /// Whether this worker has it now.
+    fn take(&self) -> bool {
+        let now = now();
+        let current = self.word.load(Ordering::Acquire);
+        let is_free = Holder::from_word(current).is_none_or(|holder| holder.has_lost_it(now, process::is_alive));
+        let mine = Holder { since: now, ..self.holder }.to_word();
+        is_free && self.word.compare_exchange(current, mine, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// The worker that has it ends now; what its successor may take is counted from here.
+    fn renew(&self) {
+        let current = self.word.load(Ordering::Acquire);
+        if let Some(holder) = Holder::from_word(current).filter(|holder| holder.process == self.holder.process) {
+            let renewed = Holder { since: now(), ..holder }.to_word();
+            // If it has changed, somebody else has it, rightly; so below.
+            let _ = self.word.compare_exchange(current, renewed, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    /// Gives back what the worker had that was in this place before.
+    fn give_back(&self) {
+        let current = self.word.load(Ordering::Acquire);
+        let before = Holder::from_word(current)
+            .filter(|holder| holder.place == self.holder.place && holder.process != self.holder.process);
+        if before.is_some() {
+            let _ = self.word.compare_exchange(current, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+}
+
+/// Seconds of the system's time, the same in all processes.
+fn now() -> u32 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as u32)
+}
+
+/// A number from 0 to `most`, another one in each worker.
+fn random_up_to(most: u64) -> u64 {
+    most.checked_add(1).map_or_else(process::random, |count| process::random() % count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(word: &'static AtomicU64, process: u32, place: u16) -> Token {
+        Token { word, holder: Holder { process, place, since: 0 } }
+    }
+
+    #[test]
+    fn a_holder_comes_out_of_its_word_as_it_went_in() {
+        for holder in [
+            Holder { process: 1, place: 0, since: 0 },
+            Holder { process: (1 << 22) - 1, place: 1023, since: u32::MAX },
+            Holder { process: 4711, place: 7, since: 1_800_000_000 },
+        ] {
+            assert_eq!(Holder::from_word(holder.to_word()), Some(holder));
+        }
+        assert_eq!(Holder::from_word(0), None);
+    }
+
+    #[test]
+    fn a_holder_that_lives_or_has_just_gone_keeps_the_token() {
+        let holder = Holder { process: 1, place: 0, since: 1000 };
+        assert!(!holder.has_lost_it(9000, |_| true));
+        assert!(!holder.has_lost_it(1000 + LONGEST_SUCCESSION, |_| false));
+        assert!(holder.has_lost_it(1001 + LONGEST_SUCCESSION, |_| false));
+    }
+
+    #[test]
+    fn the_successor_in_the_same_place_gives_it_back() {
+        static WORD: AtomicU64 = AtomicU64::new(0);
+        let (first, other, successor) = (token(&WORD, 10, 3), token(&WORD, 11, 4), token(&WORD, 12, 3));
+        assert!(first.take());
+        assert!(!other.take());
+        other.give_back();
+        first.give_back();
+        assert!(!other.take());
+        successor.give_back();
+        assert!(other.take());
+    }
+
+    #[test]
+    fn jitter_stays_in_its_bounds() {
+        for _ in 0..100 {
+            assert!(random_up_to(3) <= 3);
+        }
+        assert_eq!(random_up_to(0), 0);
+    }
+}

@@ -1,0 +1,205 @@
+//! Workers that retire: by their calls, their memory or a stuck thread; one at a time, and no request is lost.
+
+use crate::harness::{Engine, Load, Nginx, Process, Site, both_engines, wait_for};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+both_engines!(
+    calls_wear_workers_out_and_no_request_is_lost,
+    a_worker_retires_after_its_calls,
+    jitter_adds_some_calls,
+    memory_wears_a_worker_out,
+    a_single_process_never_retires,
+    workers_retire_after_a_reload_too,
+    a_call_is_not_cut_by_retirement,
+);
+
+const APP: &str = r#"
+import os
+import time
+
+kept = []
+
+def event(text):
+    with open("@prefix@/events", "a") as events:
+        events.write(text + "\n")
+
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    path = environ["PATH_INFO"]
+    if path == "/eat":
+        kept.append(b"x" * (100 << 20))
+    if path == "/sleep":
+        event("sleeps")
+        time.sleep(1)
+    if path == "/stuck":
+        event("stuck")
+        time.sleep(60)
+    return [str(os.getpid()).encode()]
+"#;
+
+fn site(engine: Engine, directives: &str) -> Site {
+    Site::new(engine).app(APP).http(directives).http("keepalive_requests 100000;")
+}
+
+/// Who answers a new connection.
+fn pid(nginx: &Nginx) -> i32 {
+    let mut conn = nginx.connect();
+    conn.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    conn.response().expect(200).text().parse().unwrap()
+}
+
+/// Looks at the workers for this long: who they were, and how few took connections at a time.
+fn watch_workers(nginx: &Nginx, time: Duration) -> (BTreeSet<i32>, usize) {
+    let start = Instant::now();
+    let (mut seen, mut fewest) = (BTreeSet::new(), usize::MAX);
+    while start.elapsed() < time {
+        let workers = nginx.workers();
+        fewest = fewest.min(workers.len());
+        seen.extend(workers);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    (seen, fewest)
+}
+
+fn calls_wear_workers_out_and_no_request_is_lost(engine: Engine) {
+    let nginx = site(engine, "wsgi_max_requests 200 100;").workers(3).start();
+    let load = Load::start(&nginx, "/", 6);
+    let (seen, fewest) = watch_workers(&nginx, Duration::from_secs(6));
+    let tally = load.stop();
+    tally.assert_good();
+    assert!(seen.len() >= 6, "{seen:?}, {} requests", tally.good);
+    assert!(fewest >= 2, "{fewest} of 3 workers");
+}
+
+/// Asks until another worker answers; how many calls the first one had.
+fn calls_of_one_worker(nginx: &Nginx) -> usize {
+    let first = pid(nginx);
+    let mut count = 1;
+    while pid(nginx) == first {
+        count += 1;
+        assert!(count < 1000, "it does not retire");
+    }
+    count
+}
+
+fn a_worker_retires_after_its_calls(engine: Engine) {
+    let nginx = site(engine, "wsgi_max_requests 10;").start();
+    assert_eq!(calls_of_one_worker(&nginx), 10);
+    // The first call of the next one was made to find it.
+    assert_eq!(calls_of_one_worker(&nginx), 9);
+    nginx.wait_log("this worker retires after its calls: it has served the calls of wsgi_max_requests");
+}
+
+fn jitter_adds_some_calls(engine: Engine) {
+    let nginx = site(engine, "wsgi_max_requests 10 20;").start();
+    let mut counts = vec![calls_of_one_worker(&nginx)];
+    for _ in 0..5 {
+        // One was made to find it.
+        counts.push(calls_of_one_worker(&nginx) + 1);
+    }
+    assert!(counts.iter().all(|count| (10..=30).contains(count)), "{counts:?}");
+    assert!(counts.iter().any(|count| *count != counts[0]), "{counts:?}");
+}
+
+fn memory_wears_a_worker_out(engine: Engine) {
+    let nginx = site(engine, "wsgi_max_memory 90m;").start();
+    let first = pid(&nginx);
+    // It stays as long as it is below.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(pid(&nginx), first);
+    nginx.get("/eat").expect(200);
+    Process(first).wait_gone();
+    let line = nginx.wait_log("MB of wsgi_max_memory");
+    assert!(line.contains("more than the 90 MB"), "{line}");
+    assert_ne!(pid(&nginx), first);
+}
+
+fn a_single_process_never_retires(engine: Engine) {
+    let nginx = site(engine, "wsgi_max_requests 3; wsgi_max_memory 1m;").main("master_process off;").start();
+    for _ in 0..10 {
+        assert_eq!(pid(&nginx), nginx.master());
+    }
+    std::thread::sleep(Duration::from_millis(1300));
+    assert_eq!(pid(&nginx), nginx.master());
+    assert_eq!(nginx.logged("with \"master_process off\" nobody would start another worker").len(), 1);
+}
+
+fn workers_retire_after_a_reload_too(engine: Engine) {
+    let nginx = site(engine, "wsgi_max_requests 100 20;").workers(2).start();
+    let load = Load::start(&nginx, "/", 4);
+    watch_workers(&nginx, Duration::from_secs(1));
+    nginx.signal(libc::SIGHUP);
+    nginx.wait_log("reconfiguring");
+    watch_workers(&nginx, Duration::from_secs(1));
+    let (seen, fewest) = watch_workers(&nginx, Duration::from_secs(3));
+    load.stop().assert_good();
+    assert!(seen.len() >= 4, "{seen:?}");
+    assert!(fewest >= 1, "{fewest}");
+}
+
+fn a_call_is_not_cut_by_retirement(engine: Engine) {
+    let nginx = site(engine, "wsgi_max_requests 1;").start();
+    let mut conn = nginx.connect();
+    conn.send("GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n");
+    let first: i32 = conn.response().expect(200).text().parse().unwrap();
+    Process(first).wait_gone();
+    nginx.wait_log(&format!("worker process {first} exited with code 0"));
+}
+
+/// Two workers with a stuck thread each; their applications take a while to be imported.
+#[test]
+fn of_two_stuck_workers_one_retires_at_a_time() {
+    let source = format!("{APP}\ntime.sleep(0.7)\nprint('imported by', os.getpid())\n");
+    let nginx = Site::plain()
+        .workers(2)
+        .http("wsgi_threads 1;")
+        .app(&source)
+        .location("/stuck", "wsgi_pass app.py; wsgi_script_name \"\"; wsgi_request_timeout 300ms;")
+        .errors_expected()
+        .start();
+    let old = nginx.workers();
+    let mut pids = BTreeSet::new();
+    let mut conns = Vec::new();
+    // Whoever is busy does not take another connection at once, so both get theirs.
+    while pids.len() < 2 {
+        let mut conn = nginx.connect();
+        conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        if pids.insert(conn.response().expect(200).text()) {
+            conns.push(conn);
+        }
+    }
+    for conn in &mut conns {
+        conn.send("GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    for conn in &mut conns {
+        conn.response().expect(504);
+    }
+    for pid in &old {
+        Process(*pid).wait_gone();
+    }
+    let log = nginx.error_log();
+    let retirements: Vec<usize> = log.match_indices("this worker retires").map(|(at, _)| at).collect();
+    assert_eq!(retirements.len(), 2, "{log}");
+    let between = &log[retirements[0]..retirements[1]];
+    assert!(between.contains("exited with code 0") && between.contains("imported by"), "{log}");
+}
+
+/// The token of a worker that is killed while it retires goes to its successor, and on.
+#[test]
+fn a_holder_that_dies_does_not_keep_the_token() {
+    let mut nginx = Site::plain().app(APP).http("wsgi_threads 2; wsgi_max_requests 2;").errors_expected().start();
+    let mut conn = nginx.connect();
+    conn.send("GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n");
+    nginx.wait_events(&["stuck"]);
+    let first = pid(&nginx);
+    nginx.wait_log("this worker retires");
+    Process(first).signal(libc::SIGKILL);
+    Process(first).wait_gone();
+    nginx.expect_line(&format!("[alert] {}#{0}: worker process {first} exited on signal 9", nginx.master()));
+    let second = pid(&nginx);
+    assert_eq!(pid(&nginx), second);
+    Process(second).wait_gone();
+    wait_for("the third", || (nginx.workers().len() == 1).then_some(()));
+    assert_ne!(pid(&nginx), second);
+}
