@@ -234,3 +234,107 @@ impl<W> Pool<W> {
         member >= self.size && self.has_surplus()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pool whose calls are their own work.
+    fn pool(size: usize, calls: &[CallNumber]) -> Pool<CallNumber> {
+        let mut pool = Pool::new(size);
+        for call in calls {
+            pool.push(*call, *call);
+        }
+        pool
+    }
+
+    #[test]
+    fn so_many_may_wait_beyond_those_that_threads_can_take() {
+        let mut pool = pool(2, &[1, 2]);
+        assert!(!pool.has_room(0) && pool.has_room(1));
+        assert_eq!(pool.next(0, false), Next::Run(1));
+        pool.hold(3, 3);
+        assert!(!pool.has_room(1) && pool.has_room(2));
+        pool.ended(0);
+        assert!(pool.has_room(1));
+        assert_eq!(pool.close(), [(2, 2), (3, 3)]);
+        assert!(!pool.has_room(1000) && pool.is_drained());
+    }
+
+    #[test]
+    fn a_call_that_is_cancelled_gives_its_place_back() {
+        let mut pool = pool(1, &[1, 2, 3]);
+        pool.hold(4, 4);
+        assert_eq!((pool.cancel(2), pool.cancel(4), pool.cancel(5)), (Some(2), Some(4), None));
+        assert_eq!(pool.next(0, false), Next::Run(1));
+        assert_eq!(pool.cancel(1), None);
+        pool.ended(0);
+        assert_eq!(pool.next(0, false), Next::Run(3));
+    }
+
+    #[test]
+    fn a_substitute_serves_until_the_stuck_thread_is_back() {
+        let mut pool = pool(1, &[1, 2, 3]);
+        assert_eq!(pool.next(0, false), Next::Run(1));
+        let substitute = pool.give_up(1);
+        assert_eq!(substitute, Some(1));
+        assert_eq!(pool.give_up(1), None);
+        assert!(!pool.is_running());
+        assert_eq!(pool.next(1, false), Next::Run(2));
+        pool.ended(1);
+        pool.ended(0);
+        assert!(pool.has_surplus() && !pool.may_sleep(1));
+        assert_eq!(pool.next(1, false), Next::End);
+        pool.leave(1);
+        assert!(!pool.has_surplus());
+        assert_eq!(pool.next(0, false), Next::Run(3));
+    }
+
+    #[test]
+    fn a_substitute_that_is_stuck_itself_is_replaced_by_another() {
+        let mut pool = pool(1, &[1, 2]);
+        assert_eq!(pool.next(0, false), Next::Run(1));
+        assert_eq!(pool.give_up(1), Some(1));
+        assert_eq!(pool.next(1, false), Next::Run(2));
+        assert_eq!(pool.give_up(2), Some(2));
+        pool.ended(1);
+        // Two substitutes serve in place of one thread.
+        assert_eq!(pool.next(2, false), Next::End);
+        pool.leave(2);
+        assert_eq!(pool.next(1, false), Next::Sleep);
+        pool.ended(0);
+        assert_eq!(pool.next(1, false), Next::End);
+        pool.leave(1);
+        assert_eq!(pool.next(0, false), Next::Sleep);
+    }
+
+    #[test]
+    fn the_number_of_stuck_threads_is_bounded() {
+        let calls: Vec<CallNumber> = (0..MOST_STUCK as CallNumber + 1).collect();
+        let mut pool = pool(1, &calls);
+        let mut member = 0;
+        for call in &calls[..MOST_STUCK] {
+            assert_eq!(pool.next(member, false), Next::Run(*call));
+            member = pool.give_up(*call).expect("a substitute");
+        }
+        assert_eq!(pool.next(member, false), Next::Run(MOST_STUCK as CallNumber));
+        assert_eq!(pool.give_up(MOST_STUCK as CallNumber), None);
+    }
+
+    #[test]
+    fn one_sleeper_at_a_time_is_woken() {
+        let mut pool = pool(2, &[]);
+        pool.fall_asleep();
+        pool.fall_asleep();
+        assert!(!pool.has_to_wake());
+        pool.push(1, 1);
+        assert!(pool.has_to_wake());
+        pool.push(2, 2);
+        assert!(!pool.has_to_wake());
+        assert!(pool.wake_up());
+        pool.claim();
+        assert!(!pool.has_to_wake());
+        assert_eq!(pool.next(0, true), Next::Run(1));
+        assert!(pool.has_to_wake());
+    }
+}
