@@ -180,3 +180,14 @@ fn documents_link_to_files_that_are_there() {
         }
     }
 }
+
+#[test]
+fn the_readme_has_each_variable_in_order() {
+    let source = read("src/http/variables.rs");
+    let names: Vec<&str> = source.split("variable(\"").skip(1).map(|text| text.split('"').next().unwrap()).collect();
+    let readme = read("README.md");
+    let chapter = between(&readme, "\n## Variables\n", "\n## ");
+    let rows: Vec<&str> = chapter.split("\n| `$").skip(1).map(|text| text.split('`').next().unwrap()).collect();
+    assert_eq!(rows, names);
+    assert!(!names.is_empty());
+}
