@@ -213,7 +213,9 @@ impl Token {
     fn take(&self) -> bool {
         let now = now();
         let current = self.word.load(Ordering::Acquire);
-        let is_free = Holder::from_word(current).is_none_or(|holder| holder.has_lost_it(now, process::is_alive));
+        // What the worker had that was in this place before may go on to this one, as nobody else is missing.
+        let is_free = Holder::from_word(current)
+            .is_none_or(|holder| holder.place == self.holder.place || holder.has_lost_it(now, process::is_alive));
         let mine = Holder { since: now, ..self.holder }.to_word();
         is_free && self.word.compare_exchange(current, mine, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -288,6 +290,15 @@ mod tests {
         assert!(!other.take());
         successor.give_back();
         assert!(other.take());
+    }
+
+    #[test]
+    fn the_successor_may_retire_at_once() {
+        static WORD: AtomicU64 = AtomicU64::new(0);
+        let (first, other, successor) = (token(&WORD, 10, 3), token(&WORD, 11, 4), token(&WORD, 12, 3));
+        assert!(first.take());
+        assert!(successor.take());
+        assert!(!other.take());
     }
 
     #[test]
