@@ -13,7 +13,7 @@ both_engines!(
 );
 
 /// What a round of a storm may add to a worker's memory: pages that the allocator has not given back.
-const MEMORY: u64 = 6 << 20;
+const MEMORY: u64 = 3 << 20;
 
 /// Objects that Python's collector knows: caches of the standard library.
 const OBJECTS: i64 = 20;
@@ -169,7 +169,7 @@ fn clients_that_leave_at_any_stage_harm_nobody_and_leave_nothing_behind(engine: 
         let served = storm(&nginx, engine, seed, count());
         assert!(served > 0, "nobody stayed");
         let holdings = Holdings::of(&nginx);
-        eprintln!("{served} {holdings:?}");
+        eprintln!("round {seed}: {served} requests of those that stayed, {holdings:?}");
         holdings
     };
     let warm = round(1);

@@ -1,13 +1,14 @@
-//! A mixed run under valgrind: the module reads, writes and frees nothing that is not its own.
+//! Mixed runs under valgrind: the module reads, writes and frees nothing that is not its own.
 
-use crate::harness::{Conn, Engine, Nginx, Site, both_engines};
+use crate::faults;
+use crate::harness::{Conn, Engine, Nginx, Site, both_engines, storm};
 use std::fs;
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-both_engines!(no_memory_is_misused);
+both_engines!(no_memory_is_misused, no_memory_is_misused_when_clients_leave);
 
 const APP: &str = r#"
 import sys
@@ -75,27 +76,42 @@ def application(environ, start_response):
 "#;
 
 fn no_memory_is_misused(engine: Engine) {
-    if Command::new("valgrind").arg("--version").output().is_err() {
-        eprintln!("skipped: valgrind is not installed");
-        return;
-    }
     let site = Site::new(engine)
         .app(APP)
-        .main("master_process off;")
         .http("client_body_buffer_size 8k; wsgi_var NAME $request_id; gzip on; gzip_min_length 0;")
         .location("/include/", "ssi on; root @prefix@;")
         .file("include/page.html", "<!--# include virtual=\"/sub\" -->|<!--# include virtual=\"/raise\" -->")
         .server("wsgi_intercept_errors on; error_page 401 /redirect?/include/page.html;")
         .location("@named", "wsgi_pass app.py;")
         .errors_expected();
+    under_valgrind(site, |nginx| {
+        for _ in 0..2 {
+            mixed_requests(nginx);
+        }
+    });
+}
+
+fn no_memory_is_misused_when_clients_leave(engine: Engine) {
+    under_valgrind(storm::site(engine), |nginx| {
+        // It takes its time to start Python.
+        nginx.get("/small?1").expect(200);
+        assert!(faults::storm(nginx, engine, 77, 120) > 0);
+    });
+}
+
+/// Runs nginx in valgrind, does something with it, and ends it.
+fn under_valgrind(site: Site, something: impl FnOnce(&Nginx)) {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("skipped: valgrind is not installed");
+        return;
+    }
     let report = site.prefix().join("valgrind");
     let log_file = format!("--log-file={}", report.display());
     let mut nginx = site
+        .main("master_process off;")
         .wrapped_in(&["valgrind", &log_file, "--leak-check=no", "--undef-value-errors=no", "--num-callers=25"])
         .start();
-    for _ in 0..2 {
-        mixed_requests(&nginx);
-    }
+    something(&nginx);
     quit(&mut nginx);
     let report = fs::read_to_string(&report).expect("valgrind's report");
     assert!(report.contains("ERROR SUMMARY"), "{report}");
