@@ -200,6 +200,13 @@ impl RequestExchange {
     fn read(&self) {
         let Some(request) = self.event_loop.get().request.get() else { return };
         self.fill(request);
+        if self.incoming.as_ref().is_some_and(|incoming| !incoming.is_wanted())
+            && self.event_loop.get().request.get().is_some()
+            && request.is_reading_body()
+        {
+            // HTTP/2 takes what comes, up to its window, and sets a time limit then.
+            request.pause_reading();
+        }
         if self.event_loop.get().request.get().is_some() && request.is_reset() {
             request.log().write(Level::Info, "client prematurely closed connection");
             self.finalize(request, Status::CLIENT_CLOSED_REQUEST);
@@ -207,6 +214,9 @@ impl RequestExchange {
     }
 
     fn fail_body(&self, request: Request, status: Status) {
+        if status == Status::CLIENT_TIMED_OUT {
+            request.log().write(Level::Info, "client timed out while sending its body");
+        }
         let end = match status {
             Status::CLIENT_CLOSED_REQUEST => BodyEnd::Disconnected,
             Status::CLIENT_TIMED_OUT => BodyEnd::TimedOut,
@@ -274,10 +284,15 @@ impl RequestExchange {
         let batch = self.lock().take(side.output.is_busy());
         if let Err(status) = self.move_batch(request, batch) {
             side.error.set(Some(status));
-            let suspended = self.lock().disconnect();
-            self.room.notify_all();
-            self.suspend(suspended);
+            self.disconnect();
         }
+    }
+
+    /// From now on the call finds nobody there.
+    fn disconnect(&self) {
+        let suspended = self.lock().disconnect();
+        self.room.notify_all();
+        self.suspend(suspended);
     }
 
     fn move_batch(&self, request: Request, batch: Batch) -> Result<(), Status> {
@@ -347,8 +362,7 @@ impl RequestExchange {
             return;
         }
         // Before the body ends: what the application makes of that is not logged as an error if its client has left.
-        let suspended = self.lock().disconnect();
-        self.room.notify_all();
+        self.disconnect();
         if let Some(incoming) = &self.incoming {
             incoming.end(end);
         }
@@ -358,7 +372,7 @@ impl RequestExchange {
             ticket.cancel();
         }
         // What close() logs still has the context of the request.
-        if let Some(suspended) = suspended.or_else(|| side.suspended.take()) {
+        if let Some(suspended) = side.suspended.take() {
             suspended.abandon();
         }
         side.request.set(None);

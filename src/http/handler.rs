@@ -74,6 +74,9 @@ fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExc
         exchange.release();
         return Err(Refusal::internal("no memory for the request"));
     }
+    if request.is_reading_body() {
+        request.pause_reading();
+    }
     let call = Call {
         number: exchange.number(),
         head,

@@ -45,6 +45,10 @@ pub fn send(
     if ranges {
         request.allow_ranges(is_whole);
     }
+    if request.is_reading_body() {
+        // nginx closes a connection on which more of a body may come than anybody reads; the client is to know.
+        request.end_connection();
+    }
     request.send_header()?;
     Ok(None)
 }

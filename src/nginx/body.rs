@@ -77,6 +77,9 @@ impl Request {
     /// When the descriptor of the temporary file cannot be duplicated.
     pub fn body(&self) -> std::io::Result<Vec<BodyPart<'_>>> {
         let mut parts = Vec::new();
+        if self.is_part_of_streaming() {
+            return Ok(parts);
+        }
         // SAFETY: the buffers are a null-terminated chain. The last may be neither in memory nor in a file (empty and
         // chunked bodies). A file part is complete on disk; its descriptor is open while the request lives, so that it
         // can be duplicated here.
@@ -96,6 +99,12 @@ impl Request {
             }
         }
         Ok(parts)
+    }
+
+    /// Whether this is a subrequest of one whose body is read while its call runs: all of that is for that call.
+    fn is_part_of_streaming(&self) -> bool {
+        // SAFETY: the main request lives as long as its subrequests.
+        !self.is_main() && unsafe { (*self.get().main).request_body_no_buffering() } != 0
     }
 
     /// Whether something has come that [`Request::take_body`] gives.
@@ -144,7 +153,7 @@ impl Request {
         }
     }
 
-    /// Nothing is wanted of the client for now, so it has no time limit.
+    /// Nothing is wanted of the client for now, so it has no time limit, and has not missed one.
     pub fn pause_reading(&self) {
         // SAFETY: the read event of a live connection.
         unsafe {
@@ -152,6 +161,7 @@ impl Request {
             if (*event).timer_set() != 0 {
                 ngx::ffi::ngx_del_timer(event);
             }
+            (*event).set_timedout(0);
             // Where events are told again and again, this one is not watched until it is wanted.
             sys::ngx_handle_read_event(event, 0);
         }

@@ -121,6 +121,12 @@ impl Request {
         }
     }
 
+    /// Tells the client that its connection ends with this answer.
+    pub fn end_connection(&self) {
+        // SAFETY: a flag of the live request.
+        unsafe { (*self.as_ptr()).set_keepalive(0) };
+    }
+
     /// Hands the head to nginx's filters.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ both_engines!(
 );
 
 /// Runs random calls on `wsgi.input` and on a BytesIO of what should be in it; answers with the first difference.
-const PROPERTY: &str = r#"
+pub const PROPERTY: &str = r#"
 import io
 import random
 

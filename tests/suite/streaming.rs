@@ -1,9 +1,15 @@
 //! `wsgi_request_buffering off`: bodies that are read while their call runs.
 
-use crate::harness::{Engine, Site};
+use crate::harness::{Conn, Curl, Engine, Framing, Nginx, Process, Site, curl, wait_for};
+use crate::input::PROPERTY;
+use std::io::{ErrorKind, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const ECHO: &str = r#"
 import os
+import threading
+import time
 
 PREFIX = os.path.dirname(os.path.abspath(__file__))
 
@@ -11,10 +17,27 @@ def note(text):
     with open(os.path.join(PREFIX, "events"), "a") as file:
         file.write(text + "\n")
 
+def wait_for(name):
+    while not os.path.exists(os.path.join(PREFIX, name)):
+        time.sleep(0.005)
+
+def echo(body):
+    try:
+        while piece := body.read1():
+            yield piece
+    except OSError as error:
+        note("failed " + type(error).__name__)
+        raise
+
 def application(environ, start_response):
     body = environ["wsgi.input"]
-    note("started " + str(environ.get("CONTENT_LENGTH")))
     path = environ["PATH_INFO"]
+    plain = [("Content-Type", "text/plain")]
+    if path == "/quick":
+        start_response("200 OK", plain)
+        return [b"quick"]
+    note("started " + str(environ.get("CONTENT_LENGTH")))
+    assert environ["wsgi.input_terminated"] is True
     try:
         if path == "/pieces":
             pieces = []
@@ -26,22 +49,116 @@ def application(environ, start_response):
             data = b"|".join(body)
         elif path == "/ignore":
             data = b"ignored"
-        elif path == "/sum":
+        elif path == "/part":
+            data = body.read(3)
+        elif path == "/exactly":
+            data = body.read(int(environ["CONTENT_LENGTH"]))
+        elif path == "/echo":
+            start_response("200 OK", plain)
+            return echo(body)
+        elif path in ("/sum", "/hold"):
+            if path == "/hold":
+                wait_for("go")
             total = 0
             while piece := body.read(65536):
                 total += len(piece)
             data = str(total).encode()
+        elif path == "/thread":
+            found = []
+            thread = threading.Thread(target=lambda: found.append(body.read()))
+            thread.start()
+            thread.join()
+            data = found[0]
+        elif path == "/threads":
+            # More of them than one read what there is: each byte is read once.
+            found = []
+            def read():
+                while piece := body.read1(7):
+                    found.append(piece)
+            threads = [threading.Thread(target=read) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            data = b"".join(sorted(b"".join(found)[i:i + 1] for i in range(sum(map(len, found)))))
+        elif path == "/late":
+            def late():
+                try:
+                    note("late read " + repr(body.read()))
+                except Exception as error:
+                    note("late " + type(error).__name__)
+                try:
+                    body.readline()
+                except Exception as error:
+                    note("later " + type(error).__name__)
+            threading.Thread(target=late).start()
+            data = b"late"
+        elif path == "/catch":
+            try:
+                body.read()
+                data = b"whole"
+            except OSError as error:
+                for again in (body.read, body.read1, body.readline, body.readlines, lambda: next(body)):
+                    try:
+                        again()
+                        note("no error the second time")
+                    except OSError:
+                        pass
+                note("caught " + type(error).__name__)
+                data = b"caught"
+        elif path == "/fail":
+            body.read(3)
+            raise LookupError("as asked")
         else:
             data = body.read()
     except OSError as error:
         note("failed " + type(error).__name__)
         raise
-    start_response("200 OK", [("Content-Type", "text/plain")])
+    start_response("200 OK", plain)
     return [data]
 "#;
 
 fn site() -> Site {
     Site::new(Engine::Threads).http("wsgi_request_buffering off;").app(ECHO)
+}
+
+/// How an upload announces its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    Length,
+    Chunked,
+}
+
+const BOTH: [Sending; 2] = [Sending::Length, Sending::Chunked];
+
+impl Sending {
+    fn head(self, path: &str, length: usize) -> String {
+        let how = match self {
+            Self::Length => format!("Content-Length: {length}"),
+            Self::Chunked => "Transfer-Encoding: chunked".to_owned(),
+        };
+        format!("POST {path} HTTP/1.1\r\nHost: a\r\n{how}\r\n\r\n")
+    }
+
+    fn piece(self, bytes: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Length => bytes.to_vec(),
+            Self::Chunked => [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat(),
+        }
+    }
+
+    fn end(self) -> &'static str {
+        if self == Self::Chunked { "0\r\n\r\n" } else { "" }
+    }
+
+    /// What CONTENT_LENGTH is to be.
+    fn told(self, length: usize) -> String {
+        if self == Self::Length { length.to_string() } else { "None".to_owned() }
+    }
+}
+
+fn letters(count: usize) -> Vec<u8> {
+    (0..count).map(|i| b'a' + (i % 26) as u8).collect()
 }
 
 #[test]
@@ -73,4 +190,648 @@ fn a_chunked_body_has_no_length_and_ends() {
         "POST /lines HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\na\nb\n\r\n1\r\nc\r\n0\r\n\r\n",
     );
     assert_eq!(conn.response().expect(200).text(), "a\n|b\n|c");
+}
+
+#[test]
+fn others_are_served_while_a_read_waits() {
+    let nginx = site().start();
+    for sending in BOTH {
+        let mut conn = nginx.connect();
+        conn.send(sending.head("/all", 5)).send(sending.piece(b"a"));
+        wait_for("the call", || nginx.events().pop());
+        for _ in 0..10 {
+            assert_eq!(nginx.get("/quick").expect(200).text(), "quick");
+        }
+        conn.send(sending.piece(b"bcde")).send(sending.end());
+        assert_eq!(conn.response().expect(200).text(), "abcde");
+    }
+}
+
+#[test]
+fn bodies_that_are_there_at_once_are_read() {
+    let nginx = site().start();
+    let mut conn = nginx.connect();
+    // In one packet with the head, with and without a request behind it.
+    for sending in BOTH {
+        for size in [0, 1, 900, 5000, 100_000] {
+            let body = letters(size);
+            let piece = if size == 0 { Vec::new() } else { sending.piece(&body) };
+            let request = [sending.head("/all", size).as_bytes(), &piece, sending.end().as_bytes()].concat();
+            conn.send(&request);
+            assert!(conn.response().expect(200).body == body, "{sending:?} {size}");
+            conn.send([&request[..], b"GET /all HTTP/1.1\r\nHost: a\r\n\r\n", &request].concat());
+            assert!(conn.response().expect(200).body == body, "{sending:?} {size}");
+            assert!(conn.response().expect(200).body.is_empty());
+            assert!(conn.response().expect(200).body == body, "{sending:?} {size}");
+        }
+    }
+    conn.send("GET /all HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(conn.response().expect(200).body.is_empty());
+}
+
+#[test]
+fn a_request_behind_a_body_that_comes_slowly_is_served() {
+    let nginx = site().start();
+    for sending in BOTH {
+        let mut conn = nginx.connect();
+        conn.send(sending.head("/all", 6)).send(sending.piece(b"abc"));
+        wait_for("the call", || nginx.events().pop());
+        let next = "GET /quick HTTP/1.1\r\nHost: a\r\n\r\n";
+        conn.send([&sending.piece(b"def")[..], sending.end().as_bytes(), next.as_bytes()].concat());
+        assert_eq!(conn.response().expect(200).text(), "abcdef");
+        assert_eq!(conn.response().expect(200).text(), "quick", "{sending:?}");
+    }
+}
+
+#[test]
+fn the_answer_may_begin_before_the_body_is_there() {
+    let nginx = site().start();
+    for sending in BOTH {
+        let mut conn = nginx.connect();
+        conn.send(sending.head("/echo", 30));
+        for turn in 0..10 {
+            conn.send(sending.piece(format!("{turn}ab").as_bytes()));
+            let got = conn.read_until(&format!("{turn}ab"));
+            assert!(turn > 0 || got.starts_with(b"HTTP/1.1 200 OK"));
+        }
+        conn.send(sending.end());
+        conn.read_until("0\r\n\r\n");
+    }
+}
+
+#[test]
+fn expect_is_answered_before_the_body() {
+    let nginx = site().start();
+    let mut conn = nginx.connect();
+    conn.send("POST /all HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(conn.read_until("\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n");
+    conn.send("abc");
+    assert_eq!(conn.response().expect(200).text(), "abc");
+}
+
+#[test]
+fn input_that_trickles_in_behaves_as_bytes_io_does() {
+    let nginx = Site::new(Engine::Threads)
+        .http("wsgi_request_buffering off; client_body_buffer_size 1k; client_header_buffer_size 8k;")
+        .app(PROPERTY)
+        .start();
+    let mut conn = nginx.connect();
+    for seed in 0..80 {
+        let sending = BOTH[seed % 2];
+        let path = format!("/?{seed}");
+        let body = nginx.get(&path).expect(200).body;
+        conn.send(sending.head(&path, body.len()));
+        let largest = [1, 2, 50, 3000][seed / 2 % 4];
+        // Byte by byte, for as long as a test should take.
+        let (slowly, rest) = body.split_at(body.len().min(largest * 40));
+        for piece in slowly.chunks(largest) {
+            conn.send(sending.piece(piece));
+        }
+        if !rest.is_empty() {
+            conn.send(sending.piece(rest));
+        }
+        conn.send(sending.end());
+        assert_eq!(conn.response().expect(200).text(), "same");
+    }
+}
+
+#[test]
+fn input_may_be_read_by_other_threads() {
+    let nginx = site().start();
+    let body = letters(30_000);
+    for sending in BOTH {
+        let mut conn = nginx.connect();
+        for path in ["/thread", "/threads"] {
+            conn.send(sending.head(path, body.len()));
+            for piece in body.chunks(1000) {
+                conn.send(sending.piece(piece));
+            }
+            conn.send(sending.end());
+            let mut got = conn.response().expect(200).body;
+            let mut wanted = body.clone();
+            got.sort_unstable();
+            wanted.sort_unstable();
+            assert!(got == wanted, "{path} {sending:?}");
+        }
+    }
+}
+
+#[test]
+fn a_thread_that_reads_beyond_the_end_of_its_request_gets_an_error() {
+    let nginx = site().start();
+    let mut conn = nginx.connect();
+    conn.send(Sending::Length.head("/late", 1000)).send("abc");
+    assert_eq!(conn.response().expect(200).text(), "late");
+    wait_for("two errors", || (nginx.events().len() == 3).then_some(()));
+    let events = nginx.events();
+    assert!(matches!(events[1].as_str(), "late BrokenPipeError" | "late ConnectionResetError" | "late ValueError"));
+    assert_eq!(events[2], "later ValueError");
+    nginx.get("/quick").expect(200);
+}
+
+// ---- clients that leave or stop -------------------------------------------------------------------------------------
+
+/// What the log says of clients that left.
+fn departures(nginx: &Nginx) -> Vec<String> {
+    let words = ["prematurely closed", "reset by peer", "has left", "timed out", "stopped sending"];
+    nginx.error_log().lines().filter(|line| words.iter().any(|word| line.contains(word))).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_client_that_leaves_is_an_error_for_the_reader() {
+    for sending in BOTH {
+        for resets in [false, true] {
+            for (path, event) in [
+                ("/all", "failed ConnectionResetError"),
+                ("/lines", "failed ConnectionResetError"),
+                ("/catch", "caught ConnectionResetError"),
+                ("/echo", "failed ConnectionResetError"),
+            ] {
+                let nginx = site().start();
+                let mut conn = nginx.connect();
+                conn.send(sending.head(path, 100)).send(sending.piece(b"abc"));
+                nginx.wait_events(&[&format!("started {}", sending.told(100))]);
+                if resets {
+                    conn.reset()
+                } else {
+                    drop(conn)
+                }
+                wait_for("the error", || nginx.events().into_iter().nth(1));
+                assert_eq!(nginx.events()[1], event, "{sending:?} {resets}");
+                // Of an answer that has begun nginx logs its own status.
+                nginx.wait_access(&format!("{} POST {path}", if path == "/echo" { 200 } else { 499 }));
+                nginx.get("/quick").expect(200);
+                let said = departures(&nginx);
+                let of_nginx = said.iter().filter(|line| !line.contains("application")).count();
+                assert_eq!(of_nginx, 1, "{said:#?}");
+                assert!(said.iter().all(|line| line.contains("[info]")), "{said:#?}");
+                assert!(nginx.logged("[error]").is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_stops_is_an_error_for_the_reader() {
+    for sending in BOTH {
+        let nginx = site().http("client_body_timeout 200ms;").start();
+        let mut conn = nginx.connect();
+        conn.send(sending.head("/all", 100)).send(sending.piece(b"abc"));
+        nginx.wait_events(&[&format!("started {}", sending.told(100)), "failed TimeoutError"]);
+        nginx.wait_access("408 POST /all");
+        conn.assert_closed();
+        nginx.get("/quick").expect(200);
+        let said = departures(&nginx);
+        assert!(!said.is_empty() && said.iter().all(|line| line.contains("[info]")), "{said:#?}");
+        assert!(nginx.logged("[error]").is_empty());
+    }
+}
+
+/// It is the client that has a time limit, not the application.
+#[test]
+fn an_application_may_take_its_time_to_read() {
+    let nginx = site().http("client_body_timeout 200ms; client_body_buffer_size 4k;").start();
+    for sending in BOTH {
+        let _ = std::fs::remove_file(nginx.prefix().join("go"));
+        let mut conn = nginx.connect();
+        conn.send(sending.head("/hold", 50_000)).send(sending.piece(&letters(25_000)));
+        std::thread::sleep(Duration::from_millis(500));
+        conn.send(sending.piece(&letters(25_000))).send(sending.end());
+        nginx.write("go", "");
+        assert_eq!(conn.response().expect(200).text(), "50000");
+    }
+}
+
+#[test]
+fn a_client_that_resets_is_noticed_though_nobody_reads() {
+    let nginx = site().start();
+    let mut conn = nginx.connect();
+    conn.send(Sending::Length.head("/hold", 1000)).send("abc");
+    nginx.wait_events(&["started 1000"]);
+    conn.reset();
+    nginx.wait_access("499 POST /hold");
+    nginx.write("go", "");
+    nginx.wait_events(&["started 1000", "failed ConnectionResetError"]);
+}
+
+#[test]
+fn a_body_that_is_no_http_is_an_error_for_the_reader() {
+    let nginx = site().errors_expected().start();
+    let mut conn = nginx.connect();
+    conn.send(Sending::Chunked.head("/all", 0)).send("3\r\nabc\r\n");
+    nginx.wait_events(&["started None"]);
+    conn.send("no chunk\r\n");
+    conn.response().expect(400);
+    nginx.wait_events(&["started None", "failed OSError"]);
+    assert!(nginx.logged("Traceback").is_empty(), "{}", nginx.error_log());
+}
+
+// ---- how much is taken ----------------------------------------------------------------------------------------------
+
+const MIB: usize = 1 << 20;
+
+/// Sends for as long as the connection takes something, and how much that was.
+fn send_until_full(conn: &Conn, most: usize) -> usize {
+    let mut stream = conn.stream();
+    stream.set_nonblocking(true).unwrap();
+    let block = vec![b'x'; 65536];
+    let (mut sent, mut last) = (0, Instant::now());
+    while sent < most && last.elapsed() < Duration::from_millis(500) {
+        match stream.write(&block[..block.len().min(most - sent)]) {
+            Ok(count) => (sent, last) = (sent + count, Instant::now()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) => panic!("{error} after {sent} bytes"),
+        }
+    }
+    stream.set_nonblocking(false).unwrap();
+    sent
+}
+
+#[test]
+fn a_client_is_slowed_down_when_nobody_reads() {
+    let nginx = site()
+        .http("client_max_body_size 0; client_body_buffer_size 32k;")
+        .listen("listen 127.0.0.1:@port@ rcvbuf=32k;")
+        .start();
+    assert_eq!(nginx.post("/sum", vec![0; MIB]).expect(200).text(), MIB.to_string());
+    let worker = Process(nginx.workers()[0]);
+    let before = worker.memory();
+    let mut conn = nginx.connect();
+    let size = 100 * MIB;
+    conn.send(Sending::Length.head("/hold", size));
+    let sent = send_until_full(&conn, size);
+    // What the kernel keeps for the sender, and little else.
+    assert!(sent < 8 * MIB, "{} KiB", sent / 1024);
+    let gained = worker.memory().saturating_sub(before);
+    assert!(gained < MIB as u64, "{} KiB", gained / 1024);
+    nginx.write("go", "");
+    let block = vec![b'x'; MIB];
+    let mut left = size - sent;
+    while left > 0 {
+        let count = left.min(MIB);
+        conn.send(&block[..count]);
+        left -= count;
+    }
+    assert_eq!(conn.response().expect(200).text(), size.to_string());
+    let gained = worker.memory().saturating_sub(before);
+    assert!(gained < 4 * MIB as u64, "{} KiB", gained / 1024);
+}
+
+#[test]
+fn limits_of_the_body_are_those_of_nginx() {
+    let nginx = site().http("client_max_body_size 1000;").errors_expected().start();
+    let mut conn = nginx.connect();
+    conn.send(Sending::Length.head("/all", 1001));
+    conn.response().expect(413);
+    assert!(nginx.events().is_empty());
+    // The length of chunks is known when they come.
+    let mut conn = nginx.connect();
+    conn.send(Sending::Chunked.head("/all", 0)).send(Sending::Chunked.piece(&letters(900)));
+    nginx.wait_events(&["started None"]);
+    conn.send(Sending::Chunked.piece(&letters(101)));
+    conn.response().expect(413);
+    nginx.wait_events(&["started None", "failed OSError"]);
+    assert!(nginx.logged("Traceback").is_empty(), "{}", nginx.error_log());
+    let mut conn = nginx.connect();
+    for sending in BOTH {
+        conn.send(sending.head("/all", 1000)).send(sending.piece(&letters(1000))).send(sending.end());
+        assert_eq!(conn.response().expect(200).body.len(), 1000);
+    }
+}
+
+/// Gigabytes where the variable WSGI_TEST_UPLOAD_GIB says so.
+#[test]
+fn a_huge_upload_leaves_memory_flat() {
+    let gigabytes = std::env::var("WSGI_TEST_UPLOAD_GIB").ok().and_then(|text| text.parse::<usize>().ok());
+    let size = gigabytes.map_or(200 * MIB, |count| count << 30);
+    for buffering in ["on", "off"] {
+        let nginx = Site::new(Engine::Threads)
+            .http(&format!("wsgi_request_buffering {buffering}; client_max_body_size 0;"))
+            .app(ECHO)
+            .start();
+        for _ in 0..5 {
+            nginx.post("/sum", vec![0; MIB]).expect(200);
+        }
+        let worker = Process(nginx.workers()[0]);
+        let before = worker.peak_memory();
+        for sending in BOTH {
+            let mut conn = nginx.connect();
+            conn.send(sending.head("/sum", size));
+            let block = sending.piece(&vec![b'x'; MIB]);
+            for _ in 0..size / MIB {
+                conn.send(&block);
+            }
+            conn.stream().set_read_timeout(Some(Duration::from_secs(300))).unwrap();
+            conn.send(sending.end());
+            assert_eq!(conn.response().expect(200).text(), size.to_string());
+        }
+        let gained = worker.peak_memory() - before;
+        println!("buffering {buffering}: {} MiB twice, {} KiB more at the highest", size / MIB, gained / 1024);
+        assert!(gained < 4 * MIB as u64, "{} KiB with buffering {buffering}", gained / 1024);
+    }
+}
+
+// ---- what is not read -----------------------------------------------------------------------------------------------
+
+/// A body that looks like a request must never become one.
+#[test]
+fn what_is_not_read_does_not_disturb_the_next_request() {
+    let nginx = site().http("client_max_body_size 0;").start();
+    let trap = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n".repeat(1000);
+    for sending in BOTH {
+        for path in ["/ignore", "/part", "/late"] {
+            for at_once in [0, 1, 500, trap.len()] {
+                let mut conn = nginx.connect();
+                let head = sending.head(path, trap.len());
+                let body = [&sending.piece(trap.as_bytes())[..], sending.end().as_bytes()].concat();
+                let at_once = at_once.max(if path == "/part" { 20 } else { 0 }).min(body.len());
+                conn.send([head.as_bytes(), &body[..at_once]].concat());
+                let answer = conn.response().expect(200);
+                // Either it says that it ends the connection, or that goes on after the body.
+                let ends = answer.header("Connection") == Some("close");
+                let mut stream = conn.stream();
+                let sent = stream.write_all(&body[at_once..]);
+                let sent = sent.and_then(|()| stream.write_all(b"GET /quick HTTP/1.1\r\nHost: a\r\n\r\n"));
+                if ends {
+                    conn.assert_closed();
+                } else {
+                    sent.expect("the connection goes on");
+                    assert_eq!(conn.response().expect(200).text(), "quick", "{sending:?} {path} {at_once}");
+                }
+            }
+        }
+    }
+    assert!(!nginx.read("logs/access.log").contains("smuggled"));
+}
+
+#[test]
+fn a_body_read_to_its_length_keeps_the_connection() {
+    let nginx = site().start();
+    let mut conn = nginx.connect();
+    for size in [1, 100, 50_000] {
+        conn.send(Sending::Length.head("/exactly", size));
+        for piece in letters(size).chunks(777) {
+            conn.send(piece);
+        }
+        assert_eq!(conn.response().expect(200).body, letters(size));
+    }
+}
+
+#[test]
+fn an_early_answer_to_a_large_body_arrives() {
+    let nginx = site().http("client_max_body_size 0;").start();
+    let mut conn = nginx.connect();
+    conn.send(Sending::Length.head("/part", 20 * MIB));
+    conn.send(vec![b'x'; 20 * MIB]);
+    assert_eq!(conn.response().expect(200).text(), "xxx");
+}
+
+// ---- the same body for others ---------------------------------------------------------------------------------------
+
+#[test]
+fn another_location_may_take_the_rest_of_a_body() {
+    let nginx = site()
+        .location("/again/", "error_page 500 = @rest; wsgi_script_name /again; wsgi_pass app.py;")
+        .location("@rest", "wsgi_pass rest.py;")
+        .location("/failed/", "error_page 500 /static; wsgi_script_name /failed; wsgi_pass app.py;")
+        .location("= /static", "root @prefix@;")
+        .file("static", "a page")
+        .file(
+            "rest.py",
+            r#"
+def application(environ, start_response):
+    with open("@prefix@/events", "a") as events:
+        events.write("rest\n")
+    start_response("200 OK", [])
+    return [environ["wsgi.input"].read()]
+"#,
+        )
+        .errors_expected()
+        .start();
+    for sending in BOTH {
+        let mut conn = nginx.connect();
+        conn.send(sending.head("/again/fail", 9)).send(sending.piece(b"abc"));
+        wait_for("the second call", || nginx.events().contains(&"rest".to_owned()).then_some(()));
+        conn.send(sending.piece(b"def")).send(sending.piece(b"ghi")).send(sending.end());
+        assert_eq!(conn.response().expect(200).text(), "defghi");
+        assert_eq!(nginx.events().iter().filter(|event| *event == "rest").count(), 1);
+        std::fs::remove_file(nginx.prefix().join("events")).unwrap();
+
+        let mut conn = nginx.connect();
+        conn.send(sending.head("/failed/fail", 9)).send(sending.piece(b"abc"));
+        assert_eq!(conn.response().expect(500).text(), "a page");
+        std::fs::remove_file(nginx.prefix().join("events")).unwrap();
+    }
+}
+
+#[test]
+fn subrequests_do_not_take_a_body_that_comes() {
+    let nginx = site()
+        .location("/authorized/", "auth_request /authorize; wsgi_script_name /authorized; wsgi_pass app.py;")
+        .location("= /authorize", "internal; wsgi_pass other.py;")
+        .location("/page/", "ssi on; wsgi_script_name /page; wsgi_pass page.py;")
+        .location("= /include", "wsgi_pass other.py;")
+        .location("/mirrored/", "mirror /mirror; wsgi_script_name /mirrored; wsgi_pass app.py;")
+        .location("= /mirror", "internal; wsgi_pass other.py;")
+        .file(
+            "other.py",
+            r#"
+def application(environ, start_response):
+    body = environ["wsgi.input"].read()
+    with open("@prefix@/events", "a") as events:
+        events.write(f"other {environ.get('CONTENT_LENGTH')} {len(body)}\n")
+    start_response("200 OK", [])
+    return [body.upper()]
+"#,
+        )
+        .file(
+            "page.py",
+            r#"
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/html")])
+    yield b'<!--# include virtual="/include" -->|'
+    yield environ["wsgi.input"].read()
+"#,
+        )
+        .start();
+    for sending in BOTH {
+        let mut conn = nginx.connect();
+        conn.send(sending.head("/authorized/all", 6)).send(sending.piece(b"abc"));
+        wait_for("the call", || nginx.events().contains(&format!("started {}", sending.told(6))).then_some(()));
+        conn.send(sending.piece(b"def")).send(sending.end());
+        assert_eq!(conn.response().expect(200).text(), "abcdef");
+
+        let mut conn = nginx.connect();
+        conn.send(sending.head("/page/", 6)).send(sending.piece(b"abc"));
+        std::thread::sleep(Duration::from_millis(50));
+        conn.send(sending.piece(b"def")).send(sending.end());
+        assert_eq!(conn.response().expect(200).text(), "|abcdef", "{sending:?}");
+
+        let mut conn = nginx.connect();
+        conn.send(sending.head("/mirrored/all", 6)).send(sending.piece(b"abc"));
+        conn.send(sending.piece(b"def")).send(sending.end());
+        assert_eq!(conn.response().expect(200).text(), "abcdef", "{sending:?}");
+        wait_for("the mirrored call", || nginx.events().iter().any(|event| event.ends_with(" 6")).then_some(()));
+        std::fs::remove_file(nginx.prefix().join("events")).unwrap();
+    }
+}
+
+// ---- HTTP/2 ---------------------------------------------------------------------------------------------------------
+
+fn http2(site: Site) -> Nginx {
+    site.listen("listen 127.0.0.1:@port@ http2; server_name localhost;")
+        .file("small", "abcdef")
+        .file("large", &"x".repeat(3_000_000))
+        .http("client_max_body_size 20m;")
+        .start()
+}
+
+/// Uploads a file by HTTP/2, with its length or without.
+fn upload(nginx: &Nginx, path: &str, file: &str, with_length: bool) -> Curl {
+    let (url, file) = (nginx.url(path), nginx.prefix().join(file).display().to_string());
+    let mut arguments = vec!["--http2-prior-knowledge", "-X", "POST", "-T", &file];
+    if !with_length {
+        arguments.extend(["-H", "Content-Length:"]);
+    }
+    arguments.push(&url);
+    curl(&arguments)
+}
+
+#[test]
+fn http2_bodies_are_read_while_they_come() {
+    let nginx = http2(site());
+    for with_length in [true, false] {
+        assert_eq!(upload(&nginx, "/all", "small", with_length).expect(200).text(), "abcdef");
+        assert_eq!(upload(&nginx, "/sum", "large", with_length).expect(200).text(), "3000000");
+        let echoed = upload(&nginx, "/echo", "large", with_length).expect(200);
+        assert_eq!(echoed.body.len(), 3_000_000);
+        let told = if with_length { "started 6" } else { "started None" };
+        assert_eq!(nginx.events()[0], told);
+        std::fs::remove_file(nginx.prefix().join("events")).unwrap();
+    }
+}
+
+/// What curl makes of a stream that the server resets without error (RFC 9113, section 8.1) depends on its version.
+#[test]
+fn http2_bodies_need_not_be_read() {
+    let nginx = http2(site());
+    for (path, file, size) in [("/ignore", "small", 7), ("/ignore", "large", 7), ("/part", "large", 3)] {
+        let file = nginx.prefix().join(file).display().to_string();
+        let url = nginx.url(path);
+        let mut command = Command::new("curl");
+        command.args(["-q", "-s", "--http2-prior-knowledge", "--max-time", "3", "-X", "POST", "-T", &file, &url]);
+        command.stdout(Stdio::null()).status().expect("run curl");
+        nginx.wait_access(&format!("200 POST {path} {size}"));
+        assert_eq!(upload(&nginx, "/sum", "large", true).expect(200).text(), "3000000");
+    }
+}
+
+#[test]
+fn http2_clients_are_slowed_down_and_have_time() {
+    let nginx = http2(site().http("client_body_timeout 200ms; client_body_buffer_size 64k;"));
+    for with_length in [true, false] {
+        let _ = std::fs::remove_file(nginx.prefix().join("go"));
+        for file in ["small", "large"] {
+            std::thread::scope(|scope| {
+                let uploaded = scope.spawn(|| upload(&nginx, "/hold", file, with_length));
+                std::thread::sleep(Duration::from_millis(600));
+                nginx.write("go", "");
+                let size = if file == "small" { 6 } else { 3_000_000 };
+                assert_eq!(uploaded.join().unwrap().expect(200).text(), size.to_string(), "{with_length}");
+            });
+        }
+    }
+    let worker = Process(nginx.workers()[0]);
+    assert!(worker.is_alive());
+}
+
+#[test]
+fn http2_clients_that_leave_are_an_error_for_the_reader() {
+    let nginx = http2(site());
+    for with_length in [true, false] {
+        let file = nginx.prefix().join("large").display().to_string();
+        let mut command = Command::new("curl");
+        command.args(["-q", "-s", "--http2-prior-knowledge", "--limit-rate", "100k", "--max-time", "1", "-T", &file]);
+        if !with_length {
+            command.args(["-H", "Content-Length:"]);
+        }
+        let left = command.args(["-X", "POST", &nginx.url("/all")]).status().expect("run curl");
+        assert!(!left.success());
+        wait_for("the error", || nginx.events().into_iter().nth(1));
+        assert_eq!(nginx.events()[1], "failed ConnectionResetError");
+        nginx.wait_access("499 POST /all");
+        std::fs::remove_file(nginx.prefix().join("events")).unwrap();
+        std::fs::remove_file(nginx.prefix().join("logs/access.log")).unwrap();
+        nginx.signal(libc::SIGUSR1);
+    }
+}
+
+#[test]
+fn http2_limits_of_the_body_are_those_of_nginx() {
+    let nginx = http2(site().server("client_max_body_size 1000;").errors_expected());
+    let file = nginx.prefix().join("large").display().to_string();
+    let url = nginx.url("/all");
+    for (with_length, events) in [(true, &[][..]), (false, &["started None", "failed OSError"])] {
+        let mut command = Command::new("curl");
+        command.args(["-q", "-s", "--http2-prior-knowledge", "--max-time", "5", "-X", "POST", "-T", &file, &url]);
+        if !with_length {
+            command.args(["-H", "Content-Length:"]);
+        }
+        command.stdout(Stdio::null()).status().expect("run curl");
+        let refused = || nginx.read("logs/access.log").matches("413 POST /all").count();
+        wait_for("the refusal", || (refused() == 1 + usize::from(!with_length)).then_some(()));
+        nginx.wait_events(events);
+    }
+    assert!(nginx.logged("Traceback").is_empty(), "{}", nginx.error_log());
+}
+
+// ---- configuration --------------------------------------------------------------------------------------------------
+
+#[test]
+fn it_needs_threads() {
+    let message = |place: &str| {
+        format!(
+            "\"wsgi_request_buffering off\" needs threads, but the application of {place} has \"wsgi_threads off\": a \
+             call that waits for its client would stop the worker"
+        )
+    };
+    let refused = |site: Site| {
+        let check = site.check();
+        assert!(!check.ok);
+        let line = 1 + check.conf_text.lines().position(|line| line.contains("off_here")).expect("the location");
+        let wanted = message(&format!("{}:{line}", check.conf().display()));
+        assert!(check.output.contains(&wanted), "wanted: {wanted}\ngot: {}", check.output);
+    };
+    let inline = || Site::new(Engine::Inline).file("app.py", ECHO).location("/", "wsgi_pass app.py;");
+    let pass = "wsgi_pass app.py; set $off_here 1;";
+    refused(inline().location("/b/", &format!("wsgi_request_buffering off; {pass}")));
+    refused(
+        Site::new(Engine::Inline)
+            .file("app.py", ECHO)
+            .http("wsgi_request_buffering off;")
+            .location("/a/", "wsgi_request_buffering on; wsgi_pass app.py;")
+            .location("/b/", pass),
+    );
+    inline().location("/b/", "wsgi_request_buffering off; return 200;").check().assert_ok();
+    site().check().assert_ok();
+}
+
+#[test]
+fn it_is_each_locations_own() {
+    let nginx = Site::new(Engine::Threads)
+        .app(ECHO)
+        .location("/b/", "wsgi_request_buffering off; wsgi_script_name /b; wsgi_pass app.py;")
+        .start();
+    let mut streamed = nginx.connect();
+    streamed.send(Sending::Chunked.head("/b/all", 0)).send("1\r\na\r\n");
+    nginx.wait_events(&["started None"]);
+    let mut kept = nginx.connect();
+    kept.send(Sending::Chunked.head("/all", 0)).send("1\r\nb\r\n");
+    streamed.send("0\r\n\r\n");
+    assert_eq!(streamed.response().expect(200).text(), "a");
+    nginx.wait_events(&["started None"]);
+    kept.send("0\r\n\r\n");
+    let answer = kept.response().expect(200);
+    assert_eq!((answer.text().as_str(), answer.framing), ("b", Framing::Length));
+    nginx.wait_events(&["started None", "started 1"]);
 }

@@ -267,6 +267,11 @@ http {{
 }
 
 impl Check {
+    /// The configuration file that was checked.
+    pub fn conf(&self) -> &Path {
+        &self.conf
+    }
+
     #[track_caller]
     pub fn assert_ok(&self) {
         assert!(self.ok, "{}", self.output);
