@@ -178,20 +178,18 @@ impl<W> Pool<W> {
         found.filter(|member| member.given_up || !given_up).and_then(|member| member.thread)
     }
 
-    /// Whether a call runs that somebody waits for.
-    pub fn is_running(&self) -> bool {
-        self.running > 0
-    }
-
-    /// Takes no more calls, and gives back those that wait.
-    pub fn close(&mut self) -> Vec<(CallNumber, W)> {
+    /// Takes no more calls, and gives back those that wait, but for those of the queue that it `keeps`.
+    pub fn close(&mut self, keeps: impl Fn(&W) -> bool) -> Vec<(CallNumber, W)> {
         self.closed = true;
-        self.queue.drain(..).chain(self.held.drain(..)).collect()
+        let (kept, mut dropped): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(|(_, work)| keeps(work));
+        self.queue = kept.into();
+        dropped.append(&mut self.held);
+        dropped
     }
 
-    /// Whether the last of its running calls has ended, in a pool that is closed.
+    /// Whether nothing is left to do that somebody waits for, in a pool that is closed.
     pub fn is_drained(&self) -> bool {
-        self.closed && self.running == 0
+        self.closed && self.running == 0 && self.queue.is_empty()
     }
 
     /// Whether a sleeping thread is to be woken now; says so once.
@@ -257,7 +255,7 @@ mod tests {
         assert!(!pool.has_room(1) && pool.has_room(2));
         pool.ended(0);
         assert!(pool.has_room(1));
-        assert_eq!(pool.close(), [(2, 2), (3, 3)]);
+        assert_eq!(pool.close(|_| false), [(2, 2), (3, 3)]);
         assert!(!pool.has_room(1000) && pool.is_drained());
     }
 

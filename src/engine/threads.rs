@@ -44,6 +44,12 @@ enum Work {
     Resume(Parked),
 }
 
+impl Work {
+    fn is_resumed(&self) -> bool {
+        matches!(self, Self::Resume(_))
+    }
+}
+
 /// A call that waits for nginx to send its file.
 struct Parked {
     number: CallNumber,
@@ -170,14 +176,14 @@ impl Threads {
     }
 
     /// Waits for running calls, for at most `calls`, then runs what the application wants run at the end; at most about
-    /// `limit` in all. `meanwhile` is called again and again. Calls that have not started are dropped, and those that were
-    /// given up are not waited for.
+    /// `limit` in all. `meanwhile` is called again and again. Calls that have not started are dropped, those that only
+    /// have to be ended are ended, and those that were given up are not waited for.
     pub fn shut_down(&self, calls: Duration, limit: Duration, meanwhile: impl Fn()) {
         const TURN: Duration = Duration::from_millis(5);
         let start = Instant::now();
         let mut pool = self.shared.lock();
-        let dropped = pool.close();
-        while pool.is_running() && start.elapsed() < calls.min(limit) {
+        let dropped = pool.close(Work::is_resumed);
+        while !pool.is_drained() && start.elapsed() < calls.min(limit) {
             pool = self.shared.idle.wait_timeout(pool, TURN).unwrap_or_else(PoisonError::into_inner).0;
             drop(pool);
             meanwhile();

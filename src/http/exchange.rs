@@ -63,6 +63,8 @@ struct EventLoopSide {
     head_sent: Cell<bool>,
     /// What nginx answers instead when the call is over.
     replacement: RefCell<Option<Replacement>>,
+    /// Whether nginx has been given some of the body.
+    begun: Cell<bool>,
     /// Whether the last buffer is on its way.
     ended: Cell<bool>,
     /// Whether the answer failed and nothing follows.
@@ -104,6 +106,7 @@ impl RequestExchange {
                 output: Output::default(),
                 head_sent: Cell::new(false),
                 replacement: RefCell::new(None),
+                begun: Cell::new(false),
                 ended: Cell::new(false),
                 failed: Cell::new(false),
                 closed: Cell::new(false),
@@ -327,8 +330,12 @@ impl RequestExchange {
         }
         if is_document {
             side.sends_document.set(true);
-            parts.file = parts.file.map(|file| request.with_directio(file));
+            // nginx aligns its buffers for direct reading only if that is what it begins with.
+            if parts.memory.is_empty() && !side.begun.get() {
+                parts.file = parts.file.map(|file| request.with_directio(file));
+            }
         }
+        side.begun.set(side.begun.get() || !parts.memory.is_empty() || parts.file.is_some());
         let last = end == Some(End::Complete);
         let sent = if side.ended.replace(last) {
             // Nothing follows, but the call goes on: it waits for this to be sent, or its close() takes its time.
@@ -594,7 +601,7 @@ impl Exchange for RequestExchange {
         self.record.pause();
         let document = FilePart { file: Arc::new(file), offset, length, direct: false };
         let mut outgoing = self.lock();
-        match outgoing.set_document(document, call) {
+        match outgoing.set_document(document, last, call) {
             Ok(()) => {
                 if last {
                     outgoing.end(End::Complete);

@@ -214,16 +214,26 @@ impl Outgoing {
         self.gathering = Gathering::No;
     }
 
-    /// Sets a file as the rest of the body; `call` goes on when it has been sent.
+    /// Sets a file as the rest of the body, which is complete with it if it `is_last`; `call` goes on when it has been
+    /// sent.
     ///
     /// # Errors
     /// The call, when nobody takes the answer any more.
-    pub fn set_document(&mut self, document: FilePart, call: Box<dyn Suspended>) -> Result<(), Box<dyn Suspended>> {
+    pub fn set_document(
+        &mut self,
+        document: FilePart,
+        is_last: bool,
+        call: Box<dyn Suspended>,
+    ) -> Result<(), Box<dyn Suspended>> {
         if self.disconnected {
             return Err(call);
         }
         self.document = Some(document);
         self.suspended = Some(call);
+        if !is_last {
+            // The call goes on when the file has been sent, so it cannot wait for the call.
+            self.gathering = Gathering::No;
+        }
         Ok(())
     }
 

@@ -197,8 +197,9 @@ fn fill_file(buffer: &mut sys::ngx_buf_t, part: FilePart, request: Request) -> H
     description.fd = part.file.as_raw_fd();
     // SAFETY: the name is static, the log is the connection's and lives as long as the request.
     unsafe {
-        let name = b"a file of the WSGI application";
-        description.name = sys::ngx_str_t { len: name.len(), data: name.as_ptr().cast_mut() };
+        // Messages of nginx print it up to its NUL.
+        let name = c"a file of the WSGI application";
+        description.name = sys::ngx_str_t { len: name.count_bytes(), data: name.as_ptr().cast_mut().cast() };
         description.log = (*(*request.as_ptr()).connection).log;
     }
     description.set_directio(u32::from(part.direct));

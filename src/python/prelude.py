@@ -121,7 +121,10 @@ def regular_file(wrapper):
     that of gzip.GzipFile is not.
     """
     read = getattr(wrapper.filelike, "read", None)
-    source = getattr(getattr(read, "__wrapped__", read), "__self__", None)
+    if type(wrapper.filelike).__module__ == "tempfile":
+        # It keeps its file open for as long as the method is there; others that wrap a method do more than that.
+        read = getattr(read, "__wrapped__", read)
+    source = getattr(read, "__self__", None)
     raw = source
     if type(source) in (io.BufferedReader, io.BufferedRandom):
         source.flush()

@@ -196,7 +196,7 @@ fn a_holder_that_dies_does_not_keep_the_token() {
     nginx.wait_log("this worker retires");
     Process(first).signal(libc::SIGKILL);
     Process(first).wait_gone();
-    nginx.expect_line(&format!("[alert] {}#{0}: worker process {first} exited on signal 9", nginx.master()));
+    nginx.wait_told(&format!("[alert] {}#{0}: worker process {first} exited on signal 9", nginx.master()));
     let second = pid(&nginx);
     assert_eq!(pid(&nginx), second);
     Process(second).wait_gone();

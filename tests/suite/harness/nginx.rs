@@ -178,11 +178,12 @@ impl Nginx {
         wait_for(&format!("{text:?} in the error log"), || self.logged(text).into_iter().next())
     }
 
-    /// Waits for a line of the error log that would fail the test, were it not what it wants.
+    /// Waits for a line of the error log that the test wants, however bad it is.
     #[track_caller]
-    pub fn expect_line(&mut self, text: &str) {
+    pub fn wait_told(&mut self, text: &str) -> String {
         let line = self.wait_log(text);
-        self.told.push(line);
+        self.told.push(line.clone());
+        line
     }
 
     /// Waits for a line of the access log: `STATUS METHOD URI BYTES`.
