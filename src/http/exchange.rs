@@ -79,6 +79,8 @@ struct EventLoopSide {
     suspended: RefCell<Option<Box<dyn Suspended>>>,
     /// Whether that is a file, all of which is to be gone.
     sends_document: Cell<bool>,
+    /// Whether a message is on its way that gives the answer its next turn.
+    turn_posted: Cell<bool>,
 }
 
 impl RequestExchange {
@@ -114,6 +116,7 @@ impl RequestExchange {
                 ticket: Cell::new(None),
                 suspended: RefCell::new(None),
                 sends_document: Cell::new(false),
+                turn_posted: Cell::new(false),
             }),
         })
     }
@@ -250,24 +253,25 @@ impl RequestExchange {
                 if request.is_active()
                     && let Err(status) = request.wait_until_writable()
                 {
-                    self.finalize(request, status);
+                    return self.finalize(request, status);
                 }
-                return;
-            }
-            if self.lock().has_data() {
+                if side.sends_document.get() || self.lock().is_full() {
+                    return;
+                }
+                // There is room for more, so that the call may end though its client is slow.
+            } else if self.lock().has_data() {
                 continue;
+            } else if request.is_active() && side.suspended.borrow().is_none() {
+                request.stop_waiting();
             }
-            let Some(suspended) = side.suspended.take() else {
-                if request.is_active() {
-                    request.stop_waiting();
-                }
-                return;
-            };
+            let Some(suspended) = side.suspended.take() else { return };
             side.sends_document.set(false);
             self.suspend(suspended.resume());
         }
         // A fast client, or an answer that nobody reads, could keep this up for ever; others get their turn first.
-        self.post.mailbox.send(Message::Answer(self.shared()));
+        if !side.turn_posted.replace(true) {
+            self.post.mailbox.send(Message::Answer(self.shared()));
+        }
     }
 
     /// Moves one batch into nginx's filters. Finalizes nothing, so a call that runs on this thread may use it.
@@ -681,6 +685,7 @@ impl Sink for RequestExchange {
 
 impl Addressee for RequestExchange {
     fn deliver(&self) {
+        self.event_loop.get().turn_posted.set(false);
         // Not an event of the request's own, so what it posts has to be run.
         if let Some(request) = self.event_loop.get().request.get() {
             request.in_foreign_event(|request| {

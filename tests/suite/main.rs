@@ -25,6 +25,7 @@ mod response;
 mod retire;
 mod shutdown;
 mod slow;
+mod spill;
 mod start_response;
 mod streaming;
 mod valgrind;

@@ -217,7 +217,7 @@ pid logs/nginx.pid;
 error_log logs/error.log {log_level};
 {main}
 events {{
-    worker_connections 512;
+    worker_connections 2048;
 {events}}}
 
 http {{
