@@ -19,6 +19,8 @@ pub struct Pool<W> {
     /// Threads that do: all but those whose call was given up.
     serving: usize,
     running: usize,
+    /// Calls that were resumed to be ended, and have not been yet.
+    ending: usize,
     sleeping: usize,
     wake: Wake,
     closed: bool,
@@ -69,6 +71,7 @@ impl<W> Pool<W> {
             size,
             serving: size,
             running: 0,
+            ending: 0,
             sleeping: 0,
             wake: Wake::None,
             closed: false,
@@ -87,9 +90,20 @@ impl<W> Pool<W> {
         self.queue.push_back((number, work));
     }
 
-    /// A call that has run before waits for a thread to be ended by.
-    pub fn push_front(&mut self, number: CallNumber, work: W) {
+    /// A call that has run before waits for a thread to be ended by, before those that have not begun.
+    pub fn resume(&mut self, number: CallNumber, work: W) {
+        self.ending += 1;
         self.queue.push_front((number, work));
+    }
+
+    /// It has been ended.
+    pub fn resumed_has_ended(&mut self) {
+        self.ending -= 1;
+    }
+
+    /// Whether there are calls that only have to be ended.
+    pub fn is_ending(&self) -> bool {
+        self.ending > 0
     }
 
     /// A call waits for its application.
@@ -187,9 +201,14 @@ impl<W> Pool<W> {
         dropped
     }
 
-    /// Whether nothing is left to do that somebody waits for, in a pool that is closed.
+    /// Whether a call runs that somebody waits for.
+    pub fn is_running(&self) -> bool {
+        self.running > 0
+    }
+
+    /// Whether the last of its running calls has ended, in a pool that is closed.
     pub fn is_drained(&self) -> bool {
-        self.closed && self.running == 0 && self.queue.is_empty()
+        self.closed && self.running == 0
     }
 
     /// Whether a sleeping thread is to be woken now; says so once.

@@ -183,7 +183,10 @@ impl Threads {
         let start = Instant::now();
         let mut pool = self.shared.lock();
         let dropped = pool.close(Work::is_resumed);
-        while !pool.is_drained() && start.elapsed() < calls.min(limit) {
+        // However long the calls took, there is some time for close().
+        while (pool.is_running() && start.elapsed() < calls.min(limit))
+            || (pool.is_ending() && start.elapsed() < limit / 2)
+        {
             pool = self.shared.idle.wait_timeout(pool, TURN).unwrap_or_else(PoisonError::into_inner).0;
             drop(pool);
             meanwhile();
@@ -254,7 +257,7 @@ impl Shared {
     /// What only has to be ended goes before what has not begun.
     fn resume(&self, parked: Parked) {
         let mut pool = self.lock();
-        pool.push_front(parked.number, Work::Resume(parked));
+        pool.resume(parked.number, Work::Resume(parked));
         self.wake_one(pool);
     }
 
@@ -434,7 +437,9 @@ fn pool_thread(shared: &Arc<Shared>, world: &World, member: usize, name: &Arc<st
                         Work::Resume(parked) => {
                             let exchange = parked.exchange.clone();
                             exchange.go_on();
-                            guarded(&exchange, || run(py, parked)).flatten()
+                            let finished = guarded(&exchange, || run(py, parked)).flatten();
+                            shared.lock().resumed_has_ended();
+                            finished
                         }
                     };
                     // In this order: a client that has its answer finds the thread free.

@@ -441,8 +441,13 @@ impl EventLoopSide {
 
     /// Whether the call has to wait until nginx has sent more.
     fn is_busy(&self, request: Request) -> bool {
-        // Filters may have read the last of a file and hold it still.
-        self.output.is_busy() || (self.sends_document.get() && request.has_buffered())
+        if self.ended.get() {
+            // Of what the range filter has cut up nothing tells that it was sent, and filters may have read the last of a
+            // file and hold it still.
+            request.has_buffered()
+        } else {
+            self.output.is_busy() || (self.sends_document.get() && request.has_buffered())
+        }
     }
 
     /// What answers instead, when it is time.

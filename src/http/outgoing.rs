@@ -262,15 +262,22 @@ impl Outgoing {
         !std::mem::replace(&mut self.announced, true)
     }
 
-    /// What there is. While nginx is `busy` with earlier data, more of it gathers here.
+    /// What there is. While nginx is `busy` with earlier data, more of it gathers here, unless that is all of it: then it
+    /// is nginx's to send, and nothing of the call is left.
     pub fn take(&mut self, busy: bool) -> Batch {
         self.announced = false;
         if self.is_gathering() {
             return Batch::default();
         }
+        if self.gathering != Gathering::No && self.end != Some(End::Complete) {
+            // Nothing is out yet, so the client gets an error page and not what there is.
+            self.head = None;
+            self.data = Vec::new();
+            self.spill = None;
+        }
         let mut batch = Batch { head: self.head.take(), closed: self.closed, ..Batch::default() };
         batch.suspended = self.suspended.take();
-        if !busy {
+        if !busy || (self.closed && self.end == Some(End::Complete)) {
             batch.parts.memory = std::mem::take(&mut self.data);
             self.in_flight.memory += batch.parts.memory.len();
             batch.parts.file = self.take_spill();
@@ -382,6 +389,33 @@ mod tests {
         assert_eq!(outgoing.take(true).end, None);
         let batch = outgoing.take(false);
         assert_eq!((bytes(&batch.parts).as_slice(), batch.end), (&b"xy"[..], Some(End::Complete)));
+    }
+
+    #[test]
+    fn all_of_an_answer_that_is_over_is_taken_at_once() {
+        let mut outgoing = outgoing();
+        outgoing.push(b"x");
+        spill(&mut outgoing, b"y");
+        outgoing.end(End::Complete);
+        outgoing.close();
+        let batch = outgoing.take(true);
+        assert_eq!((bytes(&batch.parts).as_slice(), batch.end), (&b"xy"[..], Some(End::Complete)));
+    }
+
+    #[test]
+    fn a_gathered_body_that_fails_is_none() {
+        for length in [MEMORY, MEMORY + 1] {
+            let mut outgoing = outgoing();
+            let mut head = ResponseHead::new(b"200 OK").unwrap();
+            head.content_length = Some(length as u64);
+            outgoing.set_head(head, true);
+            if outgoing.push(b"z") == 0 {
+                spill(&mut outgoing, b"z");
+            }
+            outgoing.end(End::Failed);
+            let batch = outgoing.take(false);
+            assert!(batch.head.is_none() && bytes(&batch.parts).is_empty() && batch.end == Some(End::Failed));
+        }
     }
 
     #[test]

@@ -403,9 +403,10 @@ impl Request {
         }
     }
 
-    /// Whether nginx itself holds data of this request back.
+    /// Whether nginx itself holds data of this request, or the answers of its subrequests, back.
     pub fn has_buffered(&self) -> bool {
-        self.get().buffered() != 0 || self.connection().buffered() != 0
+        let request = self.get();
+        request.buffered() != 0 || self.connection().buffered() != 0 || !request.postponed.is_null()
     }
 
     /// Whether this request may write to the connection now; a subrequest may have to wait for others.

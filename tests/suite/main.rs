@@ -20,6 +20,7 @@ mod limits;
 mod log;
 mod process;
 mod protocols;
+mod ranges;
 mod reload;
 mod response;
 mod retire;
