@@ -195,7 +195,11 @@ impl Input {
 
     fn line<'py>(&self, py: Python<'py>, limit: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
         let limit = limit.unwrap_or(usize::MAX);
-        self.check_client()?;
+        if self.0.interrupt.is_none() {
+            // One that still comes tells of its end by itself, and another thread may have the state while it waits.
+            self.with_state(State::available)?;
+            self.check_client()?;
+        }
         let line = self.while_detached(py, |state| state.line(limit))?;
         Ok(PyBytes::new(py, &line))
     }

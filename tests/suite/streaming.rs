@@ -351,6 +351,9 @@ fn a_client_that_leaves_is_an_error_for_the_reader() {
                 let mut conn = nginx.connect();
                 conn.send(sending.head(path, 100)).send(sending.piece(b"abc"));
                 nginx.wait_events(&[&format!("started {}", sending.told(100))]);
+                if path == "/echo" {
+                    conn.read_until("abc");
+                }
                 if resets {
                     conn.reset()
                 } else {
