@@ -15,6 +15,7 @@ mod frameworks;
 mod harness;
 mod headers;
 mod input;
+mod integrity;
 mod late;
 mod limits;
 mod log;

@@ -1,6 +1,6 @@
 //! Ways in: TLS, HTTP/2, Unix sockets, the PROXY protocol, subrequests and redirects inside nginx.
 
-use crate::harness::{Curl, Engine, Framing, Nginx, Response, Site, both_engines, curl, wait_for};
+use crate::harness::{Curl, Engine, Framing, Nginx, Response, Site, both_engines, curl, make_certificate, wait_for};
 use serde_json::{Value, json};
 use std::process::Command;
 
@@ -87,14 +87,7 @@ fn tls_site(engine: Engine, options: &str) -> Site {
         "listen 127.0.0.1:@port@ ssl {options}; server_name localhost;
         ssl_certificate @prefix@/certificate.pem; ssl_certificate_key @prefix@/key.pem;"
     ));
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
-        .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
-        .args(["-keyout", "key.pem", "-out", "certificate.pem"])
-        .current_dir(site.prefix())
-        .output()
-        .expect("run openssl; it belongs to the tools that `make test` installs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    make_certificate(site.prefix());
     site
 }
 

@@ -325,7 +325,7 @@ fn a_thread_that_reads_beyond_the_end_of_its_request_gets_an_error() {
     wait_for("two errors", || (nginx.events().len() == 3).then_some(()));
     let events = nginx.events();
     assert!(matches!(events[1].as_str(), "late BrokenPipeError" | "late ConnectionResetError" | "late ValueError"));
-    assert_eq!(events[2], "later ValueError");
+    assert!(matches!(events[2].as_str(), "later ConnectionResetError" | "later ValueError"), "{events:?}");
     nginx.get("/quick").expect(200);
 }
 

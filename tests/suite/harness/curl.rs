@@ -1,6 +1,7 @@
 //! Answers by way of curl: for TLS, HTTP/2 and Unix sockets.
 
 use super::{Framing, Response, latin1};
+use std::path::Path;
 use std::process::Command;
 
 /// What curl got, and how it ended.
@@ -63,4 +64,17 @@ impl Curl {
         assert_eq!(self.code, 0, "curl: {}", self.stderr);
         self.response.expect(status)
     }
+}
+
+/// Makes `certificate.pem` and `key.pem` of a server in `folder`.
+#[track_caller]
+pub fn make_certificate(folder: &Path) {
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-keyout", "key.pem", "-out", "certificate.pem"])
+        .current_dir(folder)
+        .output()
+        .expect("run openssl; it belongs to the tools that `make test` installs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }

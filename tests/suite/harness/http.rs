@@ -87,6 +87,15 @@ impl Conn {
         Conn { stream, pending: Vec::new() }
     }
 
+    /// An answer that was read elsewhere, on a connection that has ended.
+    pub fn of_bytes(bytes: Vec<u8>) -> Conn {
+        let ended = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let mut conn = Conn::over(TcpStream::connect(ended.local_addr().unwrap()).expect("connect"));
+        drop(ended.accept());
+        conn.pending = bytes;
+        conn
+    }
+
     pub fn stream(&self) -> &TcpStream {
         &self.stream
     }

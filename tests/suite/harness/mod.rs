@@ -13,7 +13,7 @@ mod process;
 mod site;
 pub mod storm;
 
-pub use curl::{Curl, curl};
+pub use curl::{Curl, curl, make_certificate};
 pub use dice::Dice;
 pub use http::{Conn, Framing, Response, latin1};
 pub use load::{Load, Tally};
