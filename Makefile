@@ -17,6 +17,9 @@ export PYTHON           ## the Python to build for, as python3.13 or a path (/us
 export NGINX            ## the nginx to run (the one on PATH)
 export NGINX_SOURCE_DIR ## its source, where it is not the distribution's nginx
 export NGINX_BUILD_DIR  ## the build directory of that source, where it is not objs/ in it
+export SOAK_MINUTES     ## make soak: how long (10)
+export SOAK_RELOAD      ## make soak: seconds from reload to reload (27), 0: the same workers all the time
+export SOAK_THREADS     ## make soak: off for applications on the event loop
 export DESTDIR          ## make install: a folder put in front of each path
 
 ##@ Targets
@@ -43,6 +46,10 @@ test: ## formatting, clippy, unit and integration tests, with each Python that i
 model: ## run every interleaving of the threads that hand requests and answers over; a part of make test
 	@tools/setup.sh
 	@tools/model.sh
+
+soak: ## minutes of mixed load with reloads, slow clients and clients that leave; fails on a lost request or growth
+	@tools/setup.sh
+	@tools/soak.sh
 
 install: ## put the module where nginx looks for it, with a load_module snippet
 	@tools/install.sh

@@ -87,7 +87,7 @@ def state(environ, start_response):
     gc.collect()
     classes = type(environ["wsgi.input"]), type(start_response.__self__), environ["wsgi.file_wrapper"], Answer
     with lock:
-        report = dict(counts, living=len(living), objects=len(gc.get_objects()), threads=threading.active_count())
+        report = dict(counts, worker=os.getpid(), living=len(living), objects=len(gc.get_objects()), threads=threading.active_count())
     # An instance holds a reference to its class, so these are counts of what lives.
     report["references"] = [sys.getrefcount(each) for each in classes]
     start_response("200 OK", [("Content-Type", "application/json")])
@@ -131,6 +131,10 @@ def application(environ, start_response):
             answer = read(environ["wsgi.input"])
         if kind == "slow":
             time.sleep(0.003)
+        if kind == "asleep":
+            time.sleep(3)
+        while kind == "stuck":
+            time.sleep(0.01)
         write = start_response("200 OK", headers)
         if kind == "read":
             return [answer]

@@ -1,10 +1,8 @@
 //! Clients that leave at every stage of a request, in every way: those that stay are served right, and nothing of those
 //! that left is left behind.
 
-use crate::harness::storm::{self, Ask, Visitor, come_and_leave};
+use crate::harness::storm::{self, Ask, Visitor, active_connections, come_and_leave, files_below};
 use crate::harness::{Dice, Engine, Nginx, Process, Site, both_engines, wait_for};
-use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 both_engines!(
@@ -72,19 +70,6 @@ pub fn storm(nginx: &Nginx, engine: Engine, seed: u64, count: u64) -> u64 {
         assert!(left.iter().all(Result::is_ok), "a client that left has failed");
         staying.into_iter().map(|client| client.join().expect("a client that stays")).sum()
     })
-}
-
-/// Connections that nginx counts, besides the one that asks.
-fn active_connections(nginx: &Nginx) -> u64 {
-    let text = nginx.get("/status").expect(200).text();
-    let line = text.lines().next().unwrap();
-    line.rsplit(' ').find_map(|word| word.parse::<u64>().ok()).expect(line) - 1
-}
-
-/// Files below a folder.
-fn files_below(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path.display().to_string()] }).collect()
 }
 
 /// What a worker holds when nobody asks anything of it.

@@ -1,7 +1,6 @@
-//! Clients that are slow, send much, or leave in the middle: memory stays flat and nothing is left behind.
+//! Clients that are slow, send much, or leave in the middle: memory stays flat and the application hears of it.
 
 use crate::harness::{Conn, Engine, Framing, Nginx, Process, Site, both_engines, wait_for};
-use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 both_engines!(
@@ -13,7 +12,6 @@ both_engines!(
     a_client_that_leaves_ends_the_iteration,
     a_client_that_leaves_while_the_application_waits_is_noticed,
     a_client_that_leaves_before_its_turn_is_not_served,
-    clients_that_leave_at_any_time_leave_nothing_behind,
 );
 
 const MIB: u64 = 1 << 20;
@@ -84,7 +82,6 @@ fn site(engine: Engine) -> Site {
     Site::new(engine)
         .app(APP)
         .http("client_max_body_size 0; keepalive_requests 100000;")
-        .location("= /status", "stub_status;")
         .location("= /static", "return 200 static;")
         .errors_expected()
 }
@@ -275,95 +272,4 @@ fn a_client_that_leaves_before_its_turn_is_not_served(engine: Engine) {
     drop(conn);
     wait_for("close()", || (counted(&nginx, "closed") == 1).then_some(()));
     assert_eq!(counted(&nginx, "started"), 1);
-}
-
-// ---- any time -------------------------------------------------------------------------------------------------------
-
-/// Numbers that are the same in every run (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
-
-/// One client that does something, as far as it comes, and leaves.
-fn come_and_leave(nginx: &Nginx, dice: &mut Dice) {
-    let requests = [
-        "GET /small HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
-        "GET /stream?100000000 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
-        "GET /stream?300000 HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3),
-        "GET /write?3000000 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
-        "GET /drip?300 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
-        format!("POST /discard HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n{}", "x".repeat(50_000)),
-        format!(
-            "POST /discard HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n7\r\nabcdefg\r\n{}",
-            "0\r\n\r\n"
-        ),
-        "GET /static HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
-    ];
-    let request = requests[dice.below(requests.len() as u64) as usize].as_bytes();
-    // All of it more often than not.
-    let length = match dice.below(3) {
-        0 => dice.below(request.len() as u64 + 1) as usize,
-        _ => request.len(),
-    };
-    let conn = nginx.connect();
-    let mut stream = conn.stream();
-    let sent = stream.write_all(&request[..length]);
-    if sent.is_ok() && dice.below(3) > 0 {
-        stream.set_read_timeout(Some(Duration::from_millis(1 + dice.below(20)))).unwrap();
-        let mut buffer = vec![0; 1 + dice.below(100_000) as usize];
-        for _ in 0..dice.below(4) {
-            // Whether something came does not matter.
-            let _ = stream.read(&mut buffer);
-        }
-    }
-    if dice.below(2) == 0 {
-        conn.reset();
-    }
-}
-
-/// Connections that nginx counts, besides the one that asks.
-fn active_connections(nginx: &Nginx) -> u64 {
-    let text = nginx.get("/status").expect(200).text();
-    let line = text.lines().next().unwrap();
-    line.rsplit(' ').find_map(|word| word.parse::<u64>().ok()).expect(line) - 1
-}
-
-fn clients_that_leave_at_any_time_leave_nothing_behind(engine: Engine) {
-    let nginx = site(engine).start();
-    nginx.get("/small").expect(200);
-    let storm = |seed: u64| {
-        std::thread::scope(|scope| {
-            for client in 0..4 {
-                let nginx = &nginx;
-                scope.spawn(move || {
-                    let mut dice = Dice(seed * 1000 + client * 7919 + 12345);
-                    for _ in 0..60 {
-                        come_and_leave(nginx, &mut dice);
-                    }
-                });
-            }
-        });
-        wait_for("the end of all connections", || (active_connections(&nginx) == 0).then_some(()));
-        wait_for("the end of all calls", || {
-            let counts = nginx.get("/counts").expect(200).json();
-            (counts["started"] == counts["closed"]).then_some(())
-        });
-    };
-    storm(1);
-    let worker = worker(&nginx);
-    let (descriptors, memory) = (worker.descriptors(), worker.memory());
-    storm(2);
-    storm(3);
-    assert_eq!(nginx.workers(), [worker.0]);
-    assert_eq!(worker.descriptors(), descriptors, "descriptors");
-    let gained = worker.memory().saturating_sub(memory);
-    assert!(gained < 8 * MIB, "{} MiB more than before", gained / MIB);
-    nginx.get("/small").expect(200);
 }

@@ -1,7 +1,7 @@
 //! What every test stands on: `Site` describes an nginx, `Nginx` is one that runs, `Response` is what came back.
 
 // Each subject uses its part of the harness.
-#![allow(dead_code, unused_imports)]
+#![allow(dead_code, unused_imports, unused_macros)]
 
 mod curl;
 mod dice;

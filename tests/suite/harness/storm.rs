@@ -1,8 +1,10 @@
 //! Clients of `tests/apps/storm.py`: such that get what they ask for, and such that leave at any moment.
 
-use super::{Conn, Dice, Engine, PATIENCE, Site, latin1};
+use super::{Conn, Dice, Engine, Nginx, PATIENCE, Site, latin1};
+use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 /// Where answers go to a temporary file.
@@ -11,6 +13,8 @@ const SPILLED: &str = "/";
 const WAITING: &str = "/waiting/";
 /// Where bodies are read while their call runs.
 const STREAMED: &str = "/streamed/";
+/// Where a call may run for a fifth of a second.
+const LIMITED: &str = "/limited/";
 
 /// The application in these places, on an engine, with sockets that do not swallow a whole answer.
 pub fn site(engine: Engine) -> Site {
@@ -27,10 +31,17 @@ pub fn site(engine: Engine) -> Site {
     }
 }
 
+/// Beside these the place for calls that run too long; what they log is not in the error log of the others.
+pub fn with_limits(site: Site) -> Site {
+    site.location(LIMITED, "wsgi_pass storm.py; wsgi_request_timeout 200ms; error_log logs/limited.log info;")
+}
+
 /// A request and what its answer must be.
 pub struct Ask {
     head: String,
     body: Vec<u8>,
+    status: u16,
+    /// Not compared where the status is no success.
     answer: Vec<u8>,
 }
 
@@ -85,10 +96,22 @@ impl Ask {
         Ask::post(place, kind, size, is_chunked.then_some(dice), answer)
     }
 
+    /// A large answer, from a file, from a temporary file or as there is room.
+    pub fn large(dice: &mut Dice) -> Ask {
+        let (place, kind) =
+            dice.one_of(&[(SPILLED, "file"), (SPILLED, "stream"), (WAITING, "stream"), (WAITING, "write")]);
+        Ask::get(place, kind, 500_000 + dice.size(500_000))
+    }
+
+    /// A call that `wsgi_request_timeout` ends: `stuck` in Python, where it can be interrupted, or `asleep` for seconds.
+    pub fn too_long(kind: &str) -> Ask {
+        Ask { status: 504, ..Ask::get(LIMITED, kind, 1) }
+    }
+
     /// A request without a body.
     pub fn get(place: &str, kind: &str, size: usize) -> Ask {
         let head = format!("GET {place}{kind}?{size} HTTP/1.1\r\nHost: a\r\n\r\n");
-        Ask { head, body: Vec::new(), answer: pattern(size) }
+        Ask { head, body: Vec::new(), status: 200, answer: pattern(size) }
     }
 
     fn post(place: &str, kind: &str, size: usize, chunks: Option<&mut Dice>, answer: Option<Vec<u8>>) -> Ask {
@@ -99,7 +122,7 @@ impl Ask {
             None => (format!("Content-Length: {size}"), bytes),
         };
         let head = format!("POST {place}{kind}?{size} HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n");
-        Ask { head, body, answer }
+        Ask { head, body, status: 200, answer }
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -111,7 +134,7 @@ impl Ask {
 pub struct Visitor {
     address: SocketAddr,
     kept: Option<BufReader<TcpStream>>,
-    /// How long it waits before each part of an answer that it reads.
+    /// How long it waits before each 16 KB of an answer that it reads.
     pub pause: Duration,
 }
 
@@ -156,7 +179,7 @@ impl Visitor {
             Err(e) => return Err(format!("no answer: {e}")),
         }
         let status = latin1(&line);
-        if !status.starts_with("HTTP/1.1 200 ") {
+        if !status.starts_with(&format!("HTTP/1.1 {} ", ask.status)) {
             return Err(status.trim_end().to_owned());
         }
         sent.map_err(|e| format!("answered before all was sent: {e}"))?;
@@ -183,7 +206,7 @@ impl Visitor {
                 }
             },
         }
-        if body != ask.answer {
+        if ask.status == 200 && body != ask.answer {
             let same = body.iter().zip(&ask.answer).take_while(|(a, b)| a == b).count();
             return Err(format!("{} bytes instead of {}, right up to {same}", body.len(), ask.answer.len()));
         }
@@ -194,12 +217,14 @@ impl Visitor {
     }
 
     fn read_part(&self, stream: &mut impl Read, size: usize, body: &mut Vec<u8>) -> Result<(), String> {
-        if size > 0 && !self.pause.is_zero() {
+        let end = body.len() + size;
+        while body.len() < end {
             std::thread::sleep(self.pause);
+            let before = body.len();
+            body.resize(end.min(before + 16_384), 0);
+            stream.read_exact(&mut body[before..]).map_err(|e| format!("cut after {before} bytes or more: {e}"))?;
         }
-        let before = body.len();
-        body.resize(before + size, 0);
-        stream.read_exact(&mut body[before..]).map_err(|e| format!("cut after {before} bytes or more: {e}"))
+        Ok(())
     }
 }
 
@@ -299,4 +324,17 @@ fn read_answer(mut stream: &TcpStream, count: usize) {
         }
         end = end.or_else(|| got.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4 + count));
     }
+}
+
+/// Connections that nginx counts, besides the one that asks.
+pub fn active_connections(nginx: &Nginx) -> u64 {
+    let text = nginx.get("/status").expect(200).text();
+    let line = text.lines().next().unwrap();
+    line.rsplit(' ').find_map(|word| word.parse::<u64>().ok()).expect(line) - 1
+}
+
+/// Files below a folder.
+pub fn files_below(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path.display().to_string()] }).collect()
 }
