@@ -5,6 +5,7 @@ pub mod inline;
 pub mod limits;
 mod pool;
 pub mod python;
+pub mod queue;
 pub mod threads;
 mod watch;
 

@@ -3,18 +3,20 @@
 //! The event loop thread only hands over plain data and never takes the GIL.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
 use super::pool::{Next, Pool};
 use super::python::{Configuration, World};
+use super::queue::Queue;
 use super::{guarded, spawn};
 use crate::app::application::Application;
 use crate::python::interrupt::ThreadId;
 use crate::python::log::Sink;
 use crate::python::{log, traceback};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wsgi::call::{Call, CallNumber, Finished, Running};
 use crate::wsgi::exchange::{Exchange, Suspended};
 use crate::wsgi::response::Progress;
@@ -28,9 +30,7 @@ pub struct Threads {
 }
 
 struct Shared {
-    pool: Mutex<Pool<Work>>,
-    /// Signalled when there is work for a pool thread, or one too many of them.
-    work: Condvar,
+    queue: Queue<Work>,
     /// Signalled when the last running call has ended.
     idle: Condvar,
     /// Once Python is started.
@@ -129,12 +129,8 @@ impl Threads {
         preloaded: Vec<Arc<Slot>>,
         started: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
-            pool: Mutex::new(Pool::new(count)),
-            work: Condvar::new(),
-            idle: Condvar::new(),
-            world: OnceLock::new(),
-        });
+        let shared =
+            Arc::new(Shared { queue: Queue::new(Pool::new(count)), idle: Condvar::new(), world: OnceLock::new() });
         let (main, commands) = mpsc::channel();
         for slot in preloaded {
             *slot.stage() = Stage::Loading;
@@ -170,7 +166,7 @@ impl Threads {
             pool.hold(number, Work::Start(slot.clone(), call));
         } else {
             pool.push(number, Work::Start(slot.clone(), call));
-            self.shared.wake_one(pool);
+            self.shared.queue.wake_one(pool);
         }
         Ok(Ticket { threads: self, number })
     }
@@ -251,49 +247,14 @@ impl Threads {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Pool<Work>> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     /// What only has to be ended goes before what has not begun.
     fn resume(&self, parked: Parked) {
         let mut pool = self.lock();
         pool.resume(parked.number, Work::Resume(parked));
-        self.wake_one(pool);
-    }
-
-    /// Wakes a pool thread if one sleeps and none is on its way.
-    fn wake_one(&self, mut pool: MutexGuard<'_, Pool<Work>>) {
-        if pool.has_to_wake() {
-            drop(pool);
-            self.work.notify_one();
-        }
-    }
-
-    /// What `member` is to do; `claimed` when it was woken for it.
-    fn next(&self, member: usize, claimed: bool) -> Next<Work> {
-        let mut pool = self.lock();
-        let next = pool.next(member, claimed);
-        if claimed {
-            self.wake_one(pool);
-        }
-        next
-    }
-
-    /// Sleeps until there is something to do; for good once the engine is closed. Returns whether it was woken for a call.
-    fn sleep(&self, member: usize) -> bool {
-        let mut pool = self.lock();
-        let mut woken = false;
-        // A call may have come since `next`, when this thread was not asleep.
-        while !woken && pool.may_sleep(member) {
-            pool.fall_asleep();
-            pool = self.work.wait(pool).unwrap_or_else(PoisonError::into_inner);
-            woken = pool.wake_up();
-        }
-        let claims = woken || !pool.is_surplus(member);
-        if claims {
-            pool.claim();
-        }
-        claims
+        self.queue.wake_one(pool);
     }
 
     fn call_ended(&self, py: Python<'_>, member: usize) {
@@ -309,7 +270,7 @@ impl Shared {
             self.idle.notify_all();
         }
         if surplus {
-            self.work.notify_all();
+            self.queue.wake_all();
         }
     }
 
@@ -404,7 +365,7 @@ fn after_loading(shared: &Shared, slot: &Arc<Slot>, loaded: Result<(), String>) 
             for (number, work) in calls {
                 pool.push(number, work);
             }
-            shared.wake_one(pool);
+            shared.queue.wake_one(pool);
         }
         Err(traceback) => {
             drop(pool);
@@ -429,7 +390,7 @@ fn pool_thread(shared: &Arc<Shared>, world: &World, member: usize, name: &Arc<st
         loop {
             // Only a thread that would sleep gives the GIL up: going on with it saves two hand-overs a call. And a call is
             // taken only with the GIL: until then another thread may do it.
-            match shared.next(member, claimed) {
+            match shared.queue.next(member, claimed) {
                 Next::Run(work) => {
                     claimed = false;
                     let finished = match work {
@@ -448,7 +409,7 @@ fn pool_thread(shared: &Arc<Shared>, world: &World, member: usize, name: &Arc<st
                         finished.close();
                     }
                 }
-                Next::Sleep => claimed = py.detach(|| shared.sleep(member)),
+                Next::Sleep => claimed = py.detach(|| shared.queue.sleep(member)),
                 Next::End => break,
             }
         }

@@ -3,9 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use super::hand_over::HandOver;
 use super::head::{self, Replacement};
 use super::incoming::{BodyEnd, Incoming, StreamedBody};
 use super::outgoing::{Batch, Outgoing};
@@ -21,6 +22,7 @@ use crate::nginx::log::{Level, Log, write_directly};
 use crate::nginx::output::{FilePart, Output, Sent};
 use crate::nginx::request::{Request, RequestEvents, Status};
 use crate::python::log::{self, Sink};
+use crate::sync::MutexGuard;
 use crate::wsgi::body::{BodySource, Interrupt};
 use crate::wsgi::call::CallNumber;
 use crate::wsgi::exchange::{Disconnected, End, Exchange, FileBody, Suspended};
@@ -32,9 +34,7 @@ const TURNS: usize = 4;
 /// The exchange of one request.
 pub struct RequestExchange {
     myself: Weak<Self>,
-    outgoing: Mutex<Outgoing>,
-    /// Signalled when there is room again, and when it is known whether a body is wanted.
-    room: Condvar,
+    hand_over: HandOver,
     /// Held by the one thread that writes to the temporary file.
     spilling: Mutex<()>,
     post: &'static Post,
@@ -90,8 +90,7 @@ impl RequestExchange {
         let soonest = record.soonest();
         Arc::new_cyclic(|myself: &Weak<Self>| Self {
             myself: myself.clone(),
-            outgoing: Mutex::new(Outgoing::new(buffering.clone())),
-            room: Condvar::new(),
+            hand_over: HandOver::new(Outgoing::new(buffering.clone())),
             spilling: Mutex::new(()),
             post,
             buffering: buffering.clone(),
@@ -122,7 +121,7 @@ impl RequestExchange {
     }
 
     fn lock(&self) -> MutexGuard<'_, Outgoing> {
-        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hand_over.lock()
     }
 
     fn shared(&self) -> Arc<Self> {
@@ -297,8 +296,7 @@ impl RequestExchange {
 
     /// From now on the call finds nobody there.
     fn disconnect(&self) {
-        let suspended = self.lock().disconnect();
-        self.room.notify_all();
+        let suspended = self.hand_over.change(Outgoing::disconnect);
         self.suspend(suspended);
     }
 
@@ -318,15 +316,14 @@ impl RequestExchange {
                 replacement => *side.replacement.borrow_mut() = replacement,
             }
             if self.optimizes {
-                self.lock().set_body_wanted(side.head_sent.get() && !request.is_header_only());
-                self.room.notify_all();
+                self.hand_over
+                    .change(|outgoing| outgoing.set_body_wanted(side.head_sent.get() && !request.is_header_only()));
             }
         }
         let all = Sent { memory: parts.memory.len(), files: usize::from(parts.file.is_some()) };
         if side.replacement.borrow().is_some() {
             // Nobody gets this body, but its call goes on to its end.
-            self.lock().sent(all);
-            self.room.notify_all();
+            self.hand_over.change(|outgoing| outgoing.sent(all));
             return Ok(());
         }
         if !side.head_sent.get() {
@@ -350,8 +347,7 @@ impl RequestExchange {
             side.output.send(request, parts, last)?
         };
         if sent != Sent::default() {
-            self.lock().sent(sent);
-            self.room.notify_all();
+            self.hand_over.change(|outgoing| outgoing.sent(sent));
         }
         Ok(())
     }
@@ -548,13 +544,13 @@ impl Exchange for RequestExchange {
     }
 
     fn time_out(&self) {
-        let mut outgoing = self.lock();
-        self.record.time_out();
-        // What is complete goes out all the same, though its close() is late.
-        if outgoing.is_unfinished() {
-            drop(outgoing.disconnect());
-            self.room.notify_all();
-        }
+        self.hand_over.change(|outgoing| {
+            self.record.time_out();
+            // What is complete goes out all the same, though its close() is late.
+            if outgoing.is_unfinished() {
+                drop(outgoing.disconnect());
+            }
+        });
     }
 
     fn has_timed_out(&self) -> bool {
@@ -630,24 +626,18 @@ impl Exchange for RequestExchange {
 
     fn wants_body(&self) -> bool {
         self.announce(self.lock());
-        let mut outgoing = self.lock();
-        loop {
-            match outgoing.is_body_wanted() {
-                Some(wanted) => return wanted,
-                None if self.event_loop.is_here() => return true,
-                None => outgoing = self.room.wait(outgoing).unwrap_or_else(PoisonError::into_inner),
-            }
+        // On the event loop thread it is known at once, if at all.
+        if self.event_loop.is_here() {
+            return self.lock().is_body_wanted().unwrap_or(true);
         }
+        self.hand_over.wait_for_verdict()
     }
 
     fn wait_for_room(&self) -> Result<(), Disconnected> {
         self.record.pause();
-        let mut outgoing = self.lock();
-        while outgoing.is_full() && !outgoing.is_disconnected() {
-            outgoing = self.room.wait(outgoing).unwrap_or_else(PoisonError::into_inner);
-        }
+        let result = self.hand_over.wait_for_room();
         self.record.resume();
-        if outgoing.is_disconnected() { Err(Disconnected) } else { Ok(()) }
+        result
     }
 
     fn end(&self, end: End, closed_follows: bool) {

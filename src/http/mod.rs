@@ -4,6 +4,7 @@
 pub mod check;
 pub mod environment;
 pub mod exchange;
+pub mod hand_over;
 pub mod handler;
 pub mod head;
 pub mod incoming;

@@ -1,0 +1,154 @@
+//! How the threads of a pool wait for calls, and are woken.
+
+use std::sync::PoisonError;
+
+use super::pool::{Next, Pool};
+use crate::sync::{Condvar, Mutex, MutexGuard};
+
+/// A pool and what its threads sleep on.
+pub struct Queue<W> {
+    pool: Mutex<Pool<W>>,
+    /// Signalled when there is work for a thread, or one too many of them.
+    work: Condvar,
+}
+
+impl<W> Queue<W> {
+    /// The threads of `pool` are to be started.
+    pub fn new(pool: Pool<W>) -> Self {
+        Self { pool: Mutex::new(pool), work: Condvar::new() }
+    }
+
+    /// The pool.
+    pub fn lock(&self) -> MutexGuard<'_, Pool<W>> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes a thread if one sleeps and none is on its way; to be called after work has come.
+    pub fn wake_one(&self, mut pool: MutexGuard<'_, Pool<W>>) {
+        if pool.has_to_wake() {
+            drop(pool);
+            self.work.notify_one();
+        }
+    }
+
+    /// Wakes all, so that one too many finds out.
+    pub fn wake_all(&self) {
+        self.work.notify_all();
+    }
+
+    /// What `member` is to do; `claimed` when it was woken for it.
+    pub fn next(&self, member: usize, claimed: bool) -> Next<W> {
+        let mut pool = self.lock();
+        let next = pool.next(member, claimed);
+        if claimed {
+            self.wake_one(pool);
+        }
+        next
+    }
+
+    /// Sleeps until there is something to do; for good once the pool is closed. Returns whether it was woken for a call.
+    pub fn sleep(&self, member: usize) -> bool {
+        let mut pool = self.lock();
+        let mut woken = false;
+        // A call may have come since `next`, when this thread was not asleep.
+        while !woken && pool.may_sleep(member) {
+            pool.fall_asleep();
+            pool = self.work.wait(pool).unwrap_or_else(PoisonError::into_inner);
+            woken = pool.wake_up();
+        }
+        let claims = woken || !pool.is_surplus(member);
+        if claims {
+            pool.claim();
+        }
+        claims
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use std::sync::Arc;
+
+    use loom::sync::Notify;
+    use loom::thread;
+
+    use super::*;
+    use crate::wsgi::call::CallNumber;
+
+    /// This call goes on only when the next one is run, as one that asks its own server does.
+    const WAITS: CallNumber = 1;
+    const IS_WAITED_FOR: CallNumber = 2;
+    /// The last one ends the threads of the model.
+    const LAST: CallNumber = CallNumber::MAX;
+
+    /// As a pool thread does: runs calls until the last one, which it leaves for the others.
+    fn serve(queue: &Queue<CallNumber>, member: usize, waited_for: &Notify) -> Vec<CallNumber> {
+        let (mut run, mut claimed) = (Vec::new(), false);
+        loop {
+            match queue.next(member, claimed) {
+                Next::Run(LAST) => {
+                    let mut pool = queue.lock();
+                    pool.ended(member);
+                    pool.push(LAST, LAST);
+                    queue.wake_one(pool);
+                    return run;
+                }
+                Next::Run(call) => {
+                    claimed = false;
+                    match call {
+                        WAITS => waited_for.wait(),
+                        IS_WAITED_FOR => waited_for.notify(),
+                        _ => {}
+                    }
+                    run.push(call);
+                    queue.lock().ended(member);
+                }
+                Next::Sleep => claimed = queue.sleep(member),
+                Next::End => return run,
+            }
+        }
+    }
+
+    fn push(queue: &Queue<CallNumber>, call: CallNumber) {
+        let mut pool = queue.lock();
+        pool.push(call, call);
+        queue.wake_one(pool);
+    }
+
+    #[test]
+    fn every_call_is_run_once_and_no_thread_sleeps_beside_one() {
+        // Three threads have very many interleavings; all that take turns at most three times against their will.
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(|| {
+            let shared = Arc::new((Queue::new(Pool::new(2)), Notify::new()));
+            let threads = [0, 1].map(|member| {
+                let shared = shared.clone();
+                thread::spawn(move || serve(&shared.0, member, &shared.1))
+            });
+            for call in [WAITS, IS_WAITED_FOR, LAST] {
+                push(&shared.0, call);
+            }
+            let mut all = threads.map(|thread| thread.join().unwrap()).concat();
+            all.sort_unstable();
+            assert_eq!(all, [WAITS, IS_WAITED_FOR]);
+        });
+    }
+
+    #[test]
+    fn a_call_is_run_or_cancelled_and_never_both() {
+        loom::model(|| {
+            let queue = Arc::new(Queue::new(Pool::new(1)));
+            let thread = thread::spawn({
+                let queue = queue.clone();
+                move || serve(&queue, 0, &Notify::new())
+            });
+            push(&queue, 3);
+            push(&queue, 4);
+            let cancelled = queue.lock().cancel(4);
+            push(&queue, LAST);
+            let mut all = thread.join().unwrap();
+            all.extend(cancelled);
+            assert_eq!(all, [3, 4]);
+        });
+    }
+}
