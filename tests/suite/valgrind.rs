@@ -67,6 +67,15 @@ def application(environ, start_response):
     if path == "/endless":
         start_response("200 OK", [])
         return Closing(b"x" * 65536 for _ in range(10_000))
+    if path == "/file":
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](open(__file__, "rb"))
+    if path == "/ranges":
+        start_response("200 OK", [("Content-Length", "100000")])
+        return Closing(b"x" * 1000 for _ in range(100))
+    if path == "/streamed/echo":
+        start_response("200 OK", [])
+        return Closing(iter(lambda: body.read1(100), b""))
     if path == "/log":
         print("a line", "ä€" * 2000)
         sys.stderr.write("half a line")
@@ -76,10 +85,16 @@ def application(environ, start_response):
 "#;
 
 fn no_memory_is_misused(engine: Engine) {
+    let streamed = match engine {
+        Engine::Threads => "wsgi_script_name \"\"; wsgi_request_buffering off; wsgi_pass app.py;",
+        Engine::Inline => "wsgi_script_name \"\"; wsgi_pass app.py;",
+    };
     let site = Site::new(engine)
         .app(APP)
         .http("client_body_buffer_size 8k; wsgi_var NAME $request_id; gzip on; gzip_min_length 0;")
+        .http("wsgi_output_buffer_size 20k; wsgi_allow_ranges on;")
         .location("/include/", "ssi on; root @prefix@;")
+        .location("/streamed/", streamed)
         .file("include/page.html", "<!--# include virtual=\"/sub\" -->|<!--# include virtual=\"/raise\" -->")
         .server("wsgi_intercept_errors on; error_page 401 /redirect?/include/page.html;")
         .location("@named", "wsgi_pass app.py;")
@@ -87,6 +102,9 @@ fn no_memory_is_misused(engine: Engine) {
     under_valgrind(site, |nginx| {
         for _ in 0..2 {
             mixed_requests(nginx);
+            if engine == Engine::Threads {
+                leave(nginx, "POST /streamed/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf", 100);
+            }
         }
     });
 }
@@ -157,6 +175,16 @@ fn mixed_requests(nginx: &Nginx) {
     nginx.get("/redirect?@named").expect(500);
     nginx.get("/intercept").expect(401);
     leave(nginx, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf", 0);
+    assert!(nginx.get("/file").expect(200).text().contains("def application"));
+    for range in ["0-9", "5-6,90000-90001"] {
+        nginx.request("GET", "/ranges", &[("Range", &format!("bytes={range}"))], b"").expect(206);
+        nginx.request("GET", "/file", &[("Range", &format!("bytes={range}"))], b"");
+    }
+    for size in [3, 5000, 100_000] {
+        assert_eq!(nginx.post("/streamed/echo", vec![b'x'; size]).expect(200).body.len(), size);
+    }
+    leave(nginx, "POST /streamed/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf", 0);
+    leave(nginx, "GET /file HTTP/1.1\r\nHost: a\r\n\r\n", 10);
     leave(nginx, "GET /endless HTTP/1.1\r\nHost: a\r\n\r\n", 100_000);
     let mut broken = nginx.connect();
     broken.send("GET /break HTTP/1.1\r\nHost: a\r\n\r\n").response();
