@@ -148,12 +148,18 @@ impl Request {
         if request.host_start.is_null() || request.host_end.is_null() {
             return None;
         }
-        let end = if request.port_end.is_null() { request.host_end } else { request.port_end };
-        // SAFETY: nginx's parser set both ends within the request line's buffer, which lives as long as the request.
-        let length = unsafe { end.offset_from(request.host_start) };
-        let length = usize::try_from(length).ok().filter(|length| *length > 0)?;
+        // SAFETY: nginx's parser set both ends within one text, which lives as long as the request.
+        let host = unsafe {
+            let length = usize::try_from(request.host_end.offset_from(request.host_start)).ok()?;
+            std::slice::from_raw_parts(request.host_start, length)
+        };
         // SAFETY: as above.
-        Some(unsafe { std::slice::from_raw_parts(request.host_start, length) })
+        let line = unsafe { bytes(request.request_line) };
+        let offset = host.as_ptr().addr().wrapping_sub(line.as_ptr().addr());
+        // In HTTP/2 and 3 it is a text of its own, complete.
+        let rest = line.get(offset..).filter(|rest| rest.len() >= host.len());
+        let authority = rest.map_or(host, |rest| with_port(rest, host.len()));
+        (!authority.is_empty()).then_some(authority)
     }
 
     /// The first `server_name` of the server; may be empty.
@@ -420,6 +426,16 @@ impl Request {
     }
 }
 
+/// The first `host` bytes of `text` and the port that follows them, if one does. nginx's parser marks the host in the
+/// request line, and newer versions no longer the port.
+fn with_port(text: &[u8], host: usize) -> &[u8] {
+    let port = match text[host..].split_first() {
+        Some((b':', digits)) => 1 + digits.iter().take_while(|byte| byte.is_ascii_digit()).count(),
+        _ => 0,
+    };
+    &text[..host + port]
+}
+
 unsafe extern "C" fn cancel_events<E: RequestEvents>(data: *mut std::ffi::c_void) {
     // SAFETY: the value lives until `release_events`, which nginx runs later.
     guard((), || unsafe { &*data.cast::<E>() }.cleanup());
@@ -468,4 +484,18 @@ unsafe extern "C" fn write_event<E: RequestEvents>(request: *mut sys::ngx_http_r
         }
         events.writable();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_belongs_to_the_host_before_it() {
+        assert_eq!(with_port(b"example.com:8080/path HTTP/1.1", 11), b"example.com:8080");
+        assert_eq!(with_port(b"example.com:8080", 11), b"example.com:8080");
+        assert_eq!(with_port(b"example.com/path:80", 11), b"example.com");
+        assert_eq!(with_port(b"example.com", 11), b"example.com");
+        assert_eq!(with_port(b"[::1]:80 HTTP/1.1", 5), b"[::1]:80");
+    }
 }
