@@ -67,6 +67,17 @@ fn nginx() {
         println!("cargo:rustc-cfg=nginx_linked_headers");
     }
 
+    println!("cargo:rerun-if-changed=src/nginx/flags.c");
+    // nginx-sys 0.5 announces its definitions under a wrong name.
+    let definitions = fact("METADATA");
+    cc::Build::new()
+        .file("src/nginx/flags.c")
+        .includes(env::split_paths(&fact("INCLUDE")))
+        .flags(definitions.trim_start_matches("cflags=").split_whitespace())
+        .warnings(false)
+        .cargo_warnings(false)
+        .compile("ngx_http_wsgi_flags");
+
     // libpython and this module stay mapped for good: unloading them at a reload would leak thread-specific keys.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     // nginx itself provides the ngx_* symbols; the unit tests, which are no module, never call them.

@@ -55,12 +55,12 @@ impl Request {
             if self.is_reading_body() {
                 // The location that redirected here reads it without buffering. nginx would call `read` at once as well,
                 // but forget about that, and call it again in the end.
-                let main = &mut *self.get().main;
+                let main = self.main();
                 main.set_count(main.count() + 1);
                 read(self.as_ptr());
                 return Status::DONE;
             }
-            (*self.as_ptr()).set_request_body_no_buffering(u32::from(!buffering));
+            self.set_request_body_no_buffering(u32::from(!buffering));
             sys::ngx_http_read_client_request_body(self.as_ptr(), Some(read))
         };
         if status >= sys::NGX_HTTP_SPECIAL_RESPONSE as isize { Status(status) } else { Status::DONE }
@@ -68,7 +68,7 @@ impl Request {
 
     /// Whether nginx has not read all of the body yet.
     pub fn is_reading_body(&self) -> bool {
-        self.get().reading_body() != 0
+        self.reading_body() != 0
     }
 
     /// The body that was read, in order.
@@ -103,8 +103,7 @@ impl Request {
 
     /// Whether this is a subrequest of one whose body is read while its call runs: all of that is for that call.
     fn is_part_of_streaming(&self) -> bool {
-        // SAFETY: the main request lives as long as its subrequests.
-        !self.is_main() && unsafe { (*self.get().main).request_body_no_buffering() } != 0
+        !self.is_main() && self.main().request_body_no_buffering() != 0
     }
 
     /// Whether something has come that [`Request::take_body`] gives.

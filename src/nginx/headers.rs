@@ -95,21 +95,16 @@ impl Request {
 
     /// How many bytes a second nginx sends of this answer, 0 for as many as it can; `limit_rate` no longer counts.
     pub fn set_limit_rate(&self, rate: usize) {
-        // SAFETY: plain fields of the live request.
-        unsafe {
-            (*self.as_ptr()).limit_rate = rate;
-            (*self.as_ptr()).set_limit_rate_set(1);
-        }
+        // SAFETY: a plain field of the live request.
+        unsafe { (*self.as_ptr()).limit_rate = rate };
+        self.set_limit_rate_set(1);
     }
 
     /// Lets nginx answer `Range` requests from this answer; several ranges at once only if the body `is_whole`, in one
     /// buffer.
     pub fn allow_ranges(&self, is_whole: bool) {
-        // SAFETY: flags of the live request.
-        unsafe {
-            (*self.as_ptr()).set_allow_ranges(1);
-            (*self.as_ptr()).set_single_range(u32::from(!is_whole));
-        }
+        self.set_allow_ranges(1);
+        self.set_single_range(u32::from(!is_whole));
     }
 
     /// Whether the client asks for more than one range.
@@ -123,8 +118,7 @@ impl Request {
 
     /// Tells the client that its connection ends with this answer.
     pub fn end_connection(&self) {
-        // SAFETY: a flag of the live request.
-        unsafe { (*self.as_ptr()).set_keepalive(0) };
+        self.set_keepalive(0);
     }
 
     /// Hands the head to nginx's filters.

@@ -276,6 +276,12 @@ impl Request {
         }
     }
 
+    /// The client's request, of which this may be a subrequest.
+    pub(super) fn main(&self) -> Request {
+        // SAFETY: every request has one, at least itself, that lives as long.
+        Self(unsafe { NonNull::new_unchecked(self.get().main) })
+    }
+
     /// Whether this is the client's request and not a subrequest of one.
     pub fn is_main(&self) -> bool {
         self.get().main == self.as_ptr()
@@ -283,7 +289,7 @@ impl Request {
 
     /// Whether only the head of the answer is sent, as nginx found after it sent it (HEAD, 204, 304).
     pub fn is_header_only(&self) -> bool {
-        self.get().header_only() != 0
+        self.header_only() != 0
     }
 
     /// Whether this is a HEAD request.
@@ -293,7 +299,7 @@ impl Request {
 
     /// Whether the head of an answer was sent.
     pub fn is_header_sent(&self) -> bool {
-        self.get().header_sent() != 0
+        self.header_sent() != 0
     }
 
     /// Installs `events` for the rest of the request; a client that leaves is noticed from now on.
@@ -411,8 +417,7 @@ impl Request {
 
     /// Whether nginx itself holds data of this request, or the answers of its subrequests, back.
     pub fn has_buffered(&self) -> bool {
-        let request = self.get();
-        request.buffered() != 0 || self.connection().buffered() != 0 || !request.postponed.is_null()
+        self.buffered() != 0 || self.connection().buffered() != 0 || !self.get().postponed.is_null()
     }
 
     /// Whether this request may write to the connection now; a subrequest may have to wait for others.
