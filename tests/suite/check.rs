@@ -372,7 +372,8 @@ facts = {
     "more groups": sorted(os.getgroups()),
     "root": os.getresuid() == (0, 0, 0) or whether(os.setuid, 0),
     "folder": os.getcwd(),
-    "environment": dict(os.environ),
+    # nginx with HTTP/3 gives its workers a variable of its own.
+    "environment": {name: value for name, value in os.environ.items() if name != "NGINX_BPF_MAPS"},
     "mask": os.umask(0),
     "path": sys.path,
     "prefixes": [sys.prefix, sys.exec_prefix, sys.executable],
