@@ -21,9 +21,10 @@ export SOAK_MINUTES     ## make soak: how long (10)
 export SOAK_RELOAD      ## make soak: seconds from reload to reload (27), 0: the same workers all the time
 export SOAK_THREADS     ## make soak: off for applications on the event loop
 export DESTDIR          ## make install: a folder put in front of each path
+export MATRIX           ## make matrix: Debian releases ("trixie sid")
 
 ##@ Targets
-.PHONY: help run build test model install uninstall clean
+.PHONY: help run build test model soak matrix install uninstall clean
 
 help: ## list targets and variables
 	@awk 'BEGIN { FS = " *## *" } \
@@ -50,6 +51,8 @@ model: ## run every interleaving of the threads that hand requests and answers o
 soak: ## minutes of mixed load with reloads, slow clients and clients that leave; fails on a lost request or growth
 	@tools/setup.sh
 	@tools/soak.sh
+matrix: ## the tests with the nginx and Python of other Debian releases, in folders; needs root
+	@tools/matrix.sh
 
 install: ## put the module where nginx looks for it, with a load_module snippet
 	@tools/install.sh
@@ -58,4 +61,5 @@ uninstall: ## take both away again
 	@tools/install.sh --remove
 
 clean: ## remove all that was built, configured and installed below target/
+	@tools/matrix.sh --remove
 	rm -rf target

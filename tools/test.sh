@@ -21,7 +21,7 @@ test_venv() {
 
 others=()
 if [[ -z ${PYTHON:-} ]]; then
-    for version in 3.12 3.13; do
+    for version in 3.12 3.13 3.14; do
         if [[ python$version == $(python_tag "$python") ]]; then
             continue
         elif other=$(find_python "python$version"); then

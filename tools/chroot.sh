@@ -1,0 +1,34 @@
+#!/bin/bash
+# The inner half of matrix.sh: runs a command inside the Debian of FOLDER/root, with this repository as /src, FOLDER/target
+# as its target folder, and this machine's Rust. As root, in a namespace of its own, whose end undoes all mounts.
+# Arguments: FOLDER SYSROOT CARGO_HOME [VARIABLE=value …] command…
+
+set -euo pipefail
+cd "$(dirname "$0")/.."
+folder=$1 sysroot=$2 cargo_home=$3 root=$1/root
+shift 3
+
+# The first process of a namespace is not ended by a Ctrl-C that it does not ask for.
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+mount_read_only() {
+    mount --bind "$1" "$2"
+    mount -o remount,bind,ro "$2"
+}
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+mount_read_only "$sysroot" "$root/opt/rust"
+mount_read_only "$cargo_home/registry" "$root/opt/cargo/registry"
+# Read-only, too: what is tested is what is here, and stays so.
+mount_read_only . "$root/src"
+mount --bind "$folder/target" "$root/src/target"
+
+# How this machine reaches package archives.
+for file in /etc/{resolv.conf,hosts,pip.conf,ssl/certs/ca-certificates.crt}; do
+    [[ ! -f $file ]] || install -D -m 644 "$file" "$root$file"
+done
+
+chroot "$root" env -i HOME=/root LANG=C.UTF-8 PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    CARGO_HOME=/opt/cargo CARGO_NET_OFFLINE=true PYTHON=/usr/bin/python3 "$@"
+exit
