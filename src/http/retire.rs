@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::conf::main::MaxRequests;
@@ -21,6 +21,8 @@ static RETIREMENT: OnceLock<Retirement> = OnceLock::new();
 /// What a worker retires for, and how far it is.
 struct Retirement {
     token: Option<Token>,
+    /// Whether the applications have been loaded.
+    is_loaded: AtomicBool,
     max_memory: u64,
     timer: Timer,
     state: EventLoopCell<State>,
@@ -44,6 +46,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How often a worker that wants to retire tries to.
 const RETRY: Duration = Duration::from_millis(250);
 
+/// How often a worker that came for one that has retired looks whether its applications are loaded.
+const SUCCESSION: Duration = Duration::from_millis(20);
+
 /// How often the memory is looked at.
 const MEMORY_PERIOD: Duration = Duration::from_secs(1);
 
@@ -56,6 +61,7 @@ pub fn set_up(token: Option<&'static AtomicU64>, max_requests: MaxRequests, max_
     }
     let retirement = RETIREMENT.get_or_init(|| Retirement {
         token,
+        is_loaded: AtomicBool::new(false),
         max_memory,
         timer: Timer::new(false, look),
         state: EventLoopCell::new(state),
@@ -63,10 +69,10 @@ pub fn set_up(token: Option<&'static AtomicU64>, max_requests: MaxRequests, max_
     retirement.arm();
 }
 
-/// This worker has loaded its applications: if it came for one that has retired, the next may do so. On any thread.
+/// This worker has loaded its applications. On any thread.
 pub fn loaded() {
-    if let Some(token) = RETIREMENT.get().and_then(|retirement| retirement.token.as_ref()) {
-        token.give_back();
+    if let Some(retirement) = RETIREMENT.get() {
+        retirement.is_loaded.store(true, Ordering::Relaxed);
     }
 }
 
@@ -107,6 +113,12 @@ pub fn request(reason: &str) {
 fn look() {
     let Some(retirement) = RETIREMENT.get() else { return };
     let state = retirement.state.get();
+    // Here the event loop runs: this worker takes connections.
+    if retirement.is_loaded.load(Ordering::Relaxed)
+        && let Some(token) = &retirement.token
+    {
+        token.give_back();
+    }
     let mut stuck = 0;
     state.given_up.borrow_mut().retain(|(call, since)| {
         let runs = call.is_running();
@@ -150,6 +162,9 @@ impl Retirement {
     /// Arms the timer for what there is to look after.
     fn arm(&'static self) {
         let state = self.state.get();
+        if self.token.as_ref().is_some_and(|token| token.predecessor().is_some()) {
+            self.timer.arm(SUCCESSION);
+        }
         if state.is_done.get() {
             return;
         }
@@ -230,12 +245,16 @@ impl Token {
         }
     }
 
-    /// Gives back what the worker had that was in this place before.
-    fn give_back(&self) {
+    /// The word, if the worker has it that was in this place before.
+    fn predecessor(&self) -> Option<u64> {
         let current = self.word.load(Ordering::Acquire);
-        let before = Holder::from_word(current)
-            .filter(|holder| holder.place == self.holder.place && holder.process != self.holder.process);
-        if before.is_some() {
+        let holder = Holder::from_word(current)?;
+        (holder.place == self.holder.place && holder.process != self.holder.process).then_some(current)
+    }
+
+    /// Gives back what that worker had.
+    fn give_back(&self) {
+        if let Some(current) = self.predecessor() {
             let _ = self.word.compare_exchange(current, 0, Ordering::AcqRel, Ordering::Acquire);
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::harness::{Engine, Load, Nginx, Process, Site, both_engines, wait_for};
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 both_engines!(
     calls_wear_workers_out_and_no_request_is_lost,
@@ -49,27 +49,41 @@ fn pid(nginx: &Nginx) -> i32 {
     conn.response().expect(200).text().parse().unwrap()
 }
 
-/// Looks at the workers for this long: who they were, and how few took connections at a time.
-fn watch_workers(nginx: &Nginx, time: Duration) -> (BTreeSet<i32>, usize) {
-    let start = Instant::now();
-    let (mut seen, mut fewest) = (BTreeSet::new(), usize::MAX);
-    while start.elapsed() < time {
-        let workers = nginx.workers();
-        fewest = fewest.min(workers.len());
-        seen.extend(workers);
-        std::thread::sleep(Duration::from_millis(2));
+/// Waits until so many workers more have retired.
+#[track_caller]
+fn wait_retirements(nginx: &Nginx, count: usize) {
+    let retired = || nginx.logged("this worker retires").len();
+    let before = retired();
+    wait_for(&format!("{count} retirements"), || (retired() >= before + count).then_some(()));
+}
+
+/// By the log, no worker has retired before the one that followed the last had been started.
+#[track_caller]
+fn assert_one_at_a_time(log: &str) {
+    let mut missing: Option<String> = None;
+    let mut has_exited = false;
+    for line in log.lines() {
+        if line.contains("this worker retires") {
+            assert_eq!(missing, None, "{log}");
+            let (_, rest) = line.split_once("] ").unwrap();
+            missing = Some(rest.split('#').next().unwrap().to_owned());
+            has_exited = false;
+        } else if let Some(pid) = &missing {
+            if line.contains(&format!("worker process {pid} exited with code 0")) {
+                has_exited = true;
+            } else if has_exited && line.contains("start worker process ") {
+                missing = None;
+            }
+        }
     }
-    (seen, fewest)
 }
 
 fn calls_wear_workers_out_and_no_request_is_lost(engine: Engine) {
     let nginx = site(engine, "wsgi_max_requests 200 100;").workers(3).start();
     let load = Load::start(&nginx, "/", 6);
-    let (seen, fewest) = watch_workers(&nginx, Duration::from_secs(6));
-    let tally = load.stop();
-    tally.assert_good();
-    assert!(seen.len() >= 6, "{seen:?}, {} requests", tally.good);
-    assert!(fewest >= 2, "{fewest} of 3 workers");
+    wait_retirements(&nginx, 5);
+    load.stop().assert_good();
+    assert_one_at_a_time(&nginx.error_log());
 }
 
 /// Asks until another worker answers; how many calls the first one had.
@@ -128,14 +142,12 @@ fn a_single_process_never_retires(engine: Engine) {
 fn workers_retire_after_a_reload_too(engine: Engine) {
     let nginx = site(engine, "wsgi_max_requests 100 20;").workers(2).start();
     let load = Load::start(&nginx, "/", 4);
-    watch_workers(&nginx, Duration::from_secs(1));
+    wait_retirements(&nginx, 1);
+    // Whoever has its turn now is replaced by the reload, and its turn is not lost.
     nginx.signal(libc::SIGHUP);
     nginx.wait_log("reconfiguring");
-    watch_workers(&nginx, Duration::from_secs(1));
-    let (seen, fewest) = watch_workers(&nginx, Duration::from_secs(3));
+    wait_retirements(&nginx, 4);
     load.stop().assert_good();
-    assert!(seen.len() >= 4, "{seen:?}");
-    assert!(fewest >= 1, "{fewest}");
 }
 
 fn a_call_is_not_cut_by_retirement(engine: Engine) {
