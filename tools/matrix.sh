@@ -35,6 +35,7 @@ in_namespace() { as_root setpriv --pdeathsig KILL unshare --mount --pid --fork -
 # Fills the folder of a release. What was interrupted half-way is begun anew.
 make_folder() {
     local root=$matrix/$1/root
+    mkdir -p "${root%/*}"
     [[ ! -d $root ]] || return 0
     say "Installing Debian $1 in $root"
     as_root rm -rf "$root.new"
