@@ -488,8 +488,8 @@ fn thousands_of_files_leave_nothing_open(engine: Engine) {
     ask(50);
     wait_for("close()", || (nginx.events().len() == 50).then_some(()));
     let before = worker.descriptors();
-    ask(3000);
-    wait_for("close()", || (nginx.events().len() == 3050).then_some(()));
+    ask(2000);
+    wait_for("close()", || (nginx.events().len() == 2050).then_some(()));
     wait_for("the end of the connection", || (worker.descriptors() <= before).then_some(()));
 }
 

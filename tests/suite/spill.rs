@@ -617,16 +617,16 @@ fn an_answer_that_is_all_there_survives_its_worker(engine: Engine) {
 }
 
 fn an_answer_that_is_under_way_is_given_up_in_time(engine: Engine) {
-    let nginx = site(engine).http("wsgi_shutdown_timeout 4s; wsgi_max_temp_file_size 0;").start();
-    let mut taken = silent(&nginx, &format!("/stream?size={}", 8 * MIB));
-    let mut stalled = silent(&nginx, &format!("/stream?size={}", 8 * MIB));
+    let nginx = site(engine).http("wsgi_shutdown_timeout 5s; wsgi_max_temp_file_size 0;").start();
+    let mut taken = silent(&nginx, &format!("/stream?size={}", 2 * MIB));
+    let mut stalled = silent(&nginx, &format!("/stream?size={}", 2 * MIB));
     made_in_the_end(&nginx);
     let old = worker(&nginx);
     nginx.reload();
-    assert!(taken.response().expect(200).body == bytes(0, 8 * MIB));
+    assert!(taken.response().expect(200).body == bytes(0, 2 * MIB));
     old.wait_gone();
     wait_closed(&nginx, 2);
     let answer = stalled.response().expect(200);
     assert_eq!(answer.framing, Framing::Cut);
-    assert!(answer.body[..] == bytes(0, 8 * MIB)[..answer.body.len()]);
+    assert!(answer.body[..] == bytes(0, 2 * MIB)[..answer.body.len()]);
 }
