@@ -50,9 +50,9 @@ make_folder() {
 # Runs the tests of a release.
 run_tests() {
     local variables=() variable
-    while read -r variable; do
+    for variable in $(compgen -e | grep -xE 'PIP_.*|.*_proxy|TERM|RUST_TEST_THREADS'); do
         variables+=("$variable=${!variable}")
-    done < <(compgen -e | grep -xE 'PIP_.*|.*_proxy|TERM|RUST_TEST_THREADS')
+    done
     in_namespace tools/chroot.sh "$matrix/$1" "$(rustc --print sysroot)" "${CARGO_HOME:-$HOME/.cargo}" \
         "${variables[@]}" make -C /src test
 }
@@ -78,7 +78,9 @@ rows=() result=0
 for name in "${names[@]}"; do
     say "The tests in Debian $name"
     remark=
-    run_tests "$name" 2>&1 | tee "$matrix/$name/log" || result=1 remark="  see target/matrix/$name/log"
+    # No pipe, which would put a shell between this one and the namespace.
+    run_tests "$name" > >(tee "$matrix/$name/log") 2>&1 || result=1 remark="  see target/matrix/$name/log"
+    wait $!
     rows+=("$(row "Debian $name" "$(version "$name" nginx -v)" "$(version "$name" python3 -V)" \
         "$(count "$name" passed)" "$(count "$name" failed)" "$remark")")
 done
