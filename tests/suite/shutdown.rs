@@ -400,9 +400,7 @@ def application(environ, start_response):
     while worker.is_alive() {
         assert!(start.elapsed() < Duration::from_secs(8), "the worker is still there");
         std::thread::sleep(Duration::from_millis(20));
-        if worker.is_alive() {
-            used = worker.cpu() - cpu;
-        }
+        used = used.max(worker.cpu().saturating_sub(cpu));
     }
     if !how.starts_with("while") {
         // Python's own clean-up is work; spinning would be one second a second.

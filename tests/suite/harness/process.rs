@@ -55,10 +55,10 @@ impl Process {
         latin1(&text).lines().map(str::to_owned).collect()
     }
 
-    /// Processor time it has used, to a hundredth of a second.
+    /// Processor time it has used, to a hundredth of a second; none if it is gone.
     pub fn cpu(self) -> Duration {
         let stat = self.stat();
-        let ticks: u64 = stat[11..13].iter().map(|t| t.parse::<u64>().unwrap()).sum();
+        let ticks: u64 = stat.iter().skip(11).take(2).map(|t| t.parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * 10)
     }
 
