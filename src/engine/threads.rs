@@ -173,16 +173,16 @@ impl Threads {
 
     /// Waits for running calls, for at most `calls`, then runs what the application wants run at the end; at most about
     /// `limit` in all. `meanwhile` is called again and again. Calls that have not started are dropped, those that only
-    /// have to be ended are ended, and those that were given up are not waited for.
+    /// have to be ended are ended, and those that have run out of time are not waited for.
     pub fn shut_down(&self, calls: Duration, limit: Duration, meanwhile: impl Fn()) {
         const TURN: Duration = Duration::from_millis(5);
         let start = Instant::now();
         let mut pool = self.shared.lock();
         let dropped = pool.close(Work::is_resumed);
-        // However long the calls took, there is some time for close().
-        while (pool.is_running() && start.elapsed() < calls.min(limit))
-            || (pool.is_ending() && start.elapsed() < limit / 2)
-        {
+        // However long the calls took, there is some time for close(): a call that waits for its client ends as soon as it
+        // is told that nobody does.
+        let calls = calls.max(limit / 2).min(limit);
+        while (pool.is_running() || pool.is_ending()) && start.elapsed() < calls {
             pool = self.shared.idle.wait_timeout(pool, TURN).unwrap_or_else(PoisonError::into_inner).0;
             drop(pool);
             meanwhile();

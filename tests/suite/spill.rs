@@ -55,8 +55,8 @@ def block(start, length):
     return (bytes(range(251)) * (length // 251 + 2))[first:first + length]
 
 class Stream:
-    def __init__(self, size, piece):
-        self.size, self.piece, self.at = size, piece, 0
+    def __init__(self, size, piece, closing=0):
+        self.size, self.piece, self.at, self.closing = size, piece, 0, closing
     def __iter__(self):
         return self
     def __next__(self):
@@ -69,6 +69,7 @@ class Stream:
             made += len(data)
         return data
     def close(self):
+        time.sleep(self.closing)
         note("closed")
 
 class Waiting:
@@ -146,7 +147,7 @@ def application(environ, start_response):
         return Empty(b"")
     if path == "/begun":
         return Empty(b"begun")
-    return Stream(size, piece)
+    return Stream(size, piece, float(query.get("closing", 0)))
 "#;
 
 const MIB: usize = 1 << 20;
@@ -619,7 +620,8 @@ fn an_answer_that_is_all_there_survives_its_worker(engine: Engine) {
 fn an_answer_that_is_under_way_is_given_up_in_time(engine: Engine) {
     let nginx = site(engine).http("wsgi_shutdown_timeout 5s; wsgi_max_temp_file_size 0;").start();
     let mut taken = silent(&nginx, &format!("/stream?size={}", 2 * MIB));
-    let mut stalled = silent(&nginx, &format!("/stream?size={}", 2 * MIB));
+    // Its close() takes part of the time that is left for it.
+    let mut stalled = silent(&nginx, &format!("/stream?closing=0.2&size={}", 2 * MIB));
     made_in_the_end(&nginx);
     let old = worker(&nginx);
     nginx.reload();
