@@ -4,6 +4,12 @@
 //! and of a worker's life. Each does nothing but hand over. The rooms below, lowest first, use only rooms before them:
 //! [`nginx`], [`python`], [`wsgi`], [`app`], [`engine`], [`conf`], [`http`].
 
+#[cfg(not(any(pyo3_disable_reference_pool, loom)))]
+compile_error!(
+    "RUSTFLAGS replaces the flags of .cargo/config.toml, without which a reference could be released in the wrong \
+     interpreter: unset it, or add \"--cfg pyo3_disable_reference_pool\""
+);
+
 mod app;
 mod conf;
 mod engine;

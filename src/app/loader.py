@@ -1,4 +1,7 @@
-"""Loads applications: a script by its path or a module by its name, its callable, the middleware around it."""
+"""Loads applications: a script by its path or a module by its name, its callable, the middleware around it.
+
+`is_main` in the globals says whether this is the main interpreter.
+"""
 
 import importlib
 import importlib.machinery
@@ -42,13 +45,55 @@ def load(script, module, callable_, middleware):
             if not callable(application):
                 raise TypeError(f"middleware {callable_[0]!r} of {module!r} returned no callable")
         return application
-    except BaseException:
+    except BaseException as error:
+        refusal = find_refusal(error, recorder.names)
         forget(recorder.names)
+        if refusal:
+            raise refusal from error
         raise
     finally:
         # The application may have made a list of its own.
         if recorder in sys.meta_path:
             sys.meta_path.remove(recorder)
+
+
+# What extension modules say that cannot be in more than one interpreter of a process.
+REFUSALS = (
+    "PyO3 modules do not yet support subinterpreters",
+    "PyO3 modules may only be initialized once",
+    # Cython
+    "Interpreter change detected",
+    # NumPy
+    "cannot load module more than once per process",
+)
+
+
+def find_refusal(error, imported):
+    """The error that says what to do, if `error` comes of an extension module that refuses this interpreter."""
+    if is_main:
+        return None
+    seen = set()
+    while error and id(error) not in seen:
+        seen.add(id(error))
+        text = str(error) if isinstance(error, ImportError) else ""
+        # What CPython says where the interpreter has a GIL of its own.
+        module, found, _ = text.removeprefix("module ").partition(" does not support loading in subinterpreters")
+        if found:
+            return ImportError(
+                f"extension module {module!r} refuses an interpreter with a GIL of its own: set "
+                '"wsgi_interpreter_gil shared" or "wsgi_use_main_interpreter on" for this application, '
+                "or give it an nginx of its own",
+                name=module,
+            )
+        if any(refusal in text for refusal in REFUSALS):
+            module = getattr(error, "name", None) or (imported[-1] if imported else "?")
+            return ImportError(
+                f"extension module {module!r} refuses sub-interpreters: set "
+                '"wsgi_use_main_interpreter on" for this application, or give it an nginx of its own',
+                name=module,
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def find_callable(module, place, callable_, directive):

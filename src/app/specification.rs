@@ -19,6 +19,18 @@ pub struct Callable {
     pub is_factory: bool,
 }
 
+/// Which interpreter of a worker an application lives in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// Python's main interpreter, shared with all others there.
+    #[default]
+    Main,
+    /// The one of this name, shared with all that name it.
+    Named(String),
+    /// One of its own.
+    Alone,
+}
+
 /// What makes one application different from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Specification {
@@ -26,6 +38,31 @@ pub struct Specification {
     pub callable: Callable,
     /// Module and callable of each middleware, the outermost first.
     pub middleware: Vec<(String, Callable)>,
+    pub placement: Placement,
+}
+
+impl Placement {
+    /// The name of the main interpreter.
+    pub const MAIN: &str = "main";
+}
+
+impl Specification {
+    /// The name of its interpreter.
+    pub fn interpreter(&self) -> String {
+        match &self.placement {
+            Placement::Main => Placement::MAIN.to_owned(),
+            Placement::Named(name) => name.clone(),
+            Placement::Alone => self.to_string(),
+        }
+    }
+
+    /// Whether the two live in one interpreter.
+    pub fn shares_interpreter(&self, other: &Self) -> bool {
+        match &self.placement {
+            Placement::Main | Placement::Named(_) => self.placement == other.placement,
+            Placement::Alone => self == other,
+        }
+    }
 }
 
 impl Target {
@@ -131,6 +168,25 @@ mod tests {
         for refused in ["", "a b", "1a", "a..b", ".a", "a-b"] {
             assert!(parse(refused).is_err(), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn interpreters_are_shared_by_name_or_not_at_all() {
+        let placed = |module: &str, placement: Placement| Specification {
+            target: Target::Module(module.to_owned()),
+            callable: Callable::parse("application").unwrap(),
+            middleware: Vec::new(),
+            placement,
+        };
+        let named = |module, name: &str| placed(module, Placement::Named(name.to_owned()));
+        assert!(placed("a", Placement::Main).shares_interpreter(&placed("b", Placement::Main)));
+        assert!(named("a", "x").shares_interpreter(&named("b", "x")));
+        assert!(!named("a", "x").shares_interpreter(&named("a", "y")));
+        assert!(!named("a", "x").shares_interpreter(&placed("a", Placement::Alone)));
+        assert!(placed("a", Placement::Alone).shares_interpreter(&placed("a", Placement::Alone)));
+        assert!(!placed("a", Placement::Alone).shares_interpreter(&placed("b", Placement::Alone)));
+        let names = [placed("a", Placement::Main), named("a", "x"), placed("a", Placement::Alone)];
+        assert_eq!(names.map(|placed| placed.interpreter()), ["main", "x", "a"]);
     }
 
     #[test]

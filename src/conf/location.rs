@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::head_rules::HeadRules;
 use super::main::{MainConf, content_handler};
-use crate::app::specification::{Callable, Specification, Target};
+use crate::app::specification::{Callable, Placement, Specification, Target};
 use crate::engine::limits::Limits;
 use crate::nginx::conf::{ComplexValue, Conf, CoreLocation, page_size};
+use crate::python::state::Gil;
 
 /// Where calls of an application run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,11 @@ pub struct LocationConf {
     pub environment: Option<Vec<(String, String)>>,
     pub pass_authorization: Option<bool>,
     pub preload: Option<bool>,
+    pub enable_subinterpreters: Option<bool>,
+    pub use_main_interpreter: Option<bool>,
+    pub interpreter: Option<String>,
+    pub interpreter_gil: Option<Gil>,
+    pub interpreters: Option<usize>,
     pub threads: Option<Threads>,
     pub queue: Option<usize>,
     pub queue_timeout: Option<Duration>,
@@ -102,6 +108,11 @@ impl LocationConf {
         inherit(&mut self.environment, &outer.environment);
         inherit(&mut self.pass_authorization, &outer.pass_authorization);
         inherit(&mut self.preload, &outer.preload);
+        inherit(&mut self.enable_subinterpreters, &outer.enable_subinterpreters);
+        inherit(&mut self.use_main_interpreter, &outer.use_main_interpreter);
+        inherit(&mut self.interpreter, &outer.interpreter);
+        inherit(&mut self.interpreter_gil, &outer.interpreter_gil);
+        inherit(&mut self.interpreters, &outer.interpreters);
         inherit(&mut self.threads, &outer.threads);
         inherit(&mut self.queue, &outer.queue);
         inherit(&mut self.queue_timeout, &outer.queue_timeout);
@@ -148,6 +159,7 @@ impl LocationConf {
                 target: pass.target.clone(),
                 callable: pass.callable.clone(),
                 middleware: self.middleware.clone().unwrap_or_default(),
+                placement: self.placement(),
             };
             self.application = Some(main.register(specification, self, &pass.place));
         }
@@ -194,6 +206,37 @@ impl LocationConf {
 
     pub fn preload(&self) -> bool {
         self.preload.unwrap_or(true)
+    }
+
+    fn placement(&self) -> Placement {
+        match &self.interpreter {
+            _ if !self.enable_subinterpreters() || self.use_main_interpreter() => Placement::Main,
+            Some(name) => Placement::Named(name.clone()),
+            None => Placement::Alone,
+        }
+    }
+
+    /// The `wsgi_interpreter` of a location without sub-interpreters.
+    pub fn idle_interpreter(&self) -> Option<&str> {
+        let idle = !self.enable_subinterpreters() && !self.use_main_interpreter();
+        self.interpreter.as_deref().filter(|_| idle)
+    }
+
+    pub fn enable_subinterpreters(&self) -> bool {
+        self.enable_subinterpreters.unwrap_or(false)
+    }
+
+    pub fn use_main_interpreter(&self) -> bool {
+        self.use_main_interpreter.unwrap_or(false)
+    }
+
+    pub fn interpreter_gil(&self) -> Gil {
+        self.interpreter_gil.unwrap_or_default()
+    }
+
+    /// How many copies of its interpreter a worker has.
+    pub fn interpreters(&self) -> usize {
+        self.interpreters.unwrap_or(1)
     }
 
     pub fn threads(&self) -> Threads {

@@ -4,7 +4,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::location::{LocationConf, Threads};
+use super::interpreters::{self, Interpreter, Registered};
+use super::location::LocationConf;
 use crate::app::specification::Specification;
 use crate::nginx::conf::Conf;
 use crate::nginx::shared::SharedWord;
@@ -50,17 +51,6 @@ pub struct MainConf {
     applications: Vec<Registered>,
 }
 
-/// An application with what its locations say of it.
-#[derive(Debug)]
-struct Registered {
-    specification: Arc<Specification>,
-    preload: bool,
-    threads: Threads,
-    request_buffering: bool,
-    environment: Vec<(String, String)>,
-    place: String,
-}
-
 impl MainConf {
     /// Notes the application of a location; locations that name the same one share it.
     pub(super) fn register(
@@ -75,6 +65,9 @@ impl MainConf {
             specification: specification.clone(),
             preload: location.preload(),
             threads: location.threads(),
+            gil: location.interpreter_gil(),
+            copies: location.interpreters(),
+            idle_name: location.idle_interpreter().map(str::to_owned),
             request_buffering: location.request_buffering(),
             environment: location.environment.clone().unwrap_or_default(),
             place: place.to_owned(),
@@ -98,9 +91,7 @@ impl MainConf {
                 runtime::BUILD_VERSION
             ));
         }
-        self.check_threads()?;
-        self.check_request_buffering()?;
-        self.environment().map(drop)
+        interpreters::check(&self.applications)
     }
 
     /// Asks nginx for the memory that the workers share, when there are applications.
@@ -119,58 +110,6 @@ impl MainConf {
         self.token.as_ref().and_then(SharedWord::get)
     }
 
-    /// All applications share the main interpreter, and a pool belongs to an interpreter.
-    fn check_threads(&self) -> Result<(), String> {
-        let Some(first) = self.applications.first() else {
-            return Ok(());
-        };
-        match self.applications.iter().find(|other| other.threads != first.threads) {
-            None => Ok(()),
-            Some(other) => Err(format!(
-                "\"wsgi_threads\" differs between the applications of {} and {}, which share an interpreter and so its \
-                 threads",
-                first.place, other.place
-            )),
-        }
-    }
-
-    /// On the event loop thread nobody could read a body while the call waits for it.
-    fn check_request_buffering(&self) -> Result<(), String> {
-        let streams = |application: &&Registered| !application.request_buffering && application.threads == Threads::Off;
-        match self.applications.iter().find(streams) {
-            None => Ok(()),
-            Some(application) => Err(format!(
-                "\"wsgi_request_buffering off\" needs threads, but the application of {} has \"wsgi_threads off\": a \
-                 call that waits for its client would stop the worker",
-                application.place
-            )),
-        }
-    }
-
-    /// The variables of all `wsgi_env`.
-    ///
-    /// # Errors
-    /// When two locations give one variable different values.
-    pub fn environment(&self) -> Result<Vec<(String, String)>, String> {
-        let mut all: Vec<(&str, &str, &str)> = Vec::new();
-        for application in &self.applications {
-            for (name, value) in &application.environment {
-                match all.iter().find(|(known, _, _)| known == name) {
-                    None => all.push((name, value, &application.place)),
-                    Some((_, known, _)) if known == value => {}
-                    Some((_, _, place)) => {
-                        return Err(format!(
-                            "\"wsgi_env {name}\" differs between the applications of {place} and {}, which share an \
-                             interpreter and so its environment",
-                            application.place
-                        ));
-                    }
-                }
-            }
-        }
-        Ok(all.into_iter().map(|(name, value, _)| (name.to_owned(), value.to_owned())).collect())
-    }
-
     /// What Python is started with.
     pub fn settings(&self) -> Settings {
         Settings {
@@ -182,9 +121,9 @@ impl MainConf {
         }
     }
 
-    /// Where calls run; `None` when there is no application.
-    pub fn threads(&self) -> Option<Threads> {
-        self.applications.first().map(|application| application.threads)
+    /// The interpreters of a worker; none when there is no application.
+    pub fn interpreters(&self) -> Vec<Interpreter> {
+        interpreters::of(&self.applications)
     }
 
     /// `wsgi_shutdown_timeout`.
@@ -216,17 +155,5 @@ impl MainConf {
     /// `wsgi_max_memory`: resident memory in bytes above which a worker retires; 0 is no limit.
     pub fn max_memory(&self) -> u64 {
         self.max_memory.unwrap_or(0)
-    }
-
-    /// Each application once, with whether it is to be loaded at the start.
-    pub fn applications(&self) -> Vec<(Arc<Specification>, bool)> {
-        let mut distinct: Vec<(Arc<Specification>, bool)> = Vec::new();
-        for application in &self.applications {
-            match distinct.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &application.specification)) {
-                Some((_, preload)) => *preload |= application.preload,
-                None => distinct.push((application.specification.clone(), application.preload)),
-            }
-        }
-        distinct
     }
 }

@@ -1,6 +1,7 @@
 //! The directives: one table, the configuration of a location and of the `http` block, how they merge.
 
 pub mod head_rules;
+pub mod interpreters;
 pub mod location;
 pub mod main;
 pub mod table;

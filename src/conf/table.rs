@@ -15,7 +15,8 @@ use crate::nginx::sys::{
     NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_CONF_TAKE12, NGX_CONF_TAKE23, NGX_CONF_TAKE1234,
     ngx_command_t,
 };
-use crate::python::runtime::check_home;
+use crate::python::runtime::{BUILD_VERSION, check_home};
+use crate::python::state::Gil;
 use crate::wsgi::head::is_header_name;
 
 type Applied = Result<(), Problem>;
@@ -24,7 +25,7 @@ const FLAG: u32 = HTTP_SERVER_LOCATION | NGX_CONF_FLAG;
 const SIZE: u32 = HTTP_SERVER_LOCATION | NGX_CONF_TAKE1;
 
 /// The table, in the order of the README.
-pub const DIRECTIVES: [ngx_command_t; 35] = [
+pub const DIRECTIVES: [ngx_command_t; 40] = [
     location(ngx_string!("wsgi_pass"), LOCATION_IF_LIMIT | NGX_CONF_TAKE12, wsgi_pass),
     location(ngx_string!("wsgi_script_name"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_script_name),
     location(ngx_string!("wsgi_var"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE23, wsgi_var),
@@ -40,6 +41,15 @@ pub const DIRECTIVES: [ngx_command_t; 35] = [
     main(ngx_string!("wsgi_python_path"), NGX_CONF_1MORE, wsgi_python_path),
     main(ngx_string!("wsgi_python_optimize"), NGX_CONF_TAKE1, wsgi_python_optimize),
     location(ngx_string!("wsgi_env"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE2, wsgi_env),
+    location::<LocationConf>(ngx_string!("wsgi_enable_subinterpreters"), FLAG, |_, words, conf| {
+        flag(words, &mut conf.enable_subinterpreters)
+    }),
+    location::<LocationConf>(ngx_string!("wsgi_use_main_interpreter"), FLAG, |_, words, conf| {
+        flag(words, &mut conf.use_main_interpreter)
+    }),
+    location(ngx_string!("wsgi_interpreter"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_interpreter),
+    location(ngx_string!("wsgi_interpreter_gil"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_interpreter_gil),
+    location(ngx_string!("wsgi_interpreters"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_interpreters),
     location(ngx_string!("wsgi_threads"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_threads),
     location(ngx_string!("wsgi_queue"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_queue),
     location::<LocationConf>(
@@ -325,6 +335,58 @@ fn wsgi_env(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
     }
     variables.push((name.to_owned(), value.to_owned()));
     Ok(())
+}
+
+fn wsgi_interpreter(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    if conf.interpreter.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let name = words[1];
+    let is_name = |name: &str| {
+        !name.is_empty() && name.chars().all(|character| character.is_ascii_alphanumeric() || "_.-".contains(character))
+    };
+    if !is_name(name) {
+        return Err(Problem::invalid_value(words[0], name, "a name of letters, digits, \"_\", \".\" and \"-\""));
+    }
+    if name == "main" {
+        return Err(Problem::Message(
+            "\"main\" in \"wsgi_interpreter\" directive is the name of the main interpreter, which \
+             \"wsgi_use_main_interpreter on\" chooses"
+                .to_owned(),
+        ));
+    }
+    once(&mut conf.interpreter, name.to_owned())
+}
+
+fn wsgi_interpreter_gil(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    if conf.interpreter_gil.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let gil = match words[1] {
+        "shared" => Gil::Shared,
+        "own" if Gil::CAN_BE_OWN => Gil::Own,
+        "own" => {
+            return Err(Problem::Message(format!(
+                "\"own\" in \"wsgi_interpreter_gil\" directive needs Python 3.12 or later, but this module is built for \
+                 Python {BUILD_VERSION}"
+            )));
+        }
+        value => return Err(Problem::invalid_value(words[0], value, "\"shared\" or \"own\"")),
+    };
+    once(&mut conf.interpreter_gil, gil)
+}
+
+/// More interpreters than this are taken for a mistake.
+const MOST_INTERPRETERS: usize = 256;
+
+fn wsgi_interpreters(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    if conf.interpreters.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    match words[1].parse() {
+        Ok(count) if (1..=MOST_INTERPRETERS).contains(&count) => once(&mut conf.interpreters, count),
+        _ => Err(Problem::invalid_value(words[0], words[1], "a number from 1 to 256")),
+    }
 }
 
 /// More pool threads than this are taken for a mistake.

@@ -2,35 +2,63 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-use super::python::{Configuration, World};
+use super::STACK_SIZE;
+use super::python::{Configuration, Plan, World};
 use crate::app::application::Application;
 use crate::app::specification::Specification;
 use crate::python::log::{Level, Sink};
 use crate::python::{fork, log, traceback};
 
-/// Starts Python on this thread and loads `applications`, each with its callable and middleware. What they write, and
-/// tracebacks, goes to standard error; so does the stack of every thread shortly before `limit`, and at a crash.
+/// An interpreter with the applications to load there.
+pub type Candidates = (Plan, Vec<Arc<Specification>>);
+
+/// Starts Python on this thread, which has the main interpreter, the first of `interpreters`, and loads the applications
+/// of all, each with its callable and middleware. What they write, and tracebacks, goes to standard error; so does the
+/// stack of every thread shortly before `limit`, and at a crash.
 ///
 /// `loaded` gets, for each, nothing or class and message of the exception. The process is good for nothing else after.
 ///
 /// # Errors
-/// Why Python cannot be started: nothing was loaded.
+/// Why an interpreter cannot be started: nothing of it, or of those behind it, was loaded.
 pub fn load_all(
     configuration: &Configuration,
-    applications: &[Arc<Specification>],
+    interpreters: &[Candidates],
     limit: Duration,
-    mut loaded: impl FnMut(Result<(), String>),
+    mut loaded: impl FnMut(Result<(), String>) + Send,
 ) -> Result<(), String> {
     log::set_worker_sink(Arc::new(StandardError));
-    let world = World::start(configuration)?;
-    Python::attach(|py| {
-        show_stacks(py, limit).map_err(|error| traceback::format(&error, py))?;
+    let deadline = Instant::now() + limit;
+    let Some((main, others)) = interpreters.split_first() else { return Ok(()) };
+    load(configuration, main, deadline, &mut loaded)?;
+    for other in others {
+        // A thread belongs to one interpreter.
+        let loading = || load(configuration, other, deadline, &mut loaded);
+        let builder = thread::Builder::new().stack_size(STACK_SIZE);
+        thread::scope(|scope| {
+            let thread = builder.spawn_scoped(scope, loading).map_err(|error| format!("no thread: {error}"))?;
+            thread.join().unwrap_or_else(|_| Err("internal error of the WSGI module".to_owned()))
+        })?;
+    }
+    Ok(())
+}
+
+fn load(
+    configuration: &Configuration,
+    (plan, applications): &Candidates,
+    deadline: Instant,
+    loaded: &mut impl FnMut(Result<(), String>),
+) -> Result<(), String> {
+    let (world, mut resident) = World::start(configuration, plan)?;
+    resident.attach(move |py| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        show_stacks(py, left).map_err(|error| traceback::format(&error, py))?;
         for specification in applications {
-            let result = Application::new(Specification::clone(specification)).try_load(py, &world.loader);
+            let result = world.loader.try_load(py, &Application::new(Specification::clone(specification)));
             // A process that the import has forked may come out of it as well.
             fork::end_child(py, None);
             loaded(result.map_err(|failure| {
@@ -38,6 +66,8 @@ pub fn load_all(
                 failure.summary
             }));
         }
+        // In here, as its objects belong to the interpreter.
+        drop(world);
         Ok(())
     })
 }
@@ -46,7 +76,10 @@ pub fn load_all(
 fn show_stacks(py: Python<'_>, limit: Duration) -> PyResult<()> {
     const STANDARD_ERROR: i32 = 2;
     const BEFORE: Duration = Duration::from_secs(1);
-    let faulthandler = py.import("faulthandler")?;
+    let Ok(faulthandler) = py.import("faulthandler") else {
+        // An interpreter with a GIL of its own cannot load it.
+        return Ok(());
+    };
     faulthandler.call_method1("enable", (STANDARD_ERROR,))?;
     let after = limit - BEFORE.min(limit / 4);
     let (repeat, exit) = (false, false);

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use super::guarded;
 use super::limits::Limits;
-use super::python::{Configuration, World};
+use super::python::{Configuration, Plan, World};
 use super::watch::{Clock, Watch};
 use crate::app::application::Application;
 use crate::python::log;
@@ -21,6 +21,7 @@ pub struct Inline {
     python: Result<Started, String>,
     /// What `$wsgi_thread` calls this thread.
     thread: Arc<str>,
+    interpreter: Arc<str>,
 }
 
 /// What lives as long as the process, which never finalises Python.
@@ -43,22 +44,22 @@ struct Suspended {
 
 impl Inline {
     /// Starts Python on this thread.
-    pub fn start(configuration: &Configuration) -> Self {
-        let python = World::start(configuration).map(|world| {
+    pub fn start(configuration: &Configuration, plan: &Plan) -> Self {
+        let python = World::start(configuration, plan).map(|(world, _)| {
             let world = &*Box::leak(Box::new(world));
             Started { world, watch: Python::attach(|py| Watch::new(py, world)) }
         });
         if let Err(error) = &python {
             log::error(error);
         }
-        Self { python, thread: "main".into() }
+        Self { python, thread: "main".into(), interpreter: plan.name.clone() }
     }
 
     /// Loads an application now instead of at its first request.
     pub fn preload(&self, application: &Application) {
         if let Ok(Started { world, .. }) = &self.python {
             // A failure is in the log; the first request tries again.
-            let _ = Python::attach(|py| application.load(py, &world.loader));
+            let _ = Python::attach(|py| world.loader.load(py, application));
         }
     }
 
@@ -72,19 +73,19 @@ impl Inline {
                 return None;
             }
         };
-        if !application.is_loaded() {
-            let loaded = guarded(&exchange, || Python::attach(|py| application.load(py, &world.loader)))?;
+        if !world.loader.has(application) {
+            let loaded = guarded(&exchange, || Python::attach(|py| world.loader.load(py, application)))?;
             if let Err(traceback) = loaded {
                 guarded(&exchange, || call.refuse(&traceback));
                 return None;
             }
         }
         let mut clock = Clock::new(&call, limits);
-        exchange.start(&self.thread);
+        exchange.start(&self.thread, &self.interpreter);
         let running = watch.during(&mut clock, || {
             guarded(&exchange, || {
                 Python::attach(|py| {
-                    let callable = application.callable(py)?;
+                    let callable = world.loader.callable(py, application)?;
                     Some(call.start(py, &world.vocabulary, &callable))
                 })
             })

@@ -7,6 +7,7 @@ mod pool;
 pub mod python;
 pub mod queue;
 pub mod threads;
+mod turns;
 mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

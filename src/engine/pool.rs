@@ -14,21 +14,29 @@ pub struct Pool<W> {
     /// Calls whose application is being loaded.
     held: Vec<(CallNumber, W)>,
     members: Vec<Member>,
-    /// Threads that are to serve.
+    crews: Vec<Crew<W>>,
+    /// Threads of each crew that are to serve.
     size: usize,
-    /// Threads that do: all but those whose call was given up.
-    serving: usize,
-    running: usize,
     /// Calls that were resumed to be ended, and have not been yet.
     ending: usize,
-    sleeping: usize,
-    wake: Wake,
     closed: bool,
 }
 
-/// A thread, by its index. Those from `size` on are substitutes for threads that are stuck in a call.
+/// The threads of one interpreter, all of which can take any call that has not begun.
+struct Crew<W> {
+    /// Calls that have run in this interpreter before, and go on.
+    begun: VecDeque<(CallNumber, W)>,
+    /// Threads that serve: all but those whose call was given up.
+    serving: usize,
+    running: usize,
+    sleeping: usize,
+    wake: Wake,
+}
+
+/// A thread, by its index. Those behind the threads of all crews are substitutes for some that are stuck in a call.
 #[derive(Default)]
 struct Member {
+    crew: usize,
     is_used: bool,
     thread: Option<ThreadId>,
     call: Option<CallNumber>,
@@ -36,7 +44,7 @@ struct Member {
     given_up: bool,
 }
 
-/// Whether a sleeping pool thread has been told of work: `None → Sent → Claimed → None`.
+/// Whether a sleeping thread of a crew has been told of work: `None → Sent → Claimed → None`.
 ///
 /// Only one thread of an interpreter runs at a time, so one at a time is woken. It claims the wake-up, takes the GIL, then
 /// a call, and wakes the next thread if more calls wait. Meanwhile the thread that has the GIL may go through the queue
@@ -62,27 +70,48 @@ pub enum Next<W> {
 const MOST_STUCK: usize = 64;
 
 impl<W> Pool<W> {
-    /// A pool of `size` threads, to be started.
-    pub fn new(size: usize) -> Self {
+    /// A pool of `crews` times `size` threads, to be started.
+    pub fn new(size: usize, crews: usize) -> Self {
+        let member = |index| Member { crew: index / size, is_used: true, ..Member::default() };
+        let crew = |_| Crew { begun: VecDeque::new(), serving: size, running: 0, sleeping: 0, wake: Wake::None };
         Self {
             queue: VecDeque::new(),
             held: Vec::new(),
-            members: (0..size).map(|_| Member { is_used: true, ..Member::default() }).collect(),
+            members: (0..size * crews).map(member).collect(),
+            crews: (0..crews).map(crew).collect(),
             size,
-            serving: size,
-            running: 0,
             ending: 0,
-            sleeping: 0,
-            wake: Wake::None,
             closed: false,
         }
+    }
+
+    /// The number of crews.
+    pub fn crews(&self) -> usize {
+        self.crews.len()
+    }
+
+    /// The threads of a crew that are to be started first.
+    pub fn members_of(&self, crew: usize) -> std::ops::Range<usize> {
+        crew * self.size..(crew + 1) * self.size
+    }
+
+    /// The crew of a thread, and its number in that, from 1 on.
+    pub fn place_of(&self, member: usize) -> (usize, usize) {
+        let firsts = self.size * self.crews.len();
+        let number = if member < firsts { member % self.size } else { self.size + member - firsts };
+        (self.members[member].crew, number + 1)
+    }
+
+    /// Calls that run and that somebody waits for.
+    fn running(&self) -> usize {
+        self.crews.iter().map(|crew| crew.running).sum()
     }
 
     /// Whether one more call may come where `queue` of them may wait for a thread.
     pub fn has_room(&self, queue: usize) -> bool {
         // A call is taken as soon as a thread is free, but not at once.
-        let under_way = self.queue.len() + self.held.len() + self.running;
-        !self.closed && under_way < queue.saturating_add(self.size)
+        let under_way = self.queue.len() + self.held.len() + self.running();
+        !self.closed && under_way < queue.saturating_add(self.size * self.crews.len())
     }
 
     /// A call waits for a thread.
@@ -90,10 +119,10 @@ impl<W> Pool<W> {
         self.queue.push_back((number, work));
     }
 
-    /// A call that has run before waits for a thread to be ended by, before those that have not begun.
-    pub fn resume(&mut self, number: CallNumber, work: W) {
+    /// A call that has run in `crew` before waits for a thread of it to be ended by, before those that have not begun.
+    pub fn resume(&mut self, number: CallNumber, work: W, crew: usize) {
         self.ending += 1;
-        self.queue.push_front((number, work));
+        self.crews[crew].begun.push_back((number, work));
     }
 
     /// It has been ended.
@@ -116,7 +145,7 @@ impl<W> Pool<W> {
         self.held.extract_if(.., |(_, work)| is_of(work)).collect()
     }
 
-    /// Gives back a call that waits, and its place with it.
+    /// Gives back a call that waits to begin, and its place with it.
     pub fn cancel(&mut self, number: CallNumber) -> Option<W> {
         if let Some(index) = self.held.iter().position(|(held, _)| *held == number) {
             return Some(self.held.remove(index).1);
@@ -132,22 +161,25 @@ impl<W> Pool<W> {
 
     /// A thread has ended, or could not be started.
     pub fn leave(&mut self, member: usize) {
-        self.members[member] = Member::default();
-        self.serving -= 1;
+        let left = std::mem::take(&mut self.members[member]);
+        self.members[member].crew = left.crew;
+        self.crews[left.crew].serving -= 1;
     }
 
     /// What `member` does next; `claimed` when it was woken.
     pub fn next(&mut self, member: usize, claimed: bool) -> Next<W> {
+        let is_surplus = self.is_surplus(member);
+        let crew = &mut self.crews[self.members[member].crew];
         if claimed {
-            self.wake = Wake::None;
+            crew.wake = Wake::None;
         }
-        if self.is_surplus(member) {
+        if is_surplus {
             return Next::End;
         }
-        let Some((number, work)) = self.queue.pop_front() else {
+        let Some((number, work)) = crew.begun.pop_front().or_else(|| self.queue.pop_front()) else {
             return Next::Sleep;
         };
-        self.running += 1;
+        crew.running += 1;
         self.members[member].call = Some(number);
         Next::Run(work)
     }
@@ -155,12 +187,13 @@ impl<W> Pool<W> {
     /// The call of `member` is over. Returns the call's thread if something may have been raised in it.
     pub fn ended(&mut self, member: usize) -> Option<ThreadId> {
         let member = &mut self.members[member];
+        let crew = &mut self.crews[member.crew];
         member.call = None;
         if !std::mem::take(&mut member.given_up) {
-            self.running -= 1;
+            crew.running -= 1;
             return None;
         }
-        self.serving += 1;
+        crew.serving += 1;
         member.thread
     }
 
@@ -171,19 +204,26 @@ impl<W> Pool<W> {
         if std::mem::replace(&mut member.given_up, true) {
             return None;
         }
-        self.running -= 1;
-        self.serving -= 1;
+        let index = member.crew;
+        let crew = &mut self.crews[index];
+        crew.running -= 1;
+        crew.serving -= 1;
         if self.closed || self.members.iter().filter(|member| member.given_up).count() > MOST_STUCK {
             return None;
         }
-        self.serving += 1;
+        crew.serving += 1;
         let free = self.members.iter().position(|member| !member.is_used);
         let substitute = free.unwrap_or_else(|| {
             self.members.push(Member::default());
             self.members.len() - 1
         });
-        self.members[substitute].is_used = true;
+        self.members[substitute] = Member { crew: index, is_used: true, ..Member::default() };
         Some(substitute)
+    }
+
+    /// The crew whose thread runs a call.
+    pub fn crew_of(&self, number: CallNumber) -> Option<usize> {
+        self.members.iter().find(|member| member.call == Some(number)).map(|member| member.crew)
     }
 
     /// The thread that runs a call; with `given_up` only if the call was given up there.
@@ -192,63 +232,77 @@ impl<W> Pool<W> {
         found.filter(|member| member.given_up || !given_up).and_then(|member| member.thread)
     }
 
-    /// Takes no more calls, and gives back those that wait, but for those of the queue that it `keeps`.
-    pub fn close(&mut self, keeps: impl Fn(&W) -> bool) -> Vec<(CallNumber, W)> {
+    /// Takes no more calls, and gives back those that wait to begin.
+    pub fn close(&mut self) -> Vec<(CallNumber, W)> {
         self.closed = true;
-        let (kept, mut dropped): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(|(_, work)| keeps(work));
-        self.queue = kept.into();
-        dropped.append(&mut self.held);
-        dropped
+        self.queue.drain(..).chain(self.held.drain(..)).collect()
     }
 
     /// Whether a call runs that somebody waits for.
     pub fn is_running(&self) -> bool {
-        self.running > 0
+        self.running() > 0
+    }
+
+    /// Whether a thread of `crew` runs any call.
+    pub fn is_busy(&self, crew: usize) -> bool {
+        self.members.iter().any(|member| member.crew == crew && member.call.is_some())
     }
 
     /// Whether the last of its running calls has ended, in a pool that is closed.
     pub fn is_drained(&self) -> bool {
-        self.closed && self.running == 0
+        self.closed && self.running() == 0
     }
 
-    /// Whether a sleeping thread is to be woken now; says so once.
-    pub fn has_to_wake(&mut self) -> bool {
-        let wake = self.wake == Wake::None && self.sleeping > 0 && !self.queue.is_empty();
-        if wake {
-            self.wake = Wake::Sent;
-        }
-        wake
+    /// A crew of which a sleeping thread is to be woken now; says so once.
+    pub fn crew_to_wake(&mut self) -> Option<usize> {
+        let woken = self.crews.iter().filter(|crew| crew.wake != Wake::None).count();
+        let is_more = self.queue.len() > woken;
+        let able =
+            self.crews.iter_mut().enumerate().filter(|(_, crew)| {
+                crew.wake == Wake::None && crew.sleeping > 0 && (is_more || !crew.begun.is_empty())
+            });
+        // What has begun goes first; else the crew that has the least to do.
+        let (index, crew) = able.min_by_key(|(_, crew)| (crew.begun.is_empty(), crew.running))?;
+        crew.wake = Wake::Sent;
+        Some(index)
     }
 
     /// Whether there is nothing for `member` to do.
     pub fn may_sleep(&self, member: usize) -> bool {
-        (self.queue.is_empty() || self.wake == Wake::Claimed) && !self.is_surplus(member)
+        let crew = &self.crews[self.members[member].crew];
+        let is_idle = self.queue.is_empty() && crew.begun.is_empty();
+        (is_idle || crew.wake == Wake::Claimed) && !self.is_surplus(member)
+    }
+
+    fn crew_of_member(&mut self, member: usize) -> &mut Crew<W> {
+        &mut self.crews[self.members[member].crew]
     }
 
     /// A thread goes to sleep.
-    pub fn fall_asleep(&mut self) {
-        self.sleeping += 1;
+    pub fn fall_asleep(&mut self, member: usize) {
+        self.crew_of_member(member).sleeping += 1;
     }
 
     /// It is awake; returns whether it was woken for a call.
-    pub fn wake_up(&mut self) -> bool {
-        self.sleeping -= 1;
-        self.wake == Wake::Sent
+    pub fn wake_up(&mut self, member: usize) -> bool {
+        let crew = self.crew_of_member(member);
+        crew.sleeping -= 1;
+        crew.wake == Wake::Sent
     }
 
     /// The thread that is awake goes for a call.
-    pub fn claim(&mut self) {
-        self.wake = Wake::Claimed;
+    pub fn claim(&mut self, member: usize) {
+        self.crew_of_member(member).wake = Wake::Claimed;
     }
 
-    /// Whether there is a thread too many.
-    pub fn has_surplus(&self) -> bool {
-        self.serving > self.size
+    /// Whether there is a thread too many in the crew of `member`.
+    pub fn has_surplus(&self, member: usize) -> bool {
+        self.crews[self.members[member].crew].serving > self.size
     }
 
     /// Whether that is `member`: substitutes go first.
     pub fn is_surplus(&self, member: usize) -> bool {
-        member >= self.size && self.has_surplus()
+        member >= self.size * self.crews.len() && self.has_surplus(member)
     }
 }
 
@@ -258,7 +312,7 @@ mod tests {
 
     /// A pool whose calls are their own work.
     fn pool(size: usize, calls: &[CallNumber]) -> Pool<CallNumber> {
-        let mut pool = Pool::new(size);
+        let mut pool = Pool::new(size, 1);
         for call in calls {
             pool.push(*call, *call);
         }
@@ -274,7 +328,7 @@ mod tests {
         assert!(!pool.has_room(1) && pool.has_room(2));
         pool.ended(0);
         assert!(pool.has_room(1));
-        assert_eq!(pool.close(|_| false), [(2, 2), (3, 3)]);
+        assert_eq!(pool.close(), [(2, 2), (3, 3)]);
         assert!(!pool.has_room(1000) && pool.is_drained());
     }
 
@@ -300,10 +354,10 @@ mod tests {
         assert_eq!(pool.next(1, false), Next::Run(2));
         pool.ended(1);
         pool.ended(0);
-        assert!(pool.has_surplus() && !pool.may_sleep(1));
+        assert!(pool.has_surplus(0) && !pool.may_sleep(1));
         assert_eq!(pool.next(1, false), Next::End);
         pool.leave(1);
-        assert!(!pool.has_surplus());
+        assert!(!pool.has_surplus(0));
         assert_eq!(pool.next(0, false), Next::Run(3));
     }
 
@@ -341,17 +395,68 @@ mod tests {
     #[test]
     fn one_sleeper_at_a_time_is_woken() {
         let mut pool = pool(2, &[]);
-        pool.fall_asleep();
-        pool.fall_asleep();
-        assert!(!pool.has_to_wake());
+        pool.fall_asleep(0);
+        pool.fall_asleep(1);
+        assert_eq!(pool.crew_to_wake(), None);
         pool.push(1, 1);
-        assert!(pool.has_to_wake());
+        assert_eq!(pool.crew_to_wake(), Some(0));
         pool.push(2, 2);
-        assert!(!pool.has_to_wake());
-        assert!(pool.wake_up());
-        pool.claim();
-        assert!(!pool.has_to_wake());
+        assert_eq!(pool.crew_to_wake(), None);
+        assert!(pool.wake_up(0));
+        pool.claim(0);
+        assert_eq!(pool.crew_to_wake(), None);
         assert_eq!(pool.next(0, true), Next::Run(1));
-        assert!(pool.has_to_wake());
+        assert_eq!(pool.crew_to_wake(), Some(0));
+    }
+
+    /// Two crews of two threads that sleep.
+    fn two_crews() -> Pool<CallNumber> {
+        let mut pool = Pool::new(2, 2);
+        (0..4).for_each(|member| pool.fall_asleep(member));
+        pool
+    }
+
+    #[test]
+    fn the_crew_with_the_least_to_do_is_woken() {
+        let mut pool = two_crews();
+        pool.push(1, 1);
+        assert_eq!(pool.crew_to_wake(), Some(0));
+        assert_eq!(pool.crew_to_wake(), None, "one is on its way to the only call");
+        pool.push(2, 2);
+        assert_eq!(pool.crew_to_wake(), Some(1));
+        assert!(pool.wake_up(0));
+        pool.claim(0);
+        assert_eq!(pool.next(0, true), Next::Run(1));
+        assert!(pool.wake_up(2));
+        pool.claim(2);
+        assert_eq!(pool.next(2, true), Next::Run(2));
+        pool.ended(0);
+        pool.push(3, 3);
+        assert_eq!((pool.crew_to_wake(), pool.is_busy(0), pool.is_busy(1)), (Some(0), false, true));
+    }
+
+    #[test]
+    fn a_call_goes_on_in_the_crew_that_has_begun_it() {
+        let mut pool = two_crews();
+        pool.resume(1, 1, 1);
+        assert_eq!(pool.crew_to_wake(), Some(1));
+        assert_eq!(pool.next(0, false), Next::Sleep);
+        assert!(pool.may_sleep(0) && !pool.may_sleep(3));
+        assert_eq!(pool.cancel(1), None, "it has objects of its interpreter");
+        assert_eq!(pool.close(), []);
+        assert_eq!(pool.next(3, true), Next::Run(1));
+        assert_eq!((pool.crew_of(1), pool.place_of(3)), (Some(1), (1, 2)));
+    }
+
+    #[test]
+    fn a_substitute_is_of_the_crew_of_the_stuck_thread() {
+        let mut pool = two_crews();
+        pool.push(1, 1);
+        assert_eq!(pool.next(2, false), Next::Run(1));
+        assert_eq!(pool.give_up(1), Some(4));
+        assert_eq!((pool.place_of(4), pool.place_of(2)), ((1, 3), (1, 1)));
+        pool.ended(2);
+        assert!(pool.has_surplus(2) && !pool.has_surplus(0));
+        assert_eq!(pool.next(4, false), Next::End);
     }
 }

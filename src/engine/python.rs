@@ -1,17 +1,24 @@
-//! The interpreter of an engine with everything that its calls need.
+//! An interpreter with everything that calls need in it.
+
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 
 use crate::app::application::Loader;
-use crate::python::runtime::{Fact, Interpreter, Settings};
+use crate::python::interpreter::{Environment, Fact, Interpreter, Preparation};
+use crate::python::runtime::{self, Settings};
+use crate::python::state::{Gil, Home, Resident};
 use crate::python::traceback;
 use crate::wsgi::environ::{Server, Vocabulary};
 
-/// What an engine is started with.
+/// What all interpreters of a worker have in common.
 #[derive(Clone, Debug)]
 pub struct Configuration {
     pub settings: Settings,
-    pub server: Server,
+    /// SERVER_SOFTWARE.
+    pub server_software: String,
+    /// Whether other processes serve requests beside this one.
+    pub multiprocess: bool,
     /// The number of this worker, for `ngx_wsgi.worker_number`.
     pub worker_number: usize,
     /// For `ngx_wsgi.nginx_version`.
@@ -20,34 +27,117 @@ pub struct Configuration {
     pub checking: bool,
 }
 
-/// A started interpreter.
+/// An interpreter that is to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What `ngx_wsgi.interpreter` and the log call it.
+    pub name: Arc<str>,
+    pub kind: Kind,
+    /// `wsgi.multithread`: whether several threads call an application in it.
+    pub multithread: bool,
+    /// Whether there are others with the same applications in this process.
+    pub has_copies: bool,
+    /// Whether there are others at all.
+    pub has_company: bool,
+}
+
+impl Plan {
+    /// Whether a call that computes here has to be asked for the GIL on behalf of other interpreters.
+    pub fn needs_turns(&self) -> bool {
+        !Gil::IS_FAIR && self.has_company && !matches!(self.kind, Kind::Sub(Gil::Own, _))
+    }
+
+    /// Whether it is Python's main interpreter.
+    pub fn is_main(&self) -> bool {
+        matches!(self.kind, Kind::Main)
+    }
+
+    /// What the names of its threads begin with: `wsgi` in the main interpreter, `wsgi-NAME` in others.
+    pub fn threads(&self) -> String {
+        if self.is_main() { "wsgi".to_owned() } else { format!("wsgi-{}", self.name) }
+    }
+
+    /// The name of its main thread.
+    pub fn main_thread(&self) -> String {
+        if self.is_main() { "wsgi-main".to_owned() } else { format!("wsgi-main-{}", self.name) }
+    }
+}
+
+/// Which of Python's interpreters.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    Main,
+    /// One of its own, with its `os.environ`.
+    Sub(Gil, Environment),
+}
+
+/// A started interpreter. Its objects are released when it is dropped: attached, in there.
 pub struct World {
+    /// Where its threads live.
+    pub home: Home,
     pub interpreter: Interpreter,
     pub vocabulary: Vocabulary,
     pub loader: Loader,
 }
 
 impl World {
-    /// Starts Python on this thread, see [`Interpreter::start`].
+    /// Starts an interpreter; this thread, which has not used Python before, becomes its main thread.
+    ///
+    /// The main interpreter is the first to be started; others wait for it.
     ///
     /// # Errors
     /// One sentence or a traceback.
-    pub fn start(configuration: &Configuration) -> Result<Self, String> {
+    pub fn start(configuration: &Configuration, plan: &Plan) -> Result<(Self, Resident), String> {
+        let (mut resident, environment) = match &plan.kind {
+            Kind::Main => {
+                runtime::start(&configuration.settings)?;
+                (Home::MAIN.resident(), None)
+            }
+            Kind::Sub(gil, environment) => {
+                runtime::started()?;
+                let founded = Resident::found(*gil);
+                (founded.map_err(|error| format!("interpreter \"{}\": {error}", plan.name))?, Some(environment))
+            }
+        };
+        let home = resident.home();
+        let world = resident.attach(|py| {
+            Self::new(py, home, configuration, plan, environment).map_err(|error| traceback::format(&error, py))
+        });
+        match world {
+            Ok(world) => Ok((world, resident)),
+            Err(error) => {
+                // Nothing runs in it; a thread that a .pth file has started would keep it.
+                let _ = resident.end();
+                Err(format!("interpreter \"{}\" cannot be prepared: {error}", plan.name))
+            }
+        }
+    }
+
+    fn new(
+        py: Python<'_>,
+        home: Home,
+        configuration: &Configuration,
+        plan: &Plan,
+        environment: Option<&Environment>,
+    ) -> PyResult<Self> {
         let facts = [
             Fact::Text("version", env!("CARGO_PKG_VERSION").to_owned()),
             Fact::Text("nginx_version", configuration.nginx_version.clone()),
-            Fact::Text("build_python_version", crate::python::runtime::BUILD_VERSION.to_owned()),
-            Fact::Text("interpreter", "main".to_owned()),
+            Fact::Text("build_python_version", runtime::BUILD_VERSION.to_owned()),
+            Fact::Text("interpreter", plan.name.to_string()),
             Fact::Number("worker_pid", i64::from(std::process::id())),
             Fact::Number("worker_number", configuration.worker_number as i64),
             Fact::Truth("checking", configuration.checking),
         ];
-        let interpreter = Interpreter::start(&configuration.settings, &facts)?;
-        Python::attach(|py| {
-            let vocabulary = Vocabulary::new(py, &interpreter, &configuration.server)?;
-            let loader = Loader::new(py)?;
-            Ok(Self { interpreter, vocabulary, loader })
-        })
-        .map_err(|error: PyErr| Python::attach(|py| traceback::format(&error, py)))
+        let preparation = Preparation { path: &configuration.settings.path, facts: &facts, environment };
+        let interpreter = Interpreter::prepare(py, &preparation)?;
+        let server = Server {
+            software: configuration.server_software.clone(),
+            multithread: plan.multithread,
+            multiprocess: configuration.multiprocess || plan.has_copies,
+        };
+        let vocabulary = Vocabulary::new(py, &interpreter, &server)?;
+        let loader = Loader::new(py, plan.is_main())?;
+        Ok(Self { home, interpreter, vocabulary, loader })
     }
 }

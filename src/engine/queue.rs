@@ -8,14 +8,15 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 /// A pool and what its threads sleep on.
 pub struct Queue<W> {
     pool: Mutex<Pool<W>>,
-    /// Signalled when there is work for a thread, or one too many of them.
-    work: Condvar,
+    /// One for each crew, signalled when there is work for a thread of it, or one too many of them.
+    work: Vec<Condvar>,
 }
 
 impl<W> Queue<W> {
     /// The threads of `pool` are to be started.
     pub fn new(pool: Pool<W>) -> Self {
-        Self { pool: Mutex::new(pool), work: Condvar::new() }
+        let work = (0..pool.crews()).map(|_| Condvar::new()).collect();
+        Self { pool: Mutex::new(pool), work }
     }
 
     /// The pool.
@@ -25,15 +26,15 @@ impl<W> Queue<W> {
 
     /// Wakes a thread if one sleeps and none is on its way; to be called after work has come.
     pub fn wake_one(&self, mut pool: MutexGuard<'_, Pool<W>>) {
-        if pool.has_to_wake() {
+        if let Some(crew) = pool.crew_to_wake() {
             drop(pool);
-            self.work.notify_one();
+            self.work[crew].notify_one();
         }
     }
 
-    /// Wakes all, so that one too many finds out.
-    pub fn wake_all(&self) {
-        self.work.notify_all();
+    /// Wakes all threads of a crew, so that one too many finds out.
+    pub fn wake_all(&self, crew: usize) {
+        self.work[crew].notify_all();
     }
 
     /// What `member` is to do; `claimed` when it was woken for it.
@@ -49,16 +50,17 @@ impl<W> Queue<W> {
     /// Sleeps until there is something to do; for good once the pool is closed. Returns whether it was woken for a call.
     pub fn sleep(&self, member: usize) -> bool {
         let mut pool = self.lock();
+        let (crew, _) = pool.place_of(member);
         let mut woken = false;
         // A call may have come since `next`, when this thread was not asleep.
         while !woken && pool.may_sleep(member) {
-            pool.fall_asleep();
-            pool = self.work.wait(pool).unwrap_or_else(PoisonError::into_inner);
-            woken = pool.wake_up();
+            pool.fall_asleep(member);
+            pool = self.work[crew].wait(pool).unwrap_or_else(PoisonError::into_inner);
+            woken = pool.wake_up(member);
         }
         let claims = woken || !pool.is_surplus(member);
         if claims {
-            pool.claim();
+            pool.claim(member);
         }
         claims
     }
@@ -114,13 +116,13 @@ mod models {
         queue.wake_one(pool);
     }
 
-    #[test]
-    fn every_call_is_run_once_and_no_thread_sleeps_beside_one() {
+    /// Two threads, in `crews` crews of `size`.
+    fn every_call_is_run_once(size: usize, crews: usize) {
         // Three threads have very many interleavings; all that take turns at most three times against their will.
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
-        builder.check(|| {
-            let shared = Arc::new((Queue::new(Pool::new(2)), Notify::new()));
+        builder.check(move || {
+            let shared = Arc::new((Queue::new(Pool::new(size, crews)), Notify::new()));
             let threads = [0, 1].map(|member| {
                 let shared = shared.clone();
                 thread::spawn(move || serve(&shared.0, member, &shared.1))
@@ -135,9 +137,37 @@ mod models {
     }
 
     #[test]
+    fn every_call_is_run_once_and_no_thread_sleeps_beside_one() {
+        every_call_is_run_once(2, 1);
+    }
+
+    #[test]
+    fn every_call_is_run_once_and_no_interpreter_sleeps_beside_one() {
+        every_call_is_run_once(1, 2);
+    }
+
+    /// The thread of one crew takes what has begun there, the other leaves it alone.
+    #[test]
+    fn a_call_that_has_begun_is_run_by_its_crew() {
+        loom::model(|| {
+            let queue = Arc::new(Queue::new(Pool::new(1, 2)));
+            let threads = [0, 1].map(|member| {
+                let queue = queue.clone();
+                thread::spawn(move || serve(&queue, member, &Notify::new()))
+            });
+            let mut pool = queue.lock();
+            pool.resume(3, 3, 1);
+            queue.wake_one(pool);
+            push(&queue, LAST);
+            let [other, own] = threads.map(|thread| thread.join().unwrap());
+            assert_eq!((other, own), (vec![], vec![3]));
+        });
+    }
+
+    #[test]
     fn a_call_is_run_or_cancelled_and_never_both() {
         loom::model(|| {
-            let queue = Arc::new(Queue::new(Pool::new(1)));
+            let queue = Arc::new(Queue::new(Pool::new(1, 1)));
             let thread = thread::spawn({
                 let queue = queue.clone();
                 move || serve(&queue, 0, &Notify::new())

@@ -1,4 +1,5 @@
-//! `wsgi_threads N`: calls run on pool threads; a Python main thread of its own starts Python and loads applications.
+//! `wsgi_threads N`: calls run on pool threads, in an interpreter or in copies of it; a main thread of its own starts each
+//! and loads applications.
 //!
 //! The event loop thread only hands over plain data and never takes the GIL.
 
@@ -9,32 +10,44 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 
 use super::pool::{Next, Pool};
-use super::python::{Configuration, World};
+use super::python::{Configuration, Plan, World};
 use super::queue::Queue;
+use super::turns::Turns;
 use super::{guarded, spawn};
 use crate::app::application::Application;
 use crate::python::interrupt::ThreadId;
 use crate::python::log::Sink;
+use crate::python::state::Home;
 use crate::python::{log, traceback};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wsgi::call::{Call, CallNumber, Finished, Running};
 use crate::wsgi::exchange::{Exchange, Suspended};
 use crate::wsgi::response::Progress;
 
-/// The engine. It lives as long as the worker.
+/// The engine of one interpreter and its copies. It lives as long as the worker.
 pub struct Threads {
     shared: Arc<Shared>,
-    main: Sender<Command>,
-    /// To the thread that looks into calls, once there was one to look into.
-    watch: OnceLock<Sender<Inspection>>,
 }
 
 struct Shared {
+    /// Has a crew of threads for each copy.
     queue: Queue<Work>,
+    /// At least one.
+    copies: Vec<Interpreter>,
     /// Signalled when the last running call has ended.
     idle: Condvar,
-    /// Once Python is started.
+}
+
+/// One of the copies, all of which have the same applications.
+struct Interpreter {
+    plan: Plan,
+    /// To its main thread.
+    main: Sender<Command>,
+    /// Once it is started.
     world: OnceLock<&'static World>,
+    turns: Turns,
+    /// To the thread that looks into its calls, once there was one to look into.
+    watch: OnceLock<Sender<Inspection>>,
 }
 
 /// What a pool thread does next.
@@ -44,18 +57,14 @@ enum Work {
     Resume(Parked),
 }
 
-impl Work {
-    fn is_resumed(&self) -> bool {
-        matches!(self, Self::Resume(_))
-    }
-}
-
 /// A call that waits for nginx to send its file.
 struct Parked {
     number: CallNumber,
     running: Running,
     exchange: Arc<dyn Exchange>,
     shared: Arc<Shared>,
+    /// The copy that it runs in.
+    copy: usize,
 }
 
 /// An application as the engine sees it.
@@ -64,16 +73,21 @@ pub struct Slot {
     stage: Mutex<Stage>,
 }
 
-/// `Unloaded → Loading → Loaded`, and back to `Unloaded` when loading fails. The Python main thread owns the steps out
-/// of `Loading`; the calls that come meanwhile are held in the pool, so that no thread of it is held by a slow import.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// `Unloaded → Loading → Loaded`, and back to `Unloaded` when loading fails. The main threads of the copies own the steps
+/// out of `Loading`; the calls that come meanwhile are held in the pool, so that no thread of it is held by a slow import.
 enum Stage {
     Unloaded,
-    Loading,
+    Loading {
+        /// Copies that have not reported yet.
+        left: usize,
+        /// The traceback of one that has failed.
+        failure: Option<String>,
+    },
+    /// In all copies.
     Loaded,
 }
 
-/// What the Python main thread is told to do.
+/// What a main thread is told to do.
 enum Command {
     Load(Arc<Slot>),
     /// What was to be loaded at the start has been.
@@ -118,29 +132,41 @@ impl Slot {
 }
 
 impl Threads {
-    /// Starts the Python main thread, which starts Python, `count` pool threads, loads `preloaded` in order, and then
-    /// calls `started`, also when any of that has failed.
+    /// Starts the main thread of each interpreter, which starts that, `count` pool threads in it, loads `preloaded` in
+    /// order, and then calls `started`, also when any of that has failed. `plans` has an interpreter and its copies.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn start(
         configuration: Configuration,
+        plans: Vec<Plan>,
         count: usize,
-        preloaded: Vec<Arc<Slot>>,
-        started: impl FnOnce() + Send + 'static,
+        preloaded: &[Arc<Slot>],
+        started: impl Fn() + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
-        let shared =
-            Arc::new(Shared { queue: Queue::new(Pool::new(count)), idle: Condvar::new(), world: OnceLock::new() });
-        let (main, commands) = mpsc::channel();
         for slot in preloaded {
-            *slot.stage() = Stage::Loading;
-            // The receiver is right here.
-            let _ = main.send(Command::Load(slot));
+            *slot.stage() = Stage::Loading { left: plans.len(), failure: None };
         }
-        let _ = main.send(Command::Started(Box::new(started)));
-        let on_thread = shared.clone();
-        spawn("wsgi-main".to_owned(), move || python_main(&on_thread, &configuration, count, commands))?;
-        Ok(Self { shared, main, watch: OnceLock::new() })
+        let queue = Queue::new(Pool::new(count, plans.len()));
+        let mut all_commands = Vec::new();
+        let copies = plans.into_iter().map(|plan| {
+            let (main, commands) = mpsc::channel();
+            for slot in preloaded {
+                // The receiver is right here.
+                let _ = main.send(Command::Load(slot.clone()));
+            }
+            let _ = main.send(Command::Started(Box::new(started.clone())));
+            all_commands.push(commands);
+            let (world, watch) = (OnceLock::new(), OnceLock::new());
+            Interpreter { plan, main, world, turns: Turns::default(), watch }
+        });
+        let shared = Arc::new(Shared { queue, copies: copies.collect(), idle: Condvar::new() });
+        for (copy, commands) in all_commands.into_iter().enumerate() {
+            let (on_thread, configuration) = (shared.clone(), configuration.clone());
+            let name = shared.copies[copy].plan.main_thread();
+            spawn(name, move || main_thread(&on_thread, &configuration, copy, commands))?;
+        }
+        Ok(Self { shared })
     }
 
     /// Hands over a call, of which `queue` may wait for a thread. On the event loop thread; never waits.
@@ -154,52 +180,64 @@ impl Threads {
         }
         let number = call.number;
         let mut stage = slot.stage();
-        if *stage == Stage::Unloaded {
-            if self.main.send(Command::Load(slot.clone())).is_err() {
-                // The main thread has ended by a panic: nobody would load anything.
+        if matches!(*stage, Stage::Unloaded) {
+            let copies = &self.shared.copies;
+            let left = copies.iter().filter(|copy| copy.main.send(Command::Load(slot.clone())).is_ok()).count();
+            if left < copies.len() {
+                // A main thread has ended by a panic: nobody would load anything.
                 return Err(call);
             }
-            // It needs the lock of the pool to go on, so the call is there first.
-            *stage = Stage::Loading;
+            // They need the lock of the pool to go on, so the call is there first.
+            *stage = Stage::Loading { left, failure: None };
         }
-        if *stage == Stage::Loading {
-            pool.hold(number, Work::Start(slot.clone(), call));
-        } else {
+        if matches!(*stage, Stage::Loaded) {
             pool.push(number, Work::Start(slot.clone(), call));
             self.shared.queue.wake_one(pool);
+        } else {
+            pool.hold(number, Work::Start(slot.clone(), call));
         }
         Ok(Ticket { threads: self, number })
     }
+}
 
-    /// Waits for running calls, for at most `calls`, then runs what the application wants run at the end; at most about
-    /// `limit` in all. `meanwhile` is called again and again. Calls that have not started are dropped, those that only
-    /// have to be ended are ended, and those that have run out of time are not waited for.
-    pub fn shut_down(&self, calls: Duration, limit: Duration, meanwhile: impl Fn()) {
-        const TURN: Duration = Duration::from_millis(5);
-        let start = Instant::now();
-        let mut pool = self.shared.lock();
-        let dropped = pool.close(Work::is_resumed);
-        // However long the calls took, there is some time for close(): a call that waits for its client ends as soon as it
-        // is told that nobody does.
-        let calls = calls.max(limit / 2).min(limit);
+/// Ends all interpreters of a worker: waits for running calls, for at most `calls`, then runs what the applications want
+/// run at the end, in all of them at the same time; at most about `limit` in all. `meanwhile` is called again and again.
+/// Calls that have not started are dropped, those that only have to be ended are ended, and those that have run out of
+/// time are not waited for.
+pub fn shut_down(all: &[Threads], calls: Duration, limit: Duration, meanwhile: impl Fn()) {
+    const TURN: Duration = Duration::from_millis(5);
+    let start = Instant::now();
+    let dropped: Vec<_> = all.iter().map(|threads| threads.shared.lock().close()).collect();
+    // However long the calls took, there is some time for close(): a call that waits for its client ends as soon as it is
+    // told that nobody does.
+    let calls = calls.max(limit / 2).min(limit);
+    for Threads { shared } in all {
+        let mut pool = shared.lock();
         while (pool.is_running() || pool.is_ending()) && start.elapsed() < calls {
-            pool = self.shared.idle.wait_timeout(pool, TURN).unwrap_or_else(PoisonError::into_inner).0;
+            pool = shared.idle.wait_timeout(pool, TURN).unwrap_or_else(PoisonError::into_inner).0;
             drop(pool);
             meanwhile();
-            pool = self.shared.lock();
+            pool = shared.lock();
         }
-        drop(pool);
-        drop(dropped);
-        let (done, ended) = mpsc::channel();
-        let left = limit.saturating_sub(start.elapsed());
-        if self.main.send(Command::ShutDown { limit: left, done }).is_err() {
-            return;
-        }
-        while ended.recv_timeout(TURN) == Err(RecvTimeoutError::Timeout) && start.elapsed() < limit {
-            meanwhile();
-        }
-        meanwhile();
     }
+    drop(dropped);
+    let (done, ended) = mpsc::channel();
+    let left = limit.saturating_sub(start.elapsed());
+    let interpreters = all.iter().flat_map(|threads| &threads.shared.copies);
+    let told = interpreters.filter(|interpreter| {
+        let command = Command::ShutDown { limit: left, done: done.clone() };
+        interpreter.main.send(command).is_ok()
+    });
+    let mut waiting = told.count();
+    drop(done);
+    while waiting > 0 && start.elapsed() < limit {
+        match ended.recv_timeout(TURN) {
+            Ok(()) => waiting -= 1,
+            Err(RecvTimeoutError::Timeout) => meanwhile(),
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    meanwhile();
 }
 
 impl Ticket {
@@ -219,7 +257,8 @@ impl Ticket {
     /// another thread serve in place of its own until it is over.
     pub fn give_up(self, headline: String, sink: Arc<dyn Sink>) {
         let Self { threads, number } = self;
-        if let Some(substitute) = threads.shared.lock().give_up(number) {
+        let substitute = threads.shared.lock().give_up(number);
+        if let Some(substitute) = substitute {
             threads.shared.start_thread(substitute);
         }
         threads.inspect(Inspection { call: number, headline, sink, raise: true });
@@ -233,9 +272,14 @@ impl Ticket {
 
 impl Threads {
     fn inspect(&'static self, inspection: Inspection) {
-        let watch = self.watch.get_or_init(|| {
+        let shared = &self.shared;
+        let copy = shared.lock().crew_of(inspection.call);
+        // It has ended meanwhile.
+        let Some(copy) = copy else { return };
+        let watch = shared.copies[copy].watch.get_or_init(|| {
             let (sender, inspections) = mpsc::channel();
-            if let Err(error) = spawn("wsgi-watch".to_owned(), move || self.shared.watch(&inspections)) {
+            let name = format!("{}-watch", shared.copies[copy].plan.threads());
+            if let Err(error) = spawn(name, move || shared.watch(copy, &inspections)) {
                 log::error(&format!("cannot start the thread that looks into calls: {error}"));
             }
             sender
@@ -253,14 +297,15 @@ impl Shared {
     /// What only has to be ended goes before what has not begun.
     fn resume(&self, parked: Parked) {
         let mut pool = self.lock();
-        pool.resume(parked.number, Work::Resume(parked));
+        let (number, copy) = (parked.number, parked.copy);
+        pool.resume(number, Work::Resume(parked), copy);
         self.queue.wake_one(pool);
     }
 
-    fn call_ended(&self, py: Python<'_>, member: usize) {
+    fn call_ended(&self, py: Python<'_>, copy: usize, member: usize) {
         let mut pool = self.lock();
         let interrupted = pool.ended(member);
-        let (drained, surplus) = (pool.is_drained(), pool.has_surplus());
+        let (drained, surplus) = (pool.is_drained(), pool.has_surplus(member));
         drop(pool);
         if let Some(thread) = interrupted {
             // From here on nothing more is raised in it, and what was is not to come up in its next call.
@@ -270,26 +315,42 @@ impl Shared {
             self.idle.notify_all();
         }
         if surplus {
-            self.queue.wake_all();
+            self.queue.wake_all(copy);
         }
     }
 
-    /// Starts a pool thread; not before Python is started.
+    /// Starts a pool thread; not before its interpreter is started.
     fn start_thread(self: &Arc<Self>, member: usize) {
-        let Some(world) = self.world.get().copied() else { return self.lock().leave(member) };
+        let (copy, number) = self.lock().place_of(member);
+        let Interpreter { world, plan, .. } = &self.copies[copy];
+        let Some(world) = world.get().copied() else { return self.lock().leave(member) };
         let shared = self.clone();
-        let name = format!("wsgi-{}", member + 1);
-        if let Err(error) = spawn(name.clone(), move || pool_thread(&shared, world, member, &name.into())) {
+        let name = format!("{}-{number}", plan.threads());
+        if let Err(error) = spawn(name.clone(), move || pool_thread(&shared, world, copy, member, &name.into())) {
             log::error(&format!("cannot start a pool thread: {error}"));
             self.lock().leave(member);
         }
     }
 
-    /// The thread that looks into calls. It waits for the GIL, which a call in C code may keep for long.
-    fn watch(&self, inspections: &Receiver<Inspection>) {
-        let Some(world) = self.world.get() else { return };
+    /// Starts the thread that gives other interpreters their turn, where one is needed.
+    fn start_turns(self: &Arc<Self>, copy: usize, home: Home) {
+        let plan = &self.copies[copy].plan;
+        if !plan.needs_turns() {
+            return;
+        }
+        let shared = self.clone();
+        let give = move || shared.copies[copy].turns.give(home, || shared.lock().is_busy(copy));
+        if let Err(error) = spawn(format!("{}-turns", plan.threads()), give) {
+            log::error(&format!("cannot start the thread that gives other interpreters their turn: {error}"));
+        }
+    }
+
+    /// The thread that looks into the calls of `copy`. It waits for the GIL, which a call in C code may keep for long.
+    fn watch(&self, copy: usize, inspections: &Receiver<Inspection>) {
+        let Some(world) = self.copies[copy].world.get() else { return };
+        let mut resident = world.home.resident();
         for inspection in inspections {
-            Python::attach(|py| self.look(py, world, inspection));
+            resident.attach(|py| self.look(py, world, inspection));
         }
     }
 
@@ -312,24 +373,27 @@ impl Shared {
     }
 }
 
-/// The Python main thread: stays until the process ends.
-fn python_main(shared: &Arc<Shared>, configuration: &Configuration, count: usize, commands: Receiver<Command>) {
-    match World::start(configuration) {
-        Ok(world) => {
+/// The main thread of an interpreter: stays until the process ends.
+fn main_thread(shared: &Arc<Shared>, configuration: &Configuration, copy: usize, commands: Receiver<Command>) {
+    let interpreter = &shared.copies[copy];
+    match World::start(configuration, &interpreter.plan) {
+        Ok((world, mut resident)) => {
             // It lives as long as the process, which never finalises Python.
             let world: &'static World = Box::leak(Box::new(world));
-            shared.world.get_or_init(|| world);
-            for member in 0..count {
-                shared.start_thread(member);
-            }
+            interpreter.world.get_or_init(|| world);
+            shared.start_turns(copy, world.home);
+            let members = shared.lock().members_of(copy);
+            members.for_each(|member| shared.start_thread(member));
             // A reference to the receiver may not cross into `detach`, a lock around it may.
             let commands = Mutex::new(commands);
             let next = || commands.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            Python::attach(|py| {
+            resident.attach(|py| {
                 while let Ok(command) = py.detach(next) {
                     match command {
                         Command::Load(slot) => {
-                            let loaded = slot.application.load(py, &world.loader);
+                            // Another copy may have failed when this one did not.
+                            let is_loaded = world.loader.has(&slot.application);
+                            let loaded = if is_loaded { Ok(()) } else { world.loader.load(py, &slot.application) };
                             py.detach(|| after_loading(shared, &slot, loaded));
                         }
                         Command::Started(then) => then(),
@@ -354,20 +418,29 @@ fn python_main(shared: &Arc<Shared>, configuration: &Configuration, count: usize
     }
 }
 
-/// Lets the calls go on that waited for an application, or refuses them.
+/// Once all copies have reported: lets the calls go on that waited for an application, or refuses them.
 fn after_loading(shared: &Shared, slot: &Arc<Slot>, loaded: Result<(), String>) {
     // The pool's lock first, as in `submit`.
     let mut pool = shared.lock();
-    *slot.stage() = if loaded.is_ok() { Stage::Loaded } else { Stage::Unloaded };
+    let mut stage = slot.stage();
+    let Stage::Loading { left, failure } = &mut *stage else { return };
+    *left -= 1;
+    *failure = failure.take().or(loaded.err());
+    if *left > 0 {
+        return;
+    }
+    let failure = failure.take();
+    *stage = if failure.is_none() { Stage::Loaded } else { Stage::Unloaded };
+    drop(stage);
     let calls = pool.take_held(|work| matches!(work, Work::Start(held, _) if Arc::ptr_eq(held, slot)));
-    match loaded {
-        Ok(()) => {
+    match failure {
+        None => {
             for (number, work) in calls {
                 pool.push(number, work);
             }
             shared.queue.wake_one(pool);
         }
-        Err(traceback) => {
+        Some(traceback) => {
             drop(pool);
             for (_, work) in calls {
                 if let Work::Start(_, call) = work {
@@ -380,8 +453,9 @@ fn after_loading(shared: &Shared, slot: &Arc<Slot>, loaded: Result<(), String>) 
 }
 
 /// A pool thread: attached to its interpreter for its whole life, so that `threading.local` lasts from call to call.
-fn pool_thread(shared: &Arc<Shared>, world: &World, member: usize, name: &Arc<str>) {
-    Python::attach(|py| {
+fn pool_thread(shared: &Arc<Shared>, world: &World, copy: usize, member: usize, name: &Arc<str>) {
+    let thread = Thread { shared, world, copy, name };
+    world.home.resident().attach(|py| {
         if let Err(error) = world.interpreter.adopt_thread(py, name) {
             log::error(&traceback::format(&error, py));
         }
@@ -393,8 +467,9 @@ fn pool_thread(shared: &Arc<Shared>, world: &World, member: usize, name: &Arc<st
             match shared.queue.next(member, claimed) {
                 Next::Run(work) => {
                     claimed = false;
+                    shared.copies[copy].turns.begin();
                     let finished = match work {
-                        Work::Start(slot, call) => start(py, shared, world, &slot, call, name),
+                        Work::Start(slot, call) => thread.start(py, &slot, call),
                         Work::Resume(parked) => {
                             let exchange = parked.exchange.clone();
                             exchange.go_on();
@@ -404,7 +479,7 @@ fn pool_thread(shared: &Arc<Shared>, world: &World, member: usize, name: &Arc<st
                         }
                     };
                     // In this order: a client that has its answer finds the thread free.
-                    shared.call_ended(py, member);
+                    shared.call_ended(py, copy, member);
                     if let Some(finished) = finished {
                         finished.close();
                     }
@@ -417,29 +492,33 @@ fn pool_thread(shared: &Arc<Shared>, world: &World, member: usize, name: &Arc<st
     });
 }
 
-/// Starts a call, and returns what [`run`] does.
-fn start(
-    py: Python<'_>,
-    shared: &Arc<Shared>,
-    world: &World,
-    slot: &Slot,
-    call: Call,
-    thread: &Arc<str>,
-) -> Option<Finished> {
-    let exchange = call.exchange.clone();
-    if !exchange.start(thread) {
-        exchange.closed();
-        return None;
-    }
-    guarded(&exchange.clone(), || {
-        let Some(callable) = slot.application.callable(py) else {
-            call.refuse("the application is not loaded");
+/// What a call is started with.
+struct Thread<'a> {
+    shared: &'a Arc<Shared>,
+    world: &'a World,
+    copy: usize,
+    name: &'a Arc<str>,
+}
+
+impl Thread<'_> {
+    /// Starts a call, and returns what [`run`] does.
+    fn start(&self, py: Python<'_>, slot: &Slot, call: Call) -> Option<Finished> {
+        let Self { shared, world, copy, name } = *self;
+        let exchange = call.exchange.clone();
+        if !exchange.start(name, &shared.copies[copy].plan.name) {
+            exchange.closed();
             return None;
-        };
-        let number = call.number;
-        let running = call.start(py, &world.vocabulary, &callable);
-        run(py, Parked { number, running, exchange, shared: shared.clone() })
-    })?
+        }
+        guarded(&exchange.clone(), || {
+            let Some(callable) = world.loader.callable(py, &slot.application) else {
+                call.refuse("the application is not loaded");
+                return None;
+            };
+            let number = call.number;
+            let running = call.start(py, &world.vocabulary, &callable);
+            run(py, Parked { number, running, exchange, shared: shared.clone(), copy })
+        })?
+    }
 }
 
 /// Runs a call to its end, which is still to be told to its exchange, or until its file is to be sent: for that it needs no

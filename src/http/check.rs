@@ -6,8 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::environment;
-use super::worker::{self, Start};
+use super::worker::{self, Planned, Start};
 use crate::app::specification::Specification;
 use crate::conf::main::MainConf;
 use crate::engine::check::load_all;
@@ -22,7 +21,9 @@ use crate::nginx::log::Level;
 /// broken application must not keep the others down.
 pub fn run(conf: &MainConf, candidate: Candidate) -> Result<(), ()> {
     let purpose = candidate.purpose();
-    let applications: Vec<_> = conf.applications().into_iter().map(|(specification, _)| specification).collect();
+    let applications: Vec<_> =
+        conf.interpreters().into_iter().flat_map(|interpreter| interpreter.applications).collect();
+    let applications: Vec<_> = applications.into_iter().map(|(specification, _)| specification).collect();
     if !conf.checks() || purpose == Purpose::Signal || applications.is_empty() {
         return Ok(());
     }
@@ -101,14 +102,28 @@ impl Check<'_> {
 
     /// In the child: loads the applications and reports on each.
     fn load(&self, applications: &[Arc<Specification>], reporter: &Reporter) -> Result<(), String> {
-        let environment = || environment::complete(self.conf.environment().unwrap_or_default());
-        self.candidate.become_like_a_worker(environment)?;
+        let mut start = None;
+        self.candidate.become_like_a_worker(|| {
+            // The user's home and name are in the environments.
+            start = Start::new(self.conf, false);
+            start.as_ref().map(|start| start.environment.clone()).unwrap_or_default()
+        })?;
         reporter.end_with_parent();
-        let Some(Start { mut configuration, .. }) = Start::new(self.conf, false) else { return Ok(()) };
+        let Some(Start { mut configuration, interpreters, .. }) = start else { return Ok(()) };
         configuration.checking = true;
         configuration.settings.leave_no_byte_code = true;
+        let is_left = |specification: &Arc<Specification>| applications.contains(specification);
+        let interpreters: Vec<_> = interpreters
+            .into_iter()
+            .filter_map(|Planned { mut plans, applications, .. }| {
+                let specifications = applications.into_iter().map(|(specification, _)| specification);
+                // Copies are all the same.
+                Some((plans.pop()?, specifications.filter(is_left).collect::<Vec<_>>()))
+            })
+            .filter(|(plan, applications)| plan.is_main() || !applications.is_empty())
+            .collect();
         let limit = self.deadline.saturating_duration_since(Instant::now());
-        load_all(&configuration, applications, limit, |loaded| {
+        load_all(&configuration, &interpreters, limit, |loaded| {
             reporter.report(&loaded.map_or_else(Report::Failed, |()| Report::Done));
         })
     }

@@ -1,4 +1,6 @@
-//! The process environment of a worker, which nginx leaves empty.
+//! The environments of a worker: of the process, which nginx leaves empty, and of its sub-interpreters.
+
+use crate::python::interpreter::Environment;
 
 /// Adds to the configured variables what programs expect and neither the configuration nor nginx's `env` set.
 pub fn complete(mut variables: Vec<(String, String)>) -> Vec<(String, String)> {
@@ -21,4 +23,13 @@ pub fn complete(mut variables: Vec<(String, String)>) -> Vec<(String, String)> {
         }
     }
     variables
+}
+
+/// The environment of a sub-interpreter: what nginx's `env` gives the process, and the configured variables, completed.
+///
+/// To be called before those of the main interpreter are set in the process.
+pub fn of_interpreter(variables: Vec<(String, String)>) -> Environment {
+    let own = complete(variables).into_iter().map(|(name, value)| (name.into(), value.into()));
+    // Later ones override.
+    std::env::vars_os().chain(own).collect()
 }

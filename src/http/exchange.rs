@@ -525,12 +525,12 @@ impl RequestExchange {
 }
 
 impl Exchange for RequestExchange {
-    fn start(&self, thread: &Arc<str>) -> bool {
+    fn start(&self, thread: &Arc<str>, interpreter: &Arc<str>) -> bool {
         // Under the lock: nothing starts that was given up.
         let outgoing = self.lock();
         let starts = !outgoing.is_disconnected();
         if starts {
-            self.record.start(thread);
+            self.record.start(thread, interpreter);
         }
         starts
     }

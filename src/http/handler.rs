@@ -64,8 +64,12 @@ fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExc
     let worker = worker::get().ok_or_else(|| Refusal::internal("this worker could not start Python"))?;
     let specification =
         conf.application().ok_or_else(|| Refusal::internal("no \"wsgi_pass\" holds for this location"))?;
-    let slot = worker.slot(specification);
-    let application_name = slot.application().name();
+    let application = worker.application(specification).ok_or_else(|| {
+        Refusal::internal(
+            "the interpreter of this application came with a reload, but this process stays: restart nginx",
+        )
+    })?;
+    let application_name = application.slot.application().name();
     let limits = conf.limits();
     let exchange = RequestExchange::new(request, worker.post, conf, Record::new(application_name.clone(), limits));
     let snapshot = snapshot(request, conf, &exchange).inspect_err(|_| exchange.release());
@@ -86,7 +90,7 @@ fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExc
         application_name: application_name.clone(),
     };
     retire::count_call();
-    match worker.submit(&slot, call, &limits) {
+    match worker.submit(&application, call, &limits) {
         Submitted::Queued(ticket) => {
             exchange.hand_over(ticket);
             Ok(None)

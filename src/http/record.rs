@@ -20,6 +20,7 @@ pub struct Record {
     /// How long it has done so before, in microseconds.
     paused: AtomicU64,
     thread: OnceLock<Arc<str>>,
+    interpreter: OnceLock<Arc<str>>,
     exception: OnceLock<String>,
     timed_out: AtomicBool,
     reported_slow: AtomicBool,
@@ -69,6 +70,7 @@ impl Record {
             pause: Moment::default(),
             paused: AtomicU64::new(0),
             thread: OnceLock::new(),
+            interpreter: OnceLock::new(),
             exception: OnceLock::new(),
             timed_out: AtomicBool::new(false),
             reported_slow: AtomicBool::new(false),
@@ -80,9 +82,10 @@ impl Record {
         self.limits.soonest()
     }
 
-    /// A thread takes the call on.
-    pub fn start(&self, thread: &Arc<str>) {
+    /// A thread takes the call on, in an interpreter.
+    pub fn start(&self, thread: &Arc<str>, interpreter: &Arc<str>) {
         let _ = self.thread.set(thread.clone());
+        let _ = self.interpreter.set(interpreter.clone());
         self.started.set(self.entered.elapsed());
     }
 
@@ -139,6 +142,11 @@ impl Record {
     /// The name of that thread.
     pub fn thread(&self) -> Option<&str> {
         self.thread.get().map(AsRef::as_ref)
+    }
+
+    /// The name of that interpreter.
+    pub fn interpreter(&self) -> Option<&str> {
+        self.interpreter.get().map(AsRef::as_ref)
     }
 
     /// The class of the exception that it failed with.

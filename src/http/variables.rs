@@ -10,7 +10,7 @@ use crate::nginx::variable::Variable;
 /// The variables, in the order of the README. A request without a call of its own has none of them.
 pub static VARIABLES: [Variable; 7] = [
     variable("wsgi_app", |request| of_call(request, |record| Some(record.application.to_string()))),
-    variable("wsgi_interpreter", |request| of_call(request, |_| Some("main".to_owned()))),
+    variable("wsgi_interpreter", |request| of_call(request, |record| record.interpreter().map(str::to_owned))),
     variable("wsgi_thread", |request| of_call(request, |record| record.thread().map(str::to_owned))),
     variable("wsgi_queue_time", |request| of_call(request, |record| Some(seconds(record.queue_time())))),
     variable("wsgi_app_time", |request| of_call(request, |record| record.application_time().map(seconds))),

@@ -1,7 +1,7 @@
 //! The worker: its engine and its applications, the way of messages into its event loop.
 
 use std::io;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use super::post::{Post, WorkerSink};
 use super::retire;
 use crate::app::application::Application;
 use crate::app::specification::Specification;
+use crate::conf::interpreters::Interpreter;
 use crate::conf::location::Threads;
 use crate::conf::main::{MainConf, MaxRequests};
 use crate::engine::inline::Inline;
 use crate::engine::limits::Limits;
-use crate::engine::python::Configuration;
+use crate::engine::python::{Configuration, Kind, Plan};
 use crate::engine::threads::{self, Slot, Ticket};
 use crate::nginx::mailbox;
 use crate::nginx::process::{self, NGINX_VERSION, SERVER_SOFTWARE};
 use crate::python::log;
 use crate::wsgi::call::Call;
-use crate::wsgi::environ::Server;
 use crate::wsgi::exchange::Suspended;
 
 static POST: OnceLock<Post> = OnceLock::new();
@@ -30,20 +30,30 @@ static WORKER: OnceLock<Worker> = OnceLock::new();
 pub struct Worker {
     pub post: &'static Post,
     engine: Engine,
-    slots: RwLock<Vec<(Arc<Specification>, Arc<Slot>)>>,
+    applications: RwLock<Vec<Hosted>>,
     shutdown_timeout: Duration,
 }
 
 enum Engine {
     Inline(Box<Inline>),
-    Threads(threads::Threads),
+    /// One for each interpreter, the main one first.
+    Threads(Vec<threads::Threads>),
+}
+
+/// An application of this worker.
+#[derive(Clone)]
+pub struct Hosted {
+    specification: Arc<Specification>,
+    pub slot: Arc<Slot>,
+    /// The index of its interpreter.
+    interpreter: usize,
 }
 
 /// What the configuration says about the worker.
 pub struct Start {
     pub configuration: Configuration,
-    pub threads: Threads,
-    pub applications: Vec<(Arc<Specification>, bool)>,
+    /// The main interpreter, which others need, and those.
+    pub interpreters: Vec<Planned>,
     /// Variables for the process, before any other thread is started.
     pub environment: Vec<(String, String)>,
     pub shutdown_timeout: Duration,
@@ -53,28 +63,59 @@ pub struct Start {
     pub token: Option<&'static AtomicU64>,
 }
 
+/// An interpreter that is to be, with its threads and applications.
+pub struct Planned {
+    /// One for each copy.
+    pub plans: Vec<Plan>,
+    /// Of each copy.
+    pub threads: Threads,
+    /// With whether each is to be loaded at the start.
+    pub applications: Vec<(Arc<Specification>, bool)>,
+}
+
+impl Planned {
+    /// What the configuration says of an interpreter; `has_company` if there are others in the worker.
+    fn new(interpreter: Interpreter, has_company: bool) -> Self {
+        let Interpreter { name, is_main, gil, copies, threads, environment, applications } = interpreter;
+        let kind = match is_main {
+            true => Kind::Main,
+            false => Kind::Sub(gil, environment::of_interpreter(environment)),
+        };
+        let plan = |copy: usize| Plan {
+            name: if copies > 1 { format!("{name}#{copy}").into() } else { name.as_str().into() },
+            kind: kind.clone(),
+            multithread: matches!(threads, Threads::Pool(count) if count > 1),
+            has_copies: copies > 1,
+            has_company: has_company || copies > 1,
+        };
+        Self { plans: (1..=copies).map(plan).collect(), threads, applications }
+    }
+}
+
 impl Start {
     /// What a cycle's configuration says, `None` when it has no application.
     pub fn new(conf: &MainConf, multiprocess: bool) -> Option<Self> {
-        let threads = conf.threads()?;
-        let server = Server {
-            software: SERVER_SOFTWARE.to_owned(),
-            multithread: matches!(threads, Threads::Pool(count) if count > 1),
-            multiprocess,
-        };
-        let configuration = Configuration {
-            settings: conf.settings(),
-            server,
-            worker_number: process::worker_number(),
-            nginx_version: NGINX_VERSION.to_owned(),
-            checking: false,
-        };
+        let wanted = conf.interpreters();
+        if wanted.is_empty() {
+            return None;
+        }
+        let main = wanted.first().filter(|first| first.is_main);
+        let environment = environment::complete(main.map(|main| main.environment.clone()).unwrap_or_default());
+        let without_main = main.is_none().then(|| Interpreter::main_alone(Threads::Pool(0)));
+        let has_company = without_main.is_some() || wanted.len() > 1;
+        let interpreters = without_main.into_iter().chain(wanted);
+        let interpreters = interpreters.map(|interpreter| Planned::new(interpreter, has_company)).collect();
         Some(Self {
-            configuration,
-            threads,
-            applications: conf.applications(),
-            // A conflict was an error when the configuration was read.
-            environment: environment::complete(conf.environment().unwrap_or_default()),
+            configuration: Configuration {
+                settings: conf.settings(),
+                server_software: SERVER_SOFTWARE.to_owned(),
+                multiprocess,
+                worker_number: process::worker_number(),
+                nginx_version: NGINX_VERSION.to_owned(),
+                checking: false,
+            },
+            interpreters,
+            environment,
             shutdown_timeout: conf.shutdown_timeout(),
             max_requests: conf.max_requests(),
             max_memory: conf.max_memory(),
@@ -107,27 +148,39 @@ pub fn start(start: Start) -> io::Result<()> {
     crate::python::fork::set_before_exec(process::close_sockets_on_exec);
     retire::set_up(start.token, start.max_requests, start.max_memory);
 
-    let slots: Vec<_> = start
-        .applications
-        .iter()
-        .map(|(specification, _)| {
-            (specification.clone(), Slot::new(Application::new(Specification::clone(specification))))
-        })
-        .collect();
-    let preloaded = slots.iter().zip(&start.applications).filter(|(_, (_, preload))| *preload);
-    let preloaded = preloaded.map(|((_, slot), _)| slot.clone());
-    let engine = match start.threads {
-        Threads::Pool(count) => {
-            Engine::Threads(threads::Threads::start(start.configuration, count, preloaded.collect(), retire::loaded)?)
-        }
-        Threads::Off => {
-            let inline = Inline::start(&start.configuration);
-            preloaded.for_each(|slot| inline.preload(slot.application()));
+    let mut applications = Vec::new();
+    let mut pools = Vec::new();
+    let mut inline = None;
+    let loading = Arc::new(AtomicUsize::new(start.interpreters.iter().map(|planned| planned.plans.len()).sum()));
+    let loaded = move || {
+        if loading.fetch_sub(1, Ordering::AcqRel) == 1 {
             retire::loaded();
-            Engine::Inline(Box::new(inline))
         }
     };
-    WORKER.get_or_init(|| Worker { post, engine, slots: RwLock::new(slots), shutdown_timeout: start.shutdown_timeout });
+    for (interpreter, planned) in start.interpreters.into_iter().enumerate() {
+        let mut preloaded = Vec::new();
+        for (specification, preload) in planned.applications {
+            let slot = Slot::new(Application::new(Specification::clone(&specification)));
+            preloaded.extend(preload.then(|| slot.clone()));
+            applications.push(Hosted { specification, slot, interpreter });
+        }
+        match planned.threads {
+            Threads::Pool(count) => {
+                let configuration = start.configuration.clone();
+                let started = threads::Threads::start(configuration, planned.plans, count, &preloaded, loaded.clone());
+                pools.push(started?);
+            }
+            // There is no other interpreter then.
+            Threads::Off => {
+                let started = inline.insert(Inline::start(&start.configuration, &planned.plans[0]));
+                preloaded.iter().for_each(|slot| started.preload(slot.application()));
+                loaded();
+            }
+        }
+    }
+    let engine = inline.map_or(Engine::Threads(pools), |inline| Engine::Inline(Box::new(inline)));
+    let applications = RwLock::new(applications);
+    WORKER.get_or_init(|| Worker { post, engine, applications, shutdown_timeout: start.shutdown_timeout });
     Ok(())
 }
 
@@ -144,29 +197,35 @@ pub enum Submitted {
 impl Worker {
     /// The application that a location names.
     ///
-    /// One that is not known came with a reload under `master_process off`, where the process stays.
-    pub fn slot(&self, specification: &Arc<Specification>) -> Arc<Slot> {
-        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        let known = slots.iter().find(|(known, _)| Arc::ptr_eq(known, specification));
-        let known = known.or_else(|| slots.iter().find(|(known, _)| known == specification));
-        if let Some((_, slot)) = known {
-            return slot.clone();
+    /// One that is not known came with a reload under `master_process off`, where the process stays; `None` if its
+    /// interpreter is not known either.
+    pub fn application(&self, specification: &Arc<Specification>) -> Option<Hosted> {
+        let applications = self.applications.read().unwrap_or_else(PoisonError::into_inner);
+        let find = |is: &dyn Fn(&Specification) -> bool| applications.iter().find(|known| is(&known.specification));
+        let known = find(&|known| std::ptr::eq(known, &raw const **specification));
+        let known = known.or_else(|| find(&|known| known == &**specification));
+        if let Some(known) = known {
+            return Some(known.clone());
         }
-        drop(slots);
+        let interpreter = find(&|known| known.shares_interpreter(specification))?.interpreter;
+        drop(applications);
         let slot = Slot::new(Application::new(Specification::clone(specification)));
-        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        slots.push((specification.clone(), slot.clone()));
-        slot
+        let hosted = Hosted { specification: specification.clone(), slot, interpreter };
+        self.applications.write().unwrap_or_else(PoisonError::into_inner).push(hosted.clone());
+        Some(hosted)
     }
 
     /// Runs a call, or hands it to the threads that will.
-    pub fn submit(&'static self, slot: &Arc<Slot>, call: Call, limits: &Limits) -> Submitted {
+    pub fn submit(&'static self, application: &Hosted, call: Call, limits: &Limits) -> Submitted {
+        let slot = &application.slot;
         match &self.engine {
             Engine::Inline(inline) => Submitted::Run(inline.run(slot.application(), call, limits)),
-            Engine::Threads(threads) => match threads.submit(slot, call, limits.queue) {
-                Ok(ticket) => Submitted::Queued(ticket),
-                Err(_) => Submitted::Refused,
-            },
+            Engine::Threads(interpreters) => {
+                match interpreters[application.interpreter].submit(slot, call, limits.queue) {
+                    Ok(ticket) => Submitted::Queued(ticket),
+                    Err(_) => Submitted::Refused,
+                }
+            }
         }
     }
 
@@ -188,7 +247,9 @@ impl Worker {
                 process::leave_after(limit);
                 inline.shut_down(limit);
             }
-            Engine::Threads(threads) => threads.shut_down(calls, limit, || mailbox::deliver(self.post)),
+            Engine::Threads(interpreters) => {
+                threads::shut_down(interpreters, calls, limit, || mailbox::deliver(self.post));
+            }
         }
         retire::leaving();
         process::leave_without_destructors();

@@ -6,9 +6,11 @@
 pub mod class;
 pub mod file;
 pub mod fork;
+pub mod interpreter;
 pub mod interrupt;
 pub mod log;
 pub mod runtime;
+pub mod state;
 pub mod text;
 pub mod traceback;
 

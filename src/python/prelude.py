@@ -5,7 +5,6 @@ Runs once an interpreter, with the native functions `_write`, `_flush` and `_aft
 """
 
 import atexit
-import faulthandler
 import io
 import os
 import signal
@@ -15,6 +14,12 @@ import threading
 import time
 import traceback
 import types
+
+try:
+    import faulthandler
+except ImportError:
+    # It cannot be loaded in an interpreter with a GIL of its own.
+    faulthandler = None
 
 
 class LogStream(io.TextIOBase):
@@ -138,10 +143,9 @@ class RequestTimeout(BaseException):
     """Raised in the thread of a call that runs longer than wsgi_request_timeout."""
 
 
-def thread_stack(ident):
-    """What runs on a thread, the outermost call first, as the lines of a traceback."""
-    frame = sys._current_frames().get(ident)
-    return "".join(traceback.format_stack(frame)) if frame else "  (no Python code)\n"
+def format_stack(frame):
+    """What runs in a frame of a thread, the outermost call first, as the lines of a traceback."""
+    return "".join(traceback.format_stack(frame))
 
 
 class Shutdown:
@@ -151,7 +155,7 @@ class Shutdown:
         self._functions = []
 
     def on_shutdown(self, function):
-        """Decorator: `function()` is called once, on the Python main thread, when the worker ends."""
+        """Decorator: `function()` is called once, on the main thread, when the worker or the interpreter ends."""
         if not callable(function):
             raise TypeError("on_shutdown() needs a callable")
         self._functions.append(function)
@@ -218,7 +222,8 @@ def guard_signals():
 
     guarded.__doc__ = install.__doc__
     signal.signal = guarded
-    faulthandler.register = register
+    if faulthandler:
+        faulthandler.register = register
 
 
 def adopt_thread(name):

@@ -1,20 +1,16 @@
 //! The Python of one worker: initialised once, on the thread that becomes Python's main thread, and never finalised.
 //!
 //! Finalising with threads about aborts the process, and Python cannot be initialised twice; so a worker ends with
-//! [`Interpreter::shut_down`] and leaves by `_exit`.
+//! [`Interpreter::shut_down`](super::interpreter::Interpreter::shut_down) and leaves by `_exit`.
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use pyo3::ffi;
-use pyo3::ffi::c_str;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
-
-use super::{class, fork, log};
 
 /// The minor version this module is linked with, as `3.11`.
 pub const BUILD_VERSION: &str = env!("WSGI_PYTHON_VERSION");
@@ -34,13 +30,6 @@ pub struct Settings {
     pub optimize: u8,
     /// Whether no byte code is written, whoever may read and write the files.
     pub leave_no_byte_code: bool,
-}
-
-/// A fact for the module `ngx_wsgi`: its attribute name and value.
-pub enum Fact {
-    Text(&'static str, String),
-    Number(&'static str, i64),
-    Truth(&'static str, bool),
 }
 
 /// The libpython in this process, as `3.11.2`; Python need not be initialised.
@@ -133,89 +122,33 @@ pub unsafe fn set_environment(variables: &[(String, String)]) {
     }
 }
 
-/// The main interpreter.
-///
-/// Its objects are released only while attached, in practice never: it lives as long as the worker.
-pub struct Interpreter {
-    prelude: Py<PyDict>,
-}
+static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
 
-impl Interpreter {
-    /// Initialises Python; the calling thread becomes its main thread, and is left detached.
-    ///
-    /// # Errors
-    /// One sentence on what failed. A second start in the same process is an error.
-    pub fn start(settings: &Settings, facts: &[Fact]) -> Result<Self, String> {
-        static STARTED: AtomicBool = AtomicBool::new(false);
-        if STARTED.swap(true, Ordering::Relaxed) {
-            return Err("Python was started before in this process".to_owned());
-        }
-        preinitialize()?;
-        initialize(settings)?;
+/// Initialises Python; the calling thread becomes its main thread, and is left detached.
+///
+/// # Errors
+/// One sentence on what failed. A second start in the same process is an error.
+pub fn start(settings: &Settings) -> Result<(), String> {
+    static CALLED: AtomicBool = AtomicBool::new(false);
+    if CALLED.swap(true, Ordering::Relaxed) {
+        return Err("Python was started before in this process".to_owned());
+    }
+    let result = preinitialize().and_then(|()| initialize(settings));
+    if result.is_ok() {
         // SAFETY: initialisation left this thread attached; the state is kept by the thread's PyGILState slot.
         unsafe { ffi::PyEval_SaveThread() };
-
-        Python::attach(|py| {
-            Self::run_prelude(py, settings, facts)
-                .map_err(|error| format!("Python cannot run its prelude: {}", super::traceback::format(&error, py)))
-        })
+        // pyo3 makes the one type it has for all interpreters when it takes the first error: here it lasts.
+        Python::attach(|py| drop(py.None().bind(py).call0()));
     }
-
-    fn run_prelude(py: Python<'_>, settings: &Settings, facts: &[Fact]) -> PyResult<Self> {
-        let globals = PyDict::new(py);
-        globals.set_item("__name__", "_ngx_wsgi_prelude")?;
-        globals.set_item("_write", class::function(py, &log::WRITE)?)?;
-        globals.set_item("_flush", class::function(py, &log::FLUSH)?)?;
-        globals.set_item("_after_fork_in_child", class::function(py, &fork::AFTER_FORK_IN_CHILD)?)?;
-        globals.set_item("path", PyList::new(py, settings.path.iter().map(|path| path.as_os_str()))?)?;
-        let values = PyDict::new(py);
-        for fact in facts {
-            match fact {
-                Fact::Text(name, value) => values.set_item(name, value)?,
-                Fact::Number(name, value) => values.set_item(name, value)?,
-                Fact::Truth(name, value) => values.set_item(name, value)?,
-            }
-        }
-        globals.set_item("facts", values)?;
-        run_code(py, c_str!(include_str!("prelude.py")), c"ngx_wsgi/prelude.py", &globals)?;
-        Ok(Self { prelude: globals.unbind() })
-    }
-
-    /// A name of the prelude, as `errors` or `FileWrapper`.
-    pub fn prelude<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
-        self.prelude.bind(py).as_any().get_item(name)
-    }
-
-    /// Makes the calling thread one that the module `threading` knows, named `name`.
-    ///
-    /// # Errors
-    /// When Python is out of memory.
-    pub fn adopt_thread(&self, py: Python<'_>, name: &str) -> PyResult<()> {
-        self.prelude(py, "adopt_thread")?.call1((name,)).map(drop)
-    }
-
-    /// Runs `on_shutdown` callbacks, joins threads and runs `atexit` handlers; at most about `limit` if they allow it.
-    ///
-    /// To be called once, on the Python main thread.
-    pub fn shut_down(&self, py: Python<'_>, limit: Duration) {
-        let result =
-            self.prelude(py, "shutdown").and_then(|shutdown| shutdown.call_method1("run", (limit.as_secs_f64(),)));
-        if let Err(error) = result {
-            log::error(&super::traceback::format(&error, py));
-        }
-    }
+    STARTED.get_or_init(|| result).clone()
 }
 
-/// Runs Python code that is part of this module, with `globals` as its namespace.
-pub fn run_code(py: Python<'_>, code: &CStr, file: &CStr, globals: &Bound<'_, PyDict>) -> PyResult<()> {
-    // SAFETY: null-terminated texts; both results are checked for null.
-    unsafe {
-        let compiled = ffi::Py_CompileString(code.as_ptr(), file.as_ptr(), ffi::Py_file_input);
-        let compiled = Bound::from_owned_ptr_or_err(py, compiled)?;
-        globals.set_item("__builtins__", py.import("builtins")?)?;
-        let result = ffi::PyEval_EvalCode(compiled.as_ptr(), globals.as_ptr(), globals.as_ptr());
-        Bound::from_owned_ptr_or_err(py, result).map(drop)
-    }
+/// Waits until [`start`] has been called, on whatever thread, and is done.
+///
+/// # Errors
+/// What it returned.
+pub fn started() -> Result<(), String> {
+    STARTED.wait().clone()
 }
 
 /// Chooses UTF-8 whatever the locale says: nginx's environment has none, and paths and files would be ASCII.
@@ -267,7 +200,7 @@ unsafe fn set_path(
 }
 
 /// Turns a `PyStatus` into a sentence; never exits as `Py_ExitStatusException` would.
-fn check(status: ffi::PyStatus) -> Result<(), String> {
+pub(super) fn check(status: ffi::PyStatus) -> Result<(), String> {
     // SAFETY: plain reads of a status that a Python function returned; its texts are static.
     unsafe {
         if ffi::PyStatus_Exception(status) == 0 {

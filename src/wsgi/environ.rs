@@ -11,21 +11,21 @@ use super::input::Input;
 use super::request::{Key, RequestHead, Variable};
 use super::start_response::Answer;
 use crate::python::class::ClassObject;
-use crate::python::runtime::Interpreter;
+use crate::python::interpreter::Interpreter;
 use crate::python::text::latin1;
 
-/// What a server is like, the same for all requests of a worker.
+/// What a server is like, the same for all requests of an interpreter.
 #[derive(Clone, Debug)]
 pub struct Server {
     /// SERVER_SOFTWARE.
     pub software: String,
     /// `wsgi.multithread`: another thread of this process may call the same application.
     pub multithread: bool,
-    /// `wsgi.multiprocess`: another process may.
+    /// `wsgi.multiprocess`: another process, or another interpreter of this one, may have the same application.
     pub multiprocess: bool,
 }
 
-/// All that environs of one interpreter have in common.
+/// All that environs of one interpreter have in common. Released attached, in there.
 pub struct Vocabulary {
     /// Keys and values that are the same for every request; copied for each.
     template: Py<PyDict>,

@@ -47,8 +47,8 @@ pub trait Suspended: Send {
 ///
 /// The order is: `start` once, `send_head` once, `send` any number of times, `end` once, `closed` once; or `end(Failed)` at any time.
 pub trait Exchange: Send + Sync {
-    /// A thread of this name takes the call on. False when nobody waits for it any more: then it must not run.
-    fn start(&self, thread: &Arc<str>) -> bool;
+    /// A thread of this name, in this interpreter, takes the call on. False when nobody waits for it any more: then it must not run.
+    fn start(&self, thread: &Arc<str>, interpreter: &Arc<str>) -> bool;
 
     /// A thread goes on with a call that was suspended.
     fn go_on(&self);

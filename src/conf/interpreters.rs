@@ -1,0 +1,167 @@
+//! The interpreters that the locations of all applications ask for, and where these contradict each other.
+
+use std::sync::Arc;
+
+use super::location::Threads;
+use crate::app::specification::{Placement, Specification};
+use crate::python::state::Gil;
+
+/// What one location says of its application.
+#[derive(Debug)]
+pub struct Registered {
+    pub specification: Arc<Specification>,
+    pub preload: bool,
+    pub threads: Threads,
+    pub gil: Gil,
+    pub copies: usize,
+    pub request_buffering: bool,
+    pub environment: Vec<(String, String)>,
+    /// A `wsgi_interpreter` that has no effect, as sub-interpreters are not enabled.
+    pub idle_name: Option<String>,
+    /// File and line of its `wsgi_pass`.
+    pub place: String,
+}
+
+/// An interpreter of each worker, with what its applications agree on.
+#[derive(Clone, Debug)]
+pub struct Interpreter {
+    /// What the log and `$wsgi_interpreter` call it.
+    pub name: String,
+    pub is_main: bool,
+    pub gil: Gil,
+    pub copies: usize,
+    pub threads: Threads,
+    pub environment: Vec<(String, String)>,
+    /// Each application once, with whether it is to be loaded at the start.
+    pub applications: Vec<(Arc<Specification>, bool)>,
+}
+
+impl Interpreter {
+    /// The main interpreter without any application.
+    pub fn main_alone(threads: Threads) -> Self {
+        Self {
+            name: Placement::MAIN.to_owned(),
+            is_main: true,
+            gil: Gil::Shared,
+            copies: 1,
+            threads,
+            environment: Vec::new(),
+            applications: Vec::new(),
+        }
+    }
+}
+
+/// The interpreters of `applications`, the main one first, the others in the order in which they are named.
+pub fn of(applications: &[Registered]) -> Vec<Interpreter> {
+    let mut found: Vec<Interpreter> = Vec::new();
+    for application in applications {
+        let specification = &application.specification;
+        let known = found.iter().position(|known| known.applications[0].0.shares_interpreter(specification));
+        let index = known.unwrap_or_else(|| {
+            found.push(Interpreter {
+                name: specification.interpreter(),
+                is_main: specification.placement == Placement::Main,
+                gil: application.gil,
+                copies: application.copies,
+                threads: application.threads,
+                environment: Vec::new(),
+                applications: Vec::new(),
+            });
+            found.len() - 1
+        });
+        let interpreter = &mut found[index];
+        for variable in &application.environment {
+            if !interpreter.environment.contains(variable) {
+                interpreter.environment.push(variable.clone());
+            }
+        }
+        match interpreter.applications.iter_mut().find(|(known, _)| Arc::ptr_eq(known, specification)) {
+            Some((_, preload)) => *preload |= application.preload,
+            None => interpreter.applications.push((specification.clone(), application.preload)),
+        }
+    }
+    found.sort_by_key(|interpreter| !interpreter.is_main);
+    found
+}
+
+/// Checks what the locations say against each other.
+///
+/// # Errors
+/// One sentence that names the places.
+pub fn check(applications: &[Registered]) -> Result<(), String> {
+    for (index, application) in applications.iter().enumerate() {
+        check_alone(application)?;
+        for before in &applications[..index] {
+            check_pair(before, application)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_alone(application: &Registered) -> Result<(), String> {
+    let place = &application.place;
+    if let Some(name) = &application.idle_name {
+        return Err(format!(
+            "\"wsgi_interpreter {name}\" needs \"wsgi_enable_subinterpreters on\" for the application of {place}"
+        ));
+    }
+    let is_main = application.specification.placement == Placement::Main;
+    if is_main && application.gil == Gil::Own {
+        return Err(format!(
+            "\"wsgi_interpreter_gil own\" is not possible for the application of {place}: it is in the main interpreter, \
+             whose GIL the others share; \"wsgi_enable_subinterpreters on\" gives it another"
+        ));
+    }
+    if is_main && application.copies > 1 {
+        return Err(format!(
+            "\"wsgi_interpreters {}\" is not possible for the application of {place}: it is in the main interpreter, of \
+             which there is one; \"wsgi_enable_subinterpreters on\" gives it others",
+            application.copies
+        ));
+    }
+    if !is_main && application.threads == Threads::Off {
+        return Err(format!(
+            "\"wsgi_threads off\" is not possible for the application of {place}: the event loop belongs to the main \
+             interpreter, and a thread to one interpreter only"
+        ));
+    }
+    // On the event loop thread nobody could read a body while the call waits for it.
+    if !application.request_buffering && application.threads == Threads::Off {
+        return Err(format!(
+            "\"wsgi_request_buffering off\" needs threads, but the application of {place} has \"wsgi_threads off\": a \
+             call that waits for its client would stop the worker"
+        ));
+    }
+    Ok(())
+}
+
+fn check_pair(one: &Registered, other: &Registered) -> Result<(), String> {
+    let places = format!("the applications of {} and {}", one.place, other.place);
+    if !one.specification.shares_interpreter(&other.specification) {
+        if (one.threads == Threads::Off) != (other.threads == Threads::Off) {
+            return Err(format!(
+                "\"wsgi_threads off\" holds for one of {places}: the event loop would wait for the GIL while the threads \
+                 of the other have it; use threads for both, or an nginx for each"
+            ));
+        }
+        return Ok(());
+    }
+    let differs = |directive: &str, what: &str| {
+        Err(format!("\"{directive}\" differs between {places}, which share an interpreter and so its {what}"))
+    };
+    if one.threads != other.threads {
+        return differs("wsgi_threads", "threads");
+    }
+    if one.gil != other.gil {
+        return differs("wsgi_interpreter_gil", "GIL");
+    }
+    if one.copies != other.copies {
+        return differs("wsgi_interpreters", "copies");
+    }
+    for (name, value) in &one.environment {
+        if other.environment.iter().any(|(known, other)| known == name && other != value) {
+            return differs(&format!("wsgi_env {name}"), "environment");
+        }
+    }
+    Ok(())
+}

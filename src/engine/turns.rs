@@ -1,0 +1,50 @@
+//! Turns for the threads of other interpreters, where one that computes would keep the GIL that they share.
+//!
+//! Before Python 3.13 a thread that waits for the GIL asks only the threads of its own interpreter to let go of it. A call
+//! that computes in another keeps it then until it waits for something, and all other applications of the worker with it.
+//! So while calls run in an interpreter, a thread of it asks for the GIL now and then, on behalf of the others.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use crate::python::state::Home;
+
+/// How long a thread may have the GIL before it is asked, beside the five milliseconds that Python gives it.
+const TURN: Duration = Duration::from_millis(15);
+
+/// The thread that asks, in one interpreter.
+#[derive(Default)]
+pub struct Turns {
+    thread: OnceLock<Thread>,
+    is_resting: AtomicBool,
+}
+
+impl Turns {
+    /// Becomes that thread, for good. It has not used Python before. `busy` says whether a call runs.
+    pub fn give(&self, home: Home, busy: impl Fn() -> bool) -> ! {
+        self.thread.get_or_init(thread::current);
+        let mut resident = home.resident();
+        loop {
+            self.is_resting.store(true, Ordering::SeqCst);
+            if !busy() {
+                thread::park();
+                continue;
+            }
+            self.is_resting.store(false, Ordering::SeqCst);
+            thread::sleep(TURN);
+            resident.attach(|_| ());
+        }
+    }
+
+    /// A call runs: `busy` says so from now on.
+    pub fn begin(&self) {
+        if self.is_resting.load(Ordering::SeqCst)
+            && self.is_resting.swap(false, Ordering::SeqCst)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+}

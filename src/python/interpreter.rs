@@ -1,0 +1,115 @@
+//! What every interpreter of a worker has before an application is loaded: the prelude, and through it the end.
+
+use std::ffi::{CStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pyo3::ffi;
+use pyo3::ffi::c_str;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList};
+
+use super::{class, fork, log, traceback};
+
+/// A fact for the module `ngx_wsgi`: its attribute name and value.
+pub enum Fact {
+    Text(&'static str, String),
+    Number(&'static str, i64),
+    Truth(&'static str, bool),
+}
+
+/// Variables of an environment: names and values.
+pub type Environment = Vec<(OsString, OsString)>;
+
+/// What one interpreter is prepared with.
+pub struct Preparation<'a> {
+    /// To put in front of `sys.path`.
+    pub path: &'a [PathBuf],
+    /// For the module `ngx_wsgi`.
+    pub facts: &'a [Fact],
+    /// The `os.environ` of a sub-interpreter; `None` in the main one, whose is that of the process.
+    pub environment: Option<&'a Environment>,
+}
+
+/// An interpreter that is prepared. Its objects are to be released in it, attached.
+pub struct Interpreter {
+    prelude: Py<PyDict>,
+}
+
+impl Interpreter {
+    /// Prepares the current interpreter; the calling thread becomes the one that `threading` calls the main thread.
+    ///
+    /// # Errors
+    /// When Python cannot run the prelude.
+    pub fn prepare(py: Python<'_>, preparation: &Preparation<'_>) -> PyResult<Self> {
+        let globals = PyDict::new(py);
+        globals.set_item("__name__", "_ngx_wsgi_prelude")?;
+        globals.set_item("_write", class::function(py, &log::WRITE)?)?;
+        globals.set_item("_flush", class::function(py, &log::FLUSH)?)?;
+        globals.set_item("_after_fork_in_child", class::function(py, &fork::AFTER_FORK_IN_CHILD)?)?;
+        globals.set_item("path", PyList::new(py, preparation.path.iter().map(|path| path.as_os_str()))?)?;
+        let values = PyDict::new(py);
+        for fact in preparation.facts {
+            match fact {
+                Fact::Text(name, value) => values.set_item(name, value)?,
+                Fact::Number(name, value) => values.set_item(name, value)?,
+                Fact::Truth(name, value) => values.set_item(name, value)?,
+            }
+        }
+        globals.set_item("facts", values)?;
+        if let Some(environment) = preparation.environment {
+            isolate(py, environment)?;
+        }
+        run_code(py, c_str!(include_str!("prelude.py")), c"ngx_wsgi/prelude.py", &globals)?;
+        Ok(Self { prelude: globals.unbind() })
+    }
+
+    /// A name of the prelude, as `errors` or `FileWrapper`.
+    pub fn prelude<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        self.prelude.bind(py).as_any().get_item(name)
+    }
+
+    /// Makes the calling thread one that the module `threading` knows, named `name`.
+    ///
+    /// # Errors
+    /// When Python is out of memory.
+    pub fn adopt_thread(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        self.prelude(py, "adopt_thread")?.call1((name,)).map(drop)
+    }
+
+    /// Runs `on_shutdown` callbacks, joins threads and runs `atexit` handlers; at most about `limit` if they allow it.
+    ///
+    /// To be called once, on the thread that prepared it.
+    pub fn shut_down(&self, py: Python<'_>, limit: Duration) {
+        let result =
+            self.prelude(py, "shutdown").and_then(|shutdown| shutdown.call_method1("run", (limit.as_secs_f64(),)));
+        if let Err(error) = result {
+            log::error(&traceback::format(&error, py));
+        }
+    }
+}
+
+/// Takes a sub-interpreter out of what it would share with others in the process.
+fn isolate(py: Python<'_>, environment: &Environment) -> PyResult<()> {
+    let variables = PyDict::new(py);
+    for (name, value) in environment {
+        variables.set_item(PyBytes::new(py, name.as_bytes()), PyBytes::new(py, value.as_bytes()))?;
+    }
+    let globals = PyDict::new(py);
+    globals.set_item("__name__", "_ngx_wsgi_isolation")?;
+    globals.set_item("variables", variables)?;
+    run_code(py, c_str!(include_str!("isolation.py")), c"ngx_wsgi/isolation.py", &globals)
+}
+
+/// Runs Python code that is part of this module, with `globals` as its namespace.
+pub fn run_code(py: Python<'_>, code: &CStr, file: &CStr, globals: &Bound<'_, PyDict>) -> PyResult<()> {
+    // SAFETY: null-terminated texts; both results are checked for null.
+    unsafe {
+        let compiled = ffi::Py_CompileString(code.as_ptr(), file.as_ptr(), ffi::Py_file_input);
+        let compiled = Bound::from_owned_ptr_or_err(py, compiled)?;
+        globals.set_item("__builtins__", py.import("builtins")?)?;
+        let result = ffi::PyEval_EvalCode(compiled.as_ptr(), globals.as_ptr(), globals.as_ptr());
+        Bound::from_owned_ptr_or_err(py, result).map(drop)
+    }
+}
