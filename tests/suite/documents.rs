@@ -89,6 +89,13 @@ fn in_the_sources() -> Vec<Directive> {
                     assert!(location.contains("self.threads.unwrap_or_default()"));
                     between(&location, "fndefault()->Self{Self::Pool(", ")").to_owned()
                 }
+                "wsgi_interpreter_gil" => {
+                    assert!(location.contains("self.interpreter_gil.unwrap_or_default()"));
+                    let state = squeeze(read("src/python/state.rs"));
+                    assert!(between(&state, "pubenumGil{", "}").contains("#[default]Shared,"));
+                    "shared".to_owned()
+                }
+                "wsgi_interpreters" => fallback(&location, field).to_owned(),
                 "wsgi_output_buffer_size" => kilobytes(fallback(&location, field)),
                 "wsgi_max_temp_file_size" => {
                     assert_eq!(fallback(&location, field), "1024*1024*1024");
