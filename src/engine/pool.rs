@@ -238,6 +238,11 @@ impl<W> Pool<W> {
         self.queue.drain(..).chain(self.held.drain(..)).collect()
     }
 
+    /// Whether it takes no more calls.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Whether a call runs that somebody waits for.
     pub fn is_running(&self) -> bool {
         self.running() > 0

@@ -202,8 +202,8 @@ impl Threads {
 
 /// Ends all interpreters of a worker: waits for running calls, for at most `calls`, then runs what the applications want
 /// run at the end, in all of them at the same time; at most about `limit` in all. `meanwhile` is called again and again.
-/// Calls that have not started are dropped, those that only have to be ended are ended, and those that have run out of
-/// time are not waited for.
+/// Calls that have not started are dropped, and applications that have not begun to be loaded are not loaded any more;
+/// calls that only have to be ended are ended, and those that have run out of time are not waited for.
 pub fn shut_down(all: &[Threads], calls: Duration, limit: Duration, meanwhile: impl Fn()) {
     const TURN: Duration = Duration::from_millis(5);
     let start = Instant::now();
@@ -390,6 +390,8 @@ fn main_thread(shared: &Arc<Shared>, configuration: &Configuration, copy: usize,
             resident.attach(|py| {
                 while let Ok(command) = py.detach(next) {
                     match command {
+                        // The worker ends: nobody waits for what has not begun to be loaded.
+                        Command::Load(_) if py.detach(|| shared.lock().is_closed()) => {}
                         Command::Load(slot) => {
                             // Another copy may have failed when this one did not.
                             let is_loaded = world.loader.has(&slot.application);

@@ -450,6 +450,29 @@ fn an_import_that_blocks_for_ever_is_given_up() {
     conn.read_to_end();
 }
 
+/// A worker that ends during an import finishes that one, and begins none that nobody waits for.
+#[test]
+fn an_import_that_has_not_begun_is_left_out_at_the_end() {
+    let first = "
+import os
+event('first')
+while not os.path.exists('@prefix@/go'):
+    time.sleep(0.01)
+atexit.register(event, 'atexit')
+";
+    let mut nginx = site(Engine::Threads, first)
+        .app_at("/second", "second.py", &format!("{EVENTS}\nevent('second')\ntime.sleep(1000)\n"))
+        .start();
+    nginx.wait_events(&["first"]);
+    nginx.signal(libc::SIGQUIT);
+    let worker = format!("{0}#{0}: exiting", nginx.all_children()[0].0);
+    nginx.wait_log(&worker);
+    nginx.write("go", "");
+    let took = end(&mut nginx, libc::SIGQUIT);
+    assert!(took < SOON, "{took:?}");
+    assert_eq!(nginx.events(), ["first", "atexit"]);
+}
+
 fn a_busy_thread_does_not_crash_a_reload(engine: Engine) {
     let source = r#"
 def work():
