@@ -25,6 +25,7 @@ mod process;
 mod protocols;
 mod ranges;
 mod reload;
+mod reload_load;
 mod response;
 mod retire;
 mod shutdown;

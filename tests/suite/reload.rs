@@ -10,6 +10,7 @@ both_engines!(
     no_request_is_lost,
     new_code_runs_after_each_reload,
     changed_modules_run_after_each_reload,
+    nothing_of_the_old_python_is_left,
     a_slow_import_loses_no_request,
     a_failed_import_is_of_its_location_alone,
     a_failed_import_is_tried_again_from_the_start,
@@ -69,6 +70,88 @@ fn changed_modules_run_after_each_reload(engine: Engine) {
     }
 }
 
+/// What of Python, of C and of the process an application can change, and what it is.
+const STATE: &str = r#"
+import builtins, ctypes, json, locale, os, sys, threading
+
+libc = ctypes.CDLL(None)
+libc.getenv.restype = ctypes.c_char_p
+requests = []
+
+def maps(name):
+    return any(name in line for line in open("/proc/self/maps"))
+
+def state():
+    mask = os.umask(0)
+    os.umask(mask)
+    return {
+        "module": len(requests),
+        "sys.modules": "left" in sys.modules,
+        "sys.path": sys.path,
+        "builtins": hasattr(builtins, "left"),
+        "types": len(Exception.__subclasses__()),
+        "recursion": sys.getrecursionlimit(),
+        "interval": sys.getswitchinterval(),
+        "strings": sys.get_int_max_str_digits(),
+        "os.environ": os.environ.get("LEFT"),
+        "getenv": str(libc.getenv(b"LEFT_IN_C")),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "extension": maps("_zoneinfo."),
+        "threads": any(thread.name == "left" for thread in threading.enumerate()),
+        "umask": mask,
+        "folder": os.getcwd(),
+        "descriptor": os.path.exists("/proc/self/fd/200"),
+    }
+
+def spoil():
+    global kept
+    requests.extend(range(10))
+    sys.modules["left"] = sys
+    sys.path.append("/left")
+    builtins.left = True
+    kept = type("Left", (Exception,), {})
+    sys.setrecursionlimit(4321)
+    sys.setswitchinterval(0.5)
+    sys.set_int_max_str_digits(1234)
+    os.environ["LEFT"] = "left"
+    libc.setenv(b"LEFT_IN_C", b"left", 1)
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    import zoneinfo
+    threading.Thread(target=threading.Event().wait, name="left", daemon=True).start()
+    os.umask(0o123)
+    os.chdir("/")
+    os.dup2(0, 200)
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/spoil":
+        spoil()
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps([os.getpid(), state()]).encode()]
+"#;
+
+/// A reload restarts Python, and not only the application: another process, and all of what was in the old one is gone.
+fn nothing_of_the_old_python_is_left(engine: Engine) {
+    let nginx = Site::new(engine).app(STATE).start();
+    let ask = |path: &str| {
+        let answer = nginx.connect().send(format!("GET {path} HTTP/1.0\r\n\r\n")).response().expect(200).json();
+        (Process(answer[0].as_i64().unwrap() as i32), answer[1].as_object().unwrap().clone())
+    };
+    let (old, fresh) = ask("/");
+    for _ in 0..2 {
+        let (spoilt_in, spoilt) = ask("/spoil");
+        for (what, value) in &fresh {
+            assert_ne!(spoilt[what], *value, "{what} has not been changed");
+        }
+        nginx.reload();
+        let (new, state) = ask("/");
+        assert_ne!(new, spoilt_in);
+        assert_eq!(state, fresh);
+        spoilt_in.wait_gone();
+    }
+    assert!(!old.is_alive());
+    assert!(!runs_python(Process(nginx.master())));
+}
+
 const SLOW: &str = "import time\ntime.sleep(2)\n";
 
 fn a_slow_import_loses_no_request(engine: Engine) {
@@ -79,6 +162,27 @@ fn a_slow_import_loses_no_request(engine: Engine) {
     nginx.reload();
     std::thread::sleep(Duration::from_millis(2300));
     load.stop().assert_good();
+}
+
+/// A worker that is told to quit while it imports owes answers to those that wait for the import; not for ever.
+#[test]
+fn a_request_that_waits_for_an_import_is_given_up_as_a_call_is() {
+    let nginx = Site::new(Engine::Threads)
+        .http("wsgi_shutdown_timeout 500ms;")
+        .app(&(SLOW.to_owned() + &answers("fine")))
+        .location("= /not-python", "return 204;")
+        .errors_expected()
+        .start();
+    let worker = Process(nginx.workers()[0]);
+    let mut conn = nginx.connect();
+    conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    // On another connection, accepted after that one.
+    nginx.get("/not-python").expect(204);
+    nginx.reload();
+    conn.response().expect(503);
+    nginx.wait_log("1 calls are given up, they did not end within wsgi_shutdown_timeout");
+    worker.wait_gone();
+    assert_eq!(nginx.get("/").expect(200).text(), "fine");
 }
 
 #[test]

@@ -19,6 +19,10 @@ pub struct Load {
 pub struct Tally {
     /// Answers with status 200.
     pub good: usize,
+    /// Connections that were found closed before anything was asked on them again.
+    pub reopened: usize,
+    /// Requests that were sent a second time, on a new connection, as the kept one was closed without an answer.
+    pub retried: usize,
     /// What else came, or why nothing did.
     pub bad: Vec<String>,
     /// The longest time from a request to its answer.
@@ -45,6 +49,8 @@ impl Load {
         for client in self.clients {
             let tally = client.join().expect("a client");
             all.good += tally.good;
+            all.reopened += tally.reopened;
+            all.retried += tally.retried;
             all.bad.extend(tally.bad);
             all.longest = all.longest.max(tally.longest);
         }
@@ -66,7 +72,7 @@ fn run(stop: &AtomicBool, address: SocketAddr, path: &str) -> Tally {
     let mut kept = None;
     while !stop.load(Ordering::Relaxed) {
         let start = Instant::now();
-        match ask(&mut kept, address, path) {
+        match ask(&mut kept, address, path, &mut tally) {
             Ok(200) => tally.good += 1,
             Ok(status) => tally.bad.push(format!("status {status}")),
             Err(e) => tally.bad.push(e),
@@ -79,17 +85,24 @@ fn run(stop: &AtomicBool, address: SocketAddr, path: &str) -> Tally {
 
 /// One request, on the kept connection if there is one.
 ///
-/// A server may close an idle connection at any time, also while a request is on its way there: as every client does
-/// (RFC 9112, 9.3.1), this one asks again on a new connection if a kept one ended before any byte of an answer.
-fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str) -> Result<u16, String> {
+/// A server may close an idle connection at any time, also while a request is on its way there; nginx does so when a
+/// worker is told to quit. If the connection ends before any byte of an answer, the server says by it that no answer will
+/// come, and whoever asks with an idempotent method, as GET is, asks again on a new connection: RFC 9112, 9.3.1, and 9.6
+/// for the end of a connection. Every HTTP client does. On a new connection nothing is asked twice.
+fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str, tally: &mut Tally) -> Result<u16, String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     if let Some(mut stream) = kept.take() {
-        let sent = stream.write_all(request.as_bytes());
-        if sent.is_ok()
-            && let Some((status, keep)) = answer(&mut stream)?
-        {
-            *kept = keep.then_some(stream);
-            return Ok(status);
+        if is_open(&stream)? {
+            let sent = stream.write_all(request.as_bytes());
+            if sent.is_ok()
+                && let Some((status, keep)) = answer(&mut stream)?
+            {
+                *kept = keep.then_some(stream);
+                return Ok(status);
+            }
+            tally.retried += 1;
+        } else {
+            tally.reopened += 1;
         }
     }
     let mut stream = TcpStream::connect(address).map_err(|e| format!("connect: {e}"))?;
@@ -101,6 +114,19 @@ fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str) -> Result<
             Ok(status)
         }
         None => Err("a new connection ended without an answer".to_owned()),
+    }
+}
+
+/// Whether the other side has not closed an idle connection.
+fn is_open(stream: &TcpStream) -> Result<bool, String> {
+    stream.set_nonblocking(true).unwrap();
+    let peeked = stream.peek(&mut [0]);
+    stream.set_nonblocking(false).unwrap();
+    match peeked {
+        Ok(0) => Ok(false),
+        Ok(_) => Err("an answer that nobody asked for".to_owned()),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(true),
+        Err(_) => Ok(false),
     }
 }
 
