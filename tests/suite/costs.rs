@@ -6,38 +6,45 @@ use std::time::{Duration, Instant};
 
 const ON: &str = "wsgi_enable_subinterpreters on;";
 
-/// How long each rate is measured, and how often; the best counts, as others use this machine too.
+/// How long a rate is measured at a time, and how often all of them are, in turn, as others use this machine too.
 const TIME: Duration = Duration::from_secs(2);
-const TIMES: usize = 5;
+const ROUNDS: usize = 7;
 
 fn has_own_gil() -> bool {
     env!("WSGI_PYTHON_VERSION").split_once('.').unwrap().1.parse::<u32>().unwrap() >= 12
 }
 
+fn gils() -> &'static [&'static str] {
+    if has_own_gil() { &["shared", "own"] } else { &["shared"] }
+}
+
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
 /// Answers a second, of `clients` that ask for `paths` in turn on kept connections.
 fn rate(nginx: &Nginx, paths: &[String], clients: usize) -> f64 {
-    let once = || {
-        let start = Instant::now();
-        let answers: usize = std::thread::scope(|scope| {
-            let client = |first: usize| {
-                scope.spawn(move || {
-                    let mut conn: Conn = nginx.connect();
-                    let mut count = 0;
-                    while start.elapsed() < TIME {
-                        let path = &paths[(first + count) % paths.len()];
-                        conn.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
-                        conn.response().expect(200);
-                        count += 1;
-                    }
-                    count
-                })
-            };
-            let clients: Vec<_> = (0..clients).map(client).collect();
-            clients.into_iter().map(|client| client.join().unwrap()).sum()
-        });
-        answers as f64 / start.elapsed().as_secs_f64()
-    };
-    (0..TIMES).map(|_| once()).fold(0.0, f64::max)
+    let start = Instant::now();
+    let answers: usize = std::thread::scope(|scope| {
+        let client = |first: usize| {
+            scope.spawn(move || {
+                let mut conn: Conn = nginx.connect();
+                let mut count = 0;
+                while start.elapsed() < TIME {
+                    let path = &paths[(first + count) % paths.len()];
+                    conn.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+                    conn.response().expect(200);
+                    count += 1;
+                }
+                count
+            })
+        };
+        let clients: Vec<_> = (0..clients).map(client).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    answers as f64 / start.elapsed().as_secs_f64()
 }
 
 const HELLO: &str = r#"
@@ -59,23 +66,31 @@ def application(environ, start_response):
 #[test]
 #[ignore = "measures"]
 fn computing_in_parallel() {
-    let run = |directives: &str| {
-        let nginx = Site::plain().app(COMPUTES).http("keepalive_requests 1000000;").http(directives).start();
-        nginx.get("/").expect(200);
-        let worker = Process(nginx.workers()[0]);
-        let (start, before) = (Instant::now(), worker.cpu());
-        let rate = rate(&nginx, &["/".to_owned()], 4);
-        let processors = (worker.cpu() - before).as_secs_f64() / start.elapsed().as_secs_f64();
-        println!("\n{rate:8.1} answers/s on {processors:.2} processors  {directives}");
-        rate
-    };
-    let threads = "wsgi_threads 2;";
-    let main = run(threads);
-    let shared = run(&format!("{threads} {ON} wsgi_interpreters 2;"));
-    println!("two copies with one GIL: {:.2} times the main interpreter alone", shared / main);
+    let copies = format!("{ON} wsgi_interpreters 2;");
+    let mut sites = vec![("the main interpreter", String::new()), ("two copies, one GIL", copies.clone())];
     if has_own_gil() {
-        let own = run(&format!("{threads} {ON} wsgi_interpreters 2; wsgi_interpreter_gil own;"));
-        println!("two copies with a GIL each: {:.2} times the main interpreter alone", own / main);
+        sites.push(("two copies, a GIL each", format!("{copies} wsgi_interpreter_gil own;")));
+    }
+    let sites: Vec<_> = sites
+        .into_iter()
+        .map(|(name, directives)| {
+            let site = Site::plain().app(COMPUTES).http("keepalive_requests 1000000; wsgi_threads 2;");
+            let nginx = site.http(&directives).start();
+            nginx.get("/").expect(200);
+            (name, nginx)
+        })
+        .collect();
+    let root = ["/".to_owned()];
+    let rounds: Vec<Vec<f64>> =
+        (0..ROUNDS).map(|_| sites.iter().map(|(_, nginx)| rate(nginx, &root, 4)).collect()).collect();
+    println!();
+    for (index, (name, _)) in sites.iter().enumerate() {
+        let rate = median(rounds.iter().map(|round| round[index]));
+        let ratios: Vec<f64> = rounds.iter().map(|round| round[index] / round[0]).collect();
+        println!(
+            "{rate:8.1} answers/s, {:.2} times the first, in each round {ratios:.2?}: {name}",
+            median(ratios.clone())
+        );
     }
 }
 
@@ -93,15 +108,20 @@ fn many(site: Site, count: usize, pass: &str, directives: &str) -> Site {
 #[test]
 #[ignore = "measures"]
 fn many_interpreters_in_a_worker() {
-    for gil in if has_own_gil() { &["shared", "own"][..] } else { &["shared"] } {
-        for count in [1, 10, 50] {
+    for gil in gils() {
+        let sites = [1, 10, 50].map(|count| {
             let directives = format!("wsgi_threads 2; wsgi_interpreter_gil {gil};");
             let nginx = many(Site::plain().file("app.py", HELLO), count, "wsgi_pass app.py;", &directives).start();
             let paths: Vec<String> = (0..count).map(|number| format!("/{number}/")).collect();
-            for path in &paths {
-                nginx.get(path).expect(200);
-            }
-            println!("\n{:8.0} answers/s  {count} interpreters, GIL {gil}", rate(&nginx, &paths, 16));
+            paths.iter().for_each(|path| drop(nginx.get(path).expect(200)));
+            (count, nginx, paths)
+        });
+        let rounds: Vec<_> =
+            (0..ROUNDS).map(|_| sites.each_ref().map(|(_, nginx, paths)| rate(nginx, paths, 16))).collect();
+        println!();
+        for (index, (count, ..)) in sites.iter().enumerate() {
+            let rate = median(rounds.iter().map(|round| round[index]));
+            println!("{rate:8.0} answers/s  {count} interpreters, GIL {gil}");
         }
     }
 }
@@ -133,16 +153,18 @@ fn one_more_interpreter() {
         ("Django with its admin", &django, "wsgi_pass project/wsgi.py;", "hello/you"),
     ];
     for (name, site, pass, path) in cases {
-        for gil in if has_own_gil() { &["shared", "own"][..] } else { &["shared"] } {
+        for gil in gils() {
             let directives = format!("wsgi_threads 4; wsgi_interpreter_gil {gil};");
             let (one, eleven) = (1, 11);
             let measure = |count| start(count, site(), pass, &directives, path);
-            let ((less, short), (more, long)) = (measure(one), measure(eleven));
-            let difference = (eleven - one) as f64;
+            let rounds: Vec<_> = (0..ROUNDS).map(|_| (measure(one), measure(eleven))).collect();
+            let each = (eleven - one) as f64;
             println!(
-                "\n{name}, GIL {gil}: {less:.1} MB and {short:.0} ms with one; {:.1} MB and {:.0} ms for each one more",
-                (more - less) / difference,
-                (long - short) / difference
+                "\n{name}, GIL {gil}: {:.1} MB and {:.0} ms with one; {:.1} MB and {:.0} ms for each one more",
+                median(rounds.iter().map(|(less, _)| less.0)),
+                median(rounds.iter().map(|(less, _)| less.1)),
+                median(rounds.iter().map(|(less, more)| (more.0 - less.0) / each)),
+                median(rounds.iter().map(|(less, more)| (more.1 - less.1) / each)),
             );
         }
     }
