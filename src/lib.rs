@@ -199,13 +199,17 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
             return;
         };
         // SAFETY: as above.
-        let multiprocess = unsafe { process::is_multiprocess(cycle) };
-        if let Some(start) = http::worker::Start::new(conf, multiprocess) {
+        let workers = unsafe { process::worker_count(cycle) };
+        if let Some(start) = http::worker::Start::new(conf, workers > 1) {
             process::leave_children_alone();
             // SAFETY: nginx's process has one thread until the worker is started.
             unsafe { python::runtime::set_environment(&start.environment) };
-            if let Err(error) = http::worker::start(start) {
-                Log::cycle().write(Level::Alert, &format!("wsgi: this worker cannot run applications: {error}"));
+            match http::worker::start(start) {
+                Ok(()) => http::reload::start(conf.agreements(), workers),
+                Err(error) => {
+                    let message = format!("wsgi: this worker cannot run applications: {error}");
+                    Log::cycle().write(Level::Alert, &message);
+                }
             }
         }
     });
@@ -214,6 +218,7 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
 
 unsafe extern "C" fn exit_process(_: *mut sys::ngx_cycle_t) {
     nginx::guard((), || {
+        http::reload::leave();
         if let Some(worker) = http::worker::get() {
             worker.shut_down();
         }

@@ -1,6 +1,7 @@
 //! One application of a worker, and what of it is loaded in an interpreter.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,6 +9,7 @@ use pyo3::ffi::c_str;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
+use super::files::{Files, Mechanism, Reloading};
 use super::specification::{Callable, Specification, Target};
 use crate::python::interpreter::run_code;
 use crate::python::{log, traceback};
@@ -17,14 +19,48 @@ pub struct Application {
     number: usize,
     specification: Specification,
     name: Arc<str>,
+    reload: Option<Reload>,
+}
+
+/// What an application has that is loaded anew when its files change.
+pub struct Reload {
+    pub mechanism: Mechanism,
+    pub files: Files,
 }
 
 impl Application {
     /// The application that `specification` names.
-    pub fn new(specification: Specification) -> Self {
+    pub fn new(specification: Specification, reloading: Option<Reloading>) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = specification.to_string().into();
-        Self { number: NEXT.fetch_add(1, Ordering::Relaxed), specification, name }
+        let reload = reloading.map(|Reloading { mechanism, patterns }| {
+            let files = Files::new(specification.target.script(), patterns);
+            Reload { mechanism, files }
+        });
+        Self { number: NEXT.fetch_add(1, Ordering::Relaxed), specification, name, reload }
+    }
+
+    /// What tells it from others of its worker.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// What is loaded from now on is as its files are now.
+    pub fn note_files(&self) {
+        if let Some(Reload { files, .. }) = &self.reload {
+            files.note();
+        }
+    }
+
+    /// Logs that it could not be loaded; `has_old` if what was loaded before is there.
+    pub fn log_failure(&self, Failure { summary, traceback }: &Failure, has_old: bool) {
+        let anew = if has_old { " anew, what was loaded before serves on" } else { "" };
+        log::error(&format!("application \"{}\" could not be loaded{anew}: {summary}\n{traceback}", self.name));
+    }
+
+    /// With `wsgi_script_reloading`.
+    pub fn reload(&self) -> Option<&Reload> {
+        self.reload.as_ref()
     }
 
     /// What the log calls it.
@@ -37,6 +73,9 @@ impl Application {
 pub struct Loader {
     namespace: Py<PyDict>,
     callables: Mutex<HashMap<usize, Py<PyAny>>>,
+    /// `sys.modules`, and how many there were when somebody last looked which.
+    modules: Py<PyDict>,
+    modules_noted: AtomicUsize,
 }
 
 impl Loader {
@@ -49,18 +88,20 @@ impl Loader {
         namespace.set_item("__name__", "_ngx_wsgi_loader")?;
         namespace.set_item("is_main", is_main)?;
         run_code(py, c_str!(include_str!("loader.py")), c"ngx_wsgi/loader.py", &namespace)?;
-        Ok(Self { namespace: namespace.unbind(), callables: Mutex::default() })
+        let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?.unbind();
+        let modules_noted = AtomicUsize::new(0);
+        Ok(Self { namespace: namespace.unbind(), callables: Mutex::default(), modules, modules_noted })
     }
 
-    /// Loads an application.
+    /// Loads an application whose files have been noted. With `is_replacement` another interpreter serves meanwhile.
     ///
     /// # Errors
     /// The traceback, which is in the log already. What the attempt left in `sys.modules` is gone, so that another can
     /// start afresh.
-    pub fn load(&self, py: Python<'_>, application: &Application) -> Result<(), String> {
-        self.try_load(py, application).map_err(|Failure { summary, traceback }| {
-            log::error(&format!("application \"{}\" could not be loaded: {summary}\n{traceback}", application.name));
-            traceback
+    pub fn load(&self, py: Python<'_>, application: &Application, is_replacement: bool) -> Result<(), String> {
+        self.try_load(py, application).map_err(|failure| {
+            application.log_failure(&failure, is_replacement);
+            failure.traceback
         })
     }
 
@@ -69,22 +110,58 @@ impl Loader {
     /// # Errors
     /// What is to be said of the failure.
     pub fn try_load(&self, py: Python<'_>, application: &Application) -> Result<(), Failure> {
-        let loaded = self.call(py, &application.specification);
+        let loaded = self.call(py, "load", application, application.reload.is_some());
+        self.take(py, application, loaded)
+    }
+
+    /// Loads the changed files of an application that is loaded here: its script, and what it has of `wsgi_reload_watch`.
+    /// If that fails, which is in the log then, all is as it was.
+    pub fn reload(&self, py: Python<'_>, application: &Application) {
+        let Some(Reload { files, .. }) = &application.reload else { return };
+        let others: Vec<_> = files.others().into_iter().map(PathBuf::into_os_string).collect();
+        let loaded = self.call(py, "reload", application, others);
+        if let Err(failure) = self.take(py, application, loaded) {
+            application.log_failure(&failure, true);
+        }
+    }
+
+    /// Takes what loading an application has come to.
+    fn take(
+        &self,
+        py: Python<'_>,
+        application: &Application,
+        loaded: PyResult<Bound<'_, PyAny>>,
+    ) -> Result<(), Failure> {
         log::flush();
         match loaded {
             Ok(callable) => {
                 let before = self.callables().insert(application.number, callable.unbind());
                 // It may run code of its own when it goes, so not under the lock.
                 drop(before);
+                if let Some(Reload { files, .. }) = &application.reload {
+                    let (script, modules) = self.files_of(py, application);
+                    files.loaded(script, modules);
+                }
                 Ok(())
             }
             Err(error) => {
+                if let Some(Reload { files, .. }) = &application.reload {
+                    files.failed();
+                }
                 Err(Failure { summary: traceback::summary(&error, py), traceback: traceback::format(&error, py) })
             }
         }
     }
 
-    fn call<'py>(&self, py: Python<'py>, specification: &Specification) -> PyResult<Bound<'py, PyAny>> {
+    /// Calls a function of the loader for an application.
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        function: &str,
+        application: &Application,
+        last: impl IntoPyObject<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let specification = &application.specification;
         let (script, module) = match &specification.target {
             Target::Script(path) => (Some(path.as_os_str()), None),
             Target::Module(name) => (None, Some(name)),
@@ -93,8 +170,33 @@ impl Loader {
         let middleware: Vec<_> =
             specification.middleware.iter().map(|(module, callable)| (module, pair(callable))).collect();
         let middleware = PyList::new(py, middleware)?;
-        let load = self.namespace.bind(py).as_any().get_item("load")?;
-        load.call1((script, module, pair(&specification.callable), middleware))
+        let function = self.namespace.bind(py).as_any().get_item(function)?;
+        function.call1((script, module, pair(&specification.callable), middleware, last))
+    }
+
+    /// The file of an application that is a module, and those of all modules that may belong to it.
+    fn files_of(&self, py: Python<'_>, application: &Application) -> (Option<PathBuf>, Vec<PathBuf>) {
+        let module = match &application.specification.target {
+            Target::Script(_) => None,
+            Target::Module(name) => Some(name),
+        };
+        let files = self.namespace.bind(py).as_any().get_item("files_of");
+        let files = files.and_then(|files_of| files_of.call1((module,))?.extract());
+        files.unwrap_or_else(|error: PyErr| {
+            log::error(&traceback::format(&error, py));
+            Default::default()
+        })
+    }
+
+    /// Notes the modules that a call has imported, where they count.
+    pub fn note_modules(&self, py: Python<'_>, application: &Application) {
+        let Some(Reload { files, .. }) = application.reload.as_ref().filter(|reload| reload.files.has_modules()) else {
+            return;
+        };
+        let count = self.modules.bind(py).len();
+        if self.modules_noted.swap(count, Ordering::Relaxed) != count {
+            files.add(self.files_of(py, application).1);
+        }
     }
 
     /// The callable of an application, if it is loaded here.

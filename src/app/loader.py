@@ -7,8 +7,10 @@ import importlib
 import importlib.machinery
 import importlib.util
 import os
+import re
 import sys
 import threading
+import time
 import zlib
 
 
@@ -32,8 +34,76 @@ class ImportRecorder:
         return None
 
 
-def load(script, module, callable_, middleware):
-    """Returns the WSGI callable; on failure leaves sys.modules as if nothing had been imported."""
+# Byte code tells the text that it was made from by size and second. So it is neither made nor trusted while the text may
+# still change within that second.
+SETTLED_AFTER = 2
+
+
+class JustEdited:
+    """Finds modules that were edited just now, and loads them from their text."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.stdlib_module_names:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if not spec or type(spec.loader) is not importlib.machinery.SourceFileLoader:
+            return None
+        try:
+            age = time.time() - os.stat(spec.loader.path).st_mtime
+        except OSError:
+            return None
+        if age > SETTLED_AFTER:
+            return None
+        spec.loader = ScriptLoader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+just_edited = JustEdited()
+
+
+def reload(script, module, callable_, middleware, files):
+    """As `load`, with the script's module and those of `files` imported anew; on failure the old ones are back."""
+    names = {name for name, module in list(sys.modules.items()) if source_file(module) in files}
+    names.add(script_module(script)[0] if script else module)
+    old = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    importlib.invalidate_caches()
+    try:
+        return load(script, module, callable_, middleware, is_reloaded=True)
+    except BaseException:
+        for name, module in old.items():
+            sys.modules[name] = module
+            parent, _, stem = name.rpartition(".")
+            if parent in sys.modules:
+                setattr(sys.modules[parent], stem, module)
+        raise
+
+
+def source_file(module):
+    """The text that a module was loaded from; None for one that cannot be loaded twice."""
+    loader = getattr(getattr(module, "__spec__", None), "loader", None)
+    file = getattr(module, "__file__", None)
+    return file if isinstance(file, str) and isinstance(loader, importlib.machinery.SourceFileLoader) else None
+
+
+def files_of(module):
+    """The file of the module of this name, and those of all modules from outside the standard library and site-packages."""
+    installed = os.path.join(os.path.dirname(os.__file__), "")
+    files = {source_file(module) for module in list(sys.modules.values())}
+    files = {file for file in files if file and not file.startswith(installed) and not INSTALLED.search(file)}
+    return source_file(sys.modules.get(module)), sorted(files)
+
+
+INSTALLED = re.compile("/(site|dist)-packages/")
+
+
+def load(script, module, callable_, middleware, is_reloaded):
+    """Returns the WSGI callable; on failure leaves sys.modules as if nothing had been imported.
+
+    `is_reloaded` for an application whose files may be edited at any time.
+    """
+    if is_reloaded and just_edited not in sys.meta_path:
+        # To stay, as modules may be imported at any time.
+        sys.meta_path.insert(0, just_edited)
     recorder = ImportRecorder()
     sys.meta_path.insert(0, recorder)
     try:
@@ -113,8 +183,11 @@ def find_callable(module, place, callable_, directive):
     return found
 
 
-def import_script(path, recorder):
-    """Imports a script: as a part of its package if it is in one, else under a name made from its path."""
+def script_module(path):
+    """The name under which a script is imported, and the package it is a part of.
+
+    Without a package the name is made from its path.
+    """
     directory, file = os.path.split(path)
     stem, extension = os.path.splitext(file)
     root, names = directory, [stem]
@@ -124,13 +197,17 @@ def import_script(path, recorder):
     # As `python script.py` does, and for a package the directory that it is imported from.
     if root not in sys.path:
         sys.path.insert(0, root)
-    name = f"_wsgi_{stem}_{zlib.crc32(os.fsencode(path)):08x}"
-    package = None
     if len(names) > 1 and extension == ".py" and all(name.isidentifier() for name in names):
-        parent = importlib.import_module(".".join(names[:-1]))
+        package = importlib.import_module(".".join(names[:-1]))
         # Another package of the same name may come first on the path.
-        if os.path.realpath(directory) in map(os.path.realpath, parent.__path__):
-            package, name = parent, ".".join(names)
+        if os.path.realpath(directory) in map(os.path.realpath, package.__path__):
+            return ".".join(names), package
+    return f"_wsgi_{stem}_{zlib.crc32(os.fsencode(path)):08x}", None
+
+
+def import_script(path, recorder):
+    """Imports a script under the name of `script_module`."""
+    name, package = script_module(path)
     if name in sys.modules:
         return sys.modules[name]
     loader = ScriptLoader(name, path)
@@ -139,7 +216,7 @@ def import_script(path, recorder):
     sys.modules[name] = module
     recorder.names.append(name)
     if package:
-        setattr(package, stem, module)
+        setattr(package, name.rpartition(".")[2], module)
     loader.exec_module(module)
     return module
 

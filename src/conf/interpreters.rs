@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::location::Threads;
+use crate::app::files::{Mechanism, Reloading};
 use crate::app::specification::{Placement, Specification};
 use crate::python::state::Gil;
 
@@ -11,6 +12,8 @@ use crate::python::state::Gil;
 pub struct Registered {
     pub specification: Arc<Specification>,
     pub preload: bool,
+    /// With `wsgi_script_reloading`.
+    pub reloading: Option<Reloading>,
     pub threads: Threads,
     pub gil: Gil,
     pub copies: usize,
@@ -20,6 +23,12 @@ pub struct Registered {
     pub idle_name: Option<String>,
     /// File and line of its `wsgi_pass`.
     pub place: String,
+}
+
+impl Registered {
+    fn has_mechanism(&self, mechanism: Mechanism) -> bool {
+        self.reloading.as_ref().is_some_and(|reloading| reloading.mechanism == mechanism)
+    }
 }
 
 /// An interpreter of each worker, with what its applications agree on.
@@ -32,8 +41,24 @@ pub struct Interpreter {
     pub copies: usize,
     pub threads: Threads,
     pub environment: Vec<(String, String)>,
-    /// Each application once, with whether it is to be loaded at the start.
-    pub applications: Vec<(Arc<Specification>, bool)>,
+    /// Each once.
+    pub applications: Vec<Configured>,
+}
+
+/// An application, with what its locations agree on.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    pub specification: Arc<Specification>,
+    /// Whether it is to be loaded at the start.
+    pub preload: bool,
+    pub reloading: Option<Reloading>,
+}
+
+impl Configured {
+    /// Whether its interpreter is replaced when its files change.
+    pub fn is_replaced(&self) -> bool {
+        self.reloading.as_ref().is_some_and(|reloading| reloading.mechanism == Mechanism::Interpreter)
+    }
 }
 
 impl Interpreter {
@@ -56,7 +81,8 @@ pub fn of(applications: &[Registered]) -> Vec<Interpreter> {
     let mut found: Vec<Interpreter> = Vec::new();
     for application in applications {
         let specification = &application.specification;
-        let known = found.iter().position(|known| known.applications[0].0.shares_interpreter(specification));
+        let known =
+            found.iter().position(|known| known.applications[0].specification.shares_interpreter(specification));
         let index = known.unwrap_or_else(|| {
             found.push(Interpreter {
                 name: specification.interpreter(),
@@ -75,13 +101,24 @@ pub fn of(applications: &[Registered]) -> Vec<Interpreter> {
                 interpreter.environment.push(variable.clone());
             }
         }
-        match interpreter.applications.iter_mut().find(|(known, _)| Arc::ptr_eq(known, specification)) {
-            Some((_, preload)) => *preload |= application.preload,
-            None => interpreter.applications.push((specification.clone(), application.preload)),
+        match interpreter.applications.iter_mut().find(|known| Arc::ptr_eq(&known.specification, specification)) {
+            Some(known) => known.preload |= application.preload,
+            None => interpreter.applications.push(Configured {
+                specification: specification.clone(),
+                preload: application.preload,
+                reloading: application.reloading.clone(),
+            }),
         }
     }
     found.sort_by_key(|interpreter| !interpreter.is_main);
     found
+}
+
+/// How many applications there are whose interpreter is replaced.
+pub fn replaced(applications: &[Registered]) -> usize {
+    let interpreters = of(applications);
+    let all = interpreters.iter().flat_map(|interpreter| &interpreter.applications);
+    all.filter(|application| application.is_replaced()).count()
 }
 
 /// Checks what the locations say against each other.
@@ -117,6 +154,12 @@ fn check_alone(application: &Registered) -> Result<(), String> {
             "\"wsgi_interpreters {}\" is not possible for the application of {place}: it is in the main interpreter, of \
              which there is one; \"wsgi_enable_subinterpreters on\" gives it others",
             application.copies
+        ));
+    }
+    if is_main && application.has_mechanism(Mechanism::Interpreter) {
+        return Err(format!(
+            "\"wsgi_reload_mechanism interpreter\" is not possible for the application of {place}: it is in the main \
+             interpreter, which lasts as long as the worker; \"wsgi_enable_subinterpreters on\" gives it another"
         ));
     }
     if !is_main && application.threads == Threads::Off {
@@ -157,6 +200,18 @@ fn check_pair(one: &Registered, other: &Registered) -> Result<(), String> {
     }
     if one.copies != other.copies {
         return differs("wsgi_interpreters", "copies");
+    }
+    if Arc::ptr_eq(&one.specification, &other.specification) {
+        if one.reloading != other.reloading {
+            return Err(format!(
+                "\"wsgi_script_reloading\", \"wsgi_reload_mechanism\" or \"wsgi_reload_watch\" differs between {places}, \
+                 which are the same"
+            ));
+        }
+    } else if one.has_mechanism(Mechanism::Interpreter) || other.has_mechanism(Mechanism::Interpreter) {
+        return Err(format!(
+            "\"wsgi_reload_mechanism interpreter\" replaces a whole interpreter, but {places} share one; give each its own"
+        ));
     }
     for (name, value) in &one.environment {
         if other.environment.iter().any(|(known, other)| known == name && other != value) {

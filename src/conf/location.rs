@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::head_rules::HeadRules;
 use super::main::{MainConf, content_handler};
+use crate::app::files::{Mechanism, Patterns, Reloading};
 use crate::app::specification::{Callable, Placement, Specification, Target};
 use crate::engine::limits::Limits;
 use crate::nginx::conf::{ComplexValue, Conf, CoreLocation, page_size};
@@ -91,6 +92,9 @@ pub struct LocationConf {
     pub intercept_errors: Option<bool>,
     pub hide_headers: Option<Vec<String>>,
     pub pass_headers: Option<Vec<String>>,
+    pub script_reloading: Option<bool>,
+    pub reload_mechanism: Option<Mechanism>,
+    pub reload_watch: Option<Patterns>,
 
     buffering: Arc<Buffering>,
     /// The location's own prefix: the default of `wsgi_script_name`.
@@ -131,6 +135,9 @@ impl LocationConf {
         inherit(&mut self.intercept_errors, &outer.intercept_errors);
         inherit(&mut self.hide_headers, &outer.hide_headers);
         inherit(&mut self.pass_headers, &outer.pass_headers);
+        inherit(&mut self.script_reloading, &outer.script_reloading);
+        inherit(&mut self.reload_mechanism, &outer.reload_mechanism);
+        inherit(&mut self.reload_watch, &outer.reload_watch);
         self.head_rules = Arc::new(HeadRules::new(
             self.allow_ranges(),
             self.intercept_errors(),
@@ -264,6 +271,13 @@ impl LocationConf {
 
     pub fn intercept_errors(&self) -> bool {
         self.intercept_errors.unwrap_or(false)
+    }
+
+    /// How its application is reloaded, if it is.
+    pub fn reloading(&self) -> Option<Reloading> {
+        let mechanism = self.reload_mechanism.unwrap_or_default();
+        let patterns = self.reload_watch.clone().unwrap_or_default();
+        self.script_reloading.unwrap_or(false).then_some(Reloading { mechanism, patterns })
     }
 
     /// What holds for the heads of this location's answers.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::interpreters::{self, Interpreter, Registered};
 use super::location::LocationConf;
 use crate::app::specification::Specification;
+use crate::engine::agreement::Agreement;
 use crate::nginx::conf::Conf;
-use crate::nginx::shared::SharedWord;
+use crate::nginx::shared::SharedWords;
 use crate::nginx::sys;
 use crate::python::runtime::{self, Settings};
 
@@ -34,6 +35,9 @@ pub struct MaxRequests {
     pub jitter: u64,
 }
 
+/// For as many workers as nginx can have (its NGX_MAX_PROCESSES).
+const WORDS_OF_AGREEMENT: usize = Agreement::words(1024);
+
 /// The directives of the `http` level, and what merging the locations found.
 #[derive(Debug, Default)]
 pub struct MainConf {
@@ -47,7 +51,8 @@ pub struct MainConf {
     pub max_requests: Option<MaxRequests>,
     pub max_memory: Option<u64>,
 
-    token: Option<SharedWord>,
+    token: Option<SharedWords>,
+    agreements: Option<SharedWords>,
     applications: Vec<Registered>,
 }
 
@@ -64,6 +69,7 @@ impl MainConf {
         self.applications.push(Registered {
             specification: specification.clone(),
             preload: location.preload(),
+            reloading: location.reloading(),
             threads: location.threads(),
             gil: location.interpreter_gil(),
             copies: location.interpreters(),
@@ -100,14 +106,24 @@ impl MainConf {
     /// nginx has logged why.
     pub fn share(&mut self, conf: &Conf) -> Result<(), ()> {
         if !self.applications.is_empty() {
-            self.token = Some(SharedWord::add(conf, "ngx_http_wsgi_retirement")?);
+            self.token = Some(SharedWords::add(conf, "ngx_http_wsgi_retirement", 1, true)?);
+        }
+        let count = interpreters::replaced(&self.applications) * WORDS_OF_AGREEMENT;
+        if count > 0 {
+            self.agreements = Some(SharedWords::add(conf, "ngx_http_wsgi_versions", count, false)?);
         }
         Ok(())
     }
 
     /// What the workers take turns with to retire. In a worker.
     pub fn token(&self) -> Option<&'static AtomicU64> {
-        self.token.as_ref().and_then(SharedWord::get)
+        self.token.as_ref().and_then(SharedWords::get)?.first()
+    }
+
+    /// What the workers agree in on the versions of each application whose interpreter is replaced. In a worker.
+    pub fn agreements(&self) -> Vec<&'static [AtomicU64]> {
+        let words = self.agreements.as_ref().and_then(SharedWords::get).unwrap_or_default();
+        words.chunks(WORDS_OF_AGREEMENT).collect()
     }
 
     /// What Python is started with.

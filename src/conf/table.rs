@@ -8,6 +8,7 @@ use ngx::ngx_string;
 
 use super::location::{EnvironVariable, LocationConf, Pass, Threads};
 use super::main::{MainConf, MaxRequests, content_handler};
+use crate::app::files::{Mechanism, Patterns};
 use crate::app::specification::{Callable, Target, is_dotted_name};
 use crate::nginx::conf::{Conf, parse_size, parse_time};
 use crate::nginx::directive::{HTTP_SERVER_LOCATION, LOCATION_IF_LIMIT, Problem, location, main};
@@ -25,7 +26,7 @@ const FLAG: u32 = HTTP_SERVER_LOCATION | NGX_CONF_FLAG;
 const SIZE: u32 = HTTP_SERVER_LOCATION | NGX_CONF_TAKE1;
 
 /// The table, in the order of the README.
-pub const DIRECTIVES: [ngx_command_t; 40] = [
+pub const DIRECTIVES: [ngx_command_t; 43] = [
     location(ngx_string!("wsgi_pass"), LOCATION_IF_LIMIT | NGX_CONF_TAKE12, wsgi_pass),
     location(ngx_string!("wsgi_script_name"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_script_name),
     location(ngx_string!("wsgi_var"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE23, wsgi_var),
@@ -107,6 +108,11 @@ pub const DIRECTIVES: [ngx_command_t; 40] = [
         |_, words, conf| header_name(words, &mut conf.pass_headers),
     ),
     location::<LocationConf>(ngx_string!("wsgi_debug"), FLAG, |_, words, conf| flag(words, &mut conf.debug)),
+    location::<LocationConf>(ngx_string!("wsgi_script_reloading"), FLAG, |_, words, conf| {
+        flag(words, &mut conf.script_reloading)
+    }),
+    location(ngx_string!("wsgi_reload_mechanism"), HTTP_SERVER_LOCATION | NGX_CONF_TAKE1, wsgi_reload_mechanism),
+    location(ngx_string!("wsgi_reload_watch"), HTTP_SERVER_LOCATION | NGX_CONF_1MORE, wsgi_reload_watch),
     ngx_command_t::empty(),
 ];
 
@@ -387,6 +393,38 @@ fn wsgi_interpreters(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Appli
         Ok(count) if (1..=MOST_INTERPRETERS).contains(&count) => once(&mut conf.interpreters, count),
         _ => Err(Problem::invalid_value(words[0], words[1], "a number from 1 to 256")),
     }
+}
+
+fn wsgi_reload_mechanism(_: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    if conf.reload_mechanism.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let mechanism = match words[1] {
+        "module" => Mechanism::Module,
+        "interpreter" => Mechanism::Interpreter,
+        "process" => Mechanism::Process,
+        value => return Err(Problem::invalid_value(words[0], value, "\"module\", \"interpreter\" or \"process\"")),
+    };
+    once(&mut conf.reload_mechanism, mechanism)
+}
+
+fn wsgi_reload_watch(cf: &Conf, words: &[&str], conf: &mut LocationConf) -> Applied {
+    if conf.reload_watch.is_some() {
+        return Err(Problem::Duplicate);
+    }
+    let mut patterns = Patterns::default();
+    for word in &words[1..] {
+        if *word == "modules" {
+            patterns.modules = true;
+            continue;
+        }
+        let path = cf.full_path(word).filter(|path| path.to_str().is_some_and(|text| glob::Pattern::new(text).is_ok()));
+        match path.and_then(|path| path.into_os_string().into_string().ok()) {
+            Some(pattern) => patterns.globs.push(pattern),
+            None => return Err(Problem::invalid_value(words[0], word, "a pattern of files, or \"modules\"")),
+        }
+    }
+    once(&mut conf.reload_watch, patterns)
 }
 
 /// More pool threads than this are taken for a mistake.

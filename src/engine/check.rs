@@ -58,7 +58,7 @@ fn load(
         let left = deadline.saturating_duration_since(Instant::now());
         show_stacks(py, left).map_err(|error| traceback::format(&error, py))?;
         for specification in applications {
-            let result = world.loader.try_load(py, &Application::new(Specification::clone(specification)));
+            let result = world.loader.try_load(py, &Application::new(Specification::clone(specification), None));
             // A process that the import has forked may come out of it as well.
             fork::end_child(py, None);
             loaded(result.map_err(|failure| {

@@ -9,7 +9,8 @@ use super::guarded;
 use super::limits::Limits;
 use super::python::{Configuration, Plan, World};
 use super::watch::{Clock, Watch};
-use crate::app::application::Application;
+use crate::app::application::{Application, Reload};
+use crate::app::files::Mechanism;
 use crate::python::log;
 use crate::wsgi::call::{Call, Running};
 use crate::wsgi::exchange::{self, Exchange};
@@ -59,7 +60,7 @@ impl Inline {
     pub fn preload(&self, application: &Application) {
         if let Ok(Started { world, .. }) = &self.python {
             // A failure is in the log; the first request tries again.
-            let _ = Python::attach(|py| world.loader.load(py, application));
+            let _ = load(world, application);
         }
     }
 
@@ -74,11 +75,16 @@ impl Inline {
             }
         };
         if !world.loader.has(application) {
-            let loaded = guarded(&exchange, || Python::attach(|py| world.loader.load(py, application)))?;
+            let loaded = guarded(&exchange, || load(world, application))?;
             if let Err(traceback) = loaded {
                 guarded(&exchange, || call.refuse(&traceback));
                 return None;
             }
+        } else if let Some(Reload { files, mechanism: Mechanism::Module }) = application.reload()
+            && files.is_script_new()
+        {
+            files.note();
+            guarded(&exchange, || Python::attach(|py| world.loader.reload(py, application)))?;
         }
         let mut clock = Clock::new(&call, limits);
         exchange.start(&self.thread, &self.interpreter);
@@ -90,7 +96,11 @@ impl Inline {
                 })
             })
         })??;
-        exchange::Suspended::resume(Box::new(Suspended { running, exchange, watch, clock }))
+        let suspended = exchange::Suspended::resume(Box::new(Suspended { running, exchange, watch, clock }));
+        if application.reload().is_some() {
+            Python::attach(|py| world.loader.note_modules(py, application));
+        }
+        suspended
     }
 
     /// Runs what the application wants run at the end.
@@ -99,6 +109,12 @@ impl Inline {
             Python::attach(|py| world.interpreter.shut_down(py, limit));
         }
     }
+}
+
+/// Loads an application as its files are now.
+fn load(world: &World, application: &Application) -> Result<(), String> {
+    application.note_files();
+    Python::attach(|py| world.loader.load(py, application, false))
 }
 
 impl exchange::Suspended for Suspended {

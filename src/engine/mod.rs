@@ -1,6 +1,8 @@
 //! Where calls run: on the event loop thread, or on pool threads of the worker.
 
+pub mod agreement;
 pub mod check;
+pub mod generations;
 pub mod inline;
 pub mod limits;
 mod pool;
@@ -12,7 +14,7 @@ mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use crate::python::class::panic_text;
 use crate::python::log;
@@ -22,8 +24,8 @@ use crate::wsgi::exchange::{End, Exchange};
 const STACK_SIZE: usize = 8 * 1024 * 1024;
 
 /// Starts a thread that may run Python.
-fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(body).map(drop)
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(body)
 }
 
 /// Runs a part of a call: a panic ends here, in the log, and the answer fails.

@@ -17,9 +17,13 @@ pub struct Pool<W> {
     crews: Vec<Crew<W>>,
     /// Threads of each crew that are to serve.
     size: usize,
+    /// Calls that have begun and need no thread for now.
+    away: usize,
     /// Calls that were resumed to be ended, and have not been yet.
     ending: usize,
     closed: bool,
+    /// No more calls come; the threads end with the last.
+    retired: bool,
 }
 
 /// The threads of one interpreter, all of which can take any call that has not begun.
@@ -62,7 +66,7 @@ enum Wake {
 pub enum Next<W> {
     Run(W),
     Sleep,
-    /// It was a substitute, and the thread that it stood in for is back.
+    /// It was a substitute, and the thread that it stood in for is back; or no more calls will come.
     End,
 }
 
@@ -80,8 +84,10 @@ impl<W> Pool<W> {
             members: (0..size * crews).map(member).collect(),
             crews: (0..crews).map(crew).collect(),
             size,
+            away: 0,
             ending: 0,
             closed: false,
+            retired: false,
         }
     }
 
@@ -119,8 +125,15 @@ impl<W> Pool<W> {
         self.queue.push_back((number, work));
     }
 
-    /// A call that has run in `crew` before waits for a thread of it to be ended by, before those that have not begun.
+    /// A call goes on without a thread until it is resumed.
+    pub fn go_away(&mut self) {
+        self.away += 1;
+    }
+
+    /// A call that has run in `crew` before, and was away, waits for a thread of it to be ended by, before those that have
+    /// not begun.
     pub fn resume(&mut self, number: CallNumber, work: W, crew: usize) {
+        self.away -= 1;
         self.ending += 1;
         self.crews[crew].begun.push_back((number, work));
     }
@@ -243,6 +256,17 @@ impl<W> Pool<W> {
         self.closed
     }
 
+    /// No more calls will come: the threads end when those that are there have.
+    pub fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    /// Whether the threads of a crew have nothing to wait for any more.
+    fn is_over(&self, crew: usize) -> bool {
+        let calls = self.queue.len() + self.held.len() + self.crews[crew].begun.len() + self.away;
+        self.retired && calls == 0
+    }
+
     /// Whether a call runs that somebody waits for.
     pub fn is_running(&self) -> bool {
         self.running() > 0
@@ -302,12 +326,14 @@ impl<W> Pool<W> {
 
     /// Whether there is a thread too many in the crew of `member`.
     pub fn has_surplus(&self, member: usize) -> bool {
-        self.crews[self.members[member].crew].serving > self.size
+        let crew = self.members[member].crew;
+        self.crews[crew].serving > self.size || self.is_over(crew)
     }
 
     /// Whether that is `member`: substitutes go first.
     pub fn is_surplus(&self, member: usize) -> bool {
-        member >= self.size * self.crews.len() && self.has_surplus(member)
+        let is_substitute = member >= self.size * self.crews.len();
+        (is_substitute && self.has_surplus(member)) || self.is_over(self.members[member].crew)
     }
 }
 
@@ -443,6 +469,7 @@ mod tests {
     #[test]
     fn a_call_goes_on_in_the_crew_that_has_begun_it() {
         let mut pool = two_crews();
+        pool.go_away();
         pool.resume(1, 1, 1);
         assert_eq!(pool.crew_to_wake(), Some(1));
         assert_eq!(pool.next(0, false), Next::Sleep);

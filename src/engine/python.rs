@@ -39,6 +39,8 @@ pub struct Plan {
     pub has_copies: bool,
     /// Whether there are others at all.
     pub has_company: bool,
+    /// Whether it is made while another serves, in whose place it is to come.
+    pub is_replacement: bool,
 }
 
 impl Plan {

@@ -156,6 +156,7 @@ mod models {
                 thread::spawn(move || serve(&queue, member, &Notify::new()))
             });
             let mut pool = queue.lock();
+            pool.go_away();
             pool.resume(3, 3, 1);
             queue.wake_one(pool);
             push(&queue, LAST);

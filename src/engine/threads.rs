@@ -4,10 +4,12 @@
 //! The event loop thread only hands over plain data and never takes the GIL.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
+use rustc_hash::FxHashMap;
 
 use super::pool::{Next, Pool};
 use super::python::{Configuration, Plan, World};
@@ -24,7 +26,8 @@ use crate::wsgi::call::{Call, CallNumber, Finished, Running};
 use crate::wsgi::exchange::{Exchange, Suspended};
 use crate::wsgi::response::Progress;
 
-/// The engine of one interpreter and its copies. It lives as long as the worker.
+/// The engine of one interpreter and its copies.
+#[derive(Clone)]
 pub struct Threads {
     shared: Arc<Shared>,
 }
@@ -32,6 +35,8 @@ pub struct Threads {
 struct Shared {
     /// Has a crew of threads for each copy.
     queue: Queue<Work>,
+    /// By the numbers of the applications. Locked after the pool, if both are.
+    stages: Mutex<FxHashMap<usize, Stage>>,
     /// At least one.
     copies: Vec<Interpreter>,
     /// Signalled when the last running call has ended.
@@ -43,16 +48,19 @@ struct Interpreter {
     plan: Plan,
     /// To its main thread.
     main: Sender<Command>,
-    /// Once it is started.
-    world: OnceLock<&'static World>,
+    /// From its start to its end.
+    world: Mutex<Option<Arc<World>>>,
+    pool_threads: Mutex<Vec<JoinHandle<()>>>,
     turns: Turns,
     /// To the thread that looks into its calls, once there was one to look into.
-    watch: OnceLock<Sender<Inspection>>,
+    watch: Mutex<Option<Sender<Inspection>>>,
+    /// Those of the two above.
+    helpers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What a pool thread does next.
 enum Work {
-    Start(Arc<Slot>, Call),
+    Start(Arc<Application>, Call),
     /// A call whose file has been sent.
     Resume(Parked),
 }
@@ -67,15 +75,12 @@ struct Parked {
     copy: usize,
 }
 
-/// An application as the engine sees it.
-pub struct Slot {
-    application: Application,
-    stage: Mutex<Stage>,
-}
-
-/// `Unloaded → Loading → Loaded`, and back to `Unloaded` when loading fails. The main threads of the copies own the steps
-/// out of `Loading`; the calls that come meanwhile are held in the pool, so that no thread of it is held by a slow import.
+/// How far an application is: `Unloaded → Loading → Loaded`, and back to what it was when loading fails. The main threads
+/// of the copies own the steps out of `Loading`; the calls that come meanwhile are held in the pool, so that no thread of it
+/// is held by a slow import.
+#[derive(Default)]
 enum Stage {
+    #[default]
     Unloaded,
     Loading {
         /// Copies that have not reported yet.
@@ -89,19 +94,25 @@ enum Stage {
 
 /// What a main thread is told to do.
 enum Command {
-    Load(Arc<Slot>),
+    Load(Arc<Application>),
+    /// What has changed of an application that is loaded.
+    Reload(Arc<Application>),
     /// What was to be loaded at the start has been.
     Started(Box<dyn FnOnce() + Send>),
     ShutDown {
         limit: Duration,
         done: Sender<()>,
     },
+    /// To end the interpreter when its calls have ended.
+    End {
+        limit: Duration,
+    },
 }
 
 /// A call that has been handed over, and may still wait or run.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Ticket {
-    threads: &'static Threads,
+    shared: Arc<Shared>,
     number: CallNumber,
 }
 
@@ -115,22 +126,6 @@ struct Inspection {
     raise: bool,
 }
 
-impl Slot {
-    /// An application that is not loaded.
-    pub fn new(application: Application) -> Arc<Self> {
-        Arc::new(Self { application, stage: Mutex::new(Stage::Unloaded) })
-    }
-
-    /// The application.
-    pub fn application(&self) -> &Application {
-        &self.application
-    }
-
-    fn stage(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Threads {
     /// Starts the main thread of each interpreter, which starts that, `count` pool threads in it, loads `preloaded` in
     /// order, and then calls `started`, also when any of that has failed. `plans` has an interpreter and its copies.
@@ -141,26 +136,26 @@ impl Threads {
         configuration: Configuration,
         plans: Vec<Plan>,
         count: usize,
-        preloaded: &[Arc<Slot>],
+        preloaded: &[Arc<Application>],
         started: impl Fn() + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
-        for slot in preloaded {
-            *slot.stage() = Stage::Loading { left: plans.len(), failure: None };
-        }
+        let loading = |application: &Arc<Application>| {
+            (application.number(), Stage::Loading { left: plans.len(), failure: None })
+        };
+        let stages = Mutex::new(preloaded.iter().map(loading).collect());
         let queue = Queue::new(Pool::new(count, plans.len()));
         let mut all_commands = Vec::new();
         let copies = plans.into_iter().map(|plan| {
             let (main, commands) = mpsc::channel();
-            for slot in preloaded {
+            for application in preloaded {
                 // The receiver is right here.
-                let _ = main.send(Command::Load(slot.clone()));
+                let _ = main.send(Command::Load(application.clone()));
             }
             let _ = main.send(Command::Started(Box::new(started.clone())));
             all_commands.push(commands);
-            let (world, watch) = (OnceLock::new(), OnceLock::new());
-            Interpreter { plan, main, world, turns: Turns::default(), watch }
+            Interpreter::new(plan, main)
         });
-        let shared = Arc::new(Shared { queue, copies: copies.collect(), idle: Condvar::new() });
+        let shared = Arc::new(Shared { queue, stages, copies: copies.collect(), idle: Condvar::new() });
         for (copy, commands) in all_commands.into_iter().enumerate() {
             let (on_thread, configuration) = (shared.clone(), configuration.clone());
             let name = shared.copies[copy].plan.main_thread();
@@ -173,30 +168,69 @@ impl Threads {
     ///
     /// # Errors
     /// The call, when too many wait already.
-    pub fn submit(&'static self, slot: &Arc<Slot>, call: Call, queue: usize) -> Result<Ticket, Call> {
+    pub fn submit(&self, application: &Arc<Application>, call: Call, queue: usize) -> Result<Ticket, Call> {
         let mut pool = self.shared.lock();
         if !pool.has_room(queue) {
             return Err(call);
         }
         let number = call.number;
-        let mut stage = slot.stage();
-        if matches!(*stage, Stage::Unloaded) {
-            let copies = &self.shared.copies;
-            let left = copies.iter().filter(|copy| copy.main.send(Command::Load(slot.clone())).is_ok()).count();
-            if left < copies.len() {
-                // A main thread has ended by a panic: nobody would load anything.
+        let mut stages = self.shared.stages();
+        let stage = stages.entry(application.number()).or_default();
+        if matches!(stage, Stage::Unloaded) {
+            application.note_files();
+            // They need the lock of the pool to go on, so the call is there first.
+            if !self.shared.tell_all(|| Command::Load(application.clone())) {
                 return Err(call);
             }
-            // They need the lock of the pool to go on, so the call is there first.
-            *stage = Stage::Loading { left, failure: None };
+            *stage = Stage::Loading { left: self.shared.copies.len(), failure: None };
         }
-        if matches!(*stage, Stage::Loaded) {
-            pool.push(number, Work::Start(slot.clone(), call));
+        if matches!(stage, Stage::Loaded) {
+            pool.push(number, Work::Start(application.clone(), call));
             self.shared.queue.wake_one(pool);
         } else {
-            pool.hold(number, Work::Start(slot.clone(), call));
+            pool.hold(number, Work::Start(application.clone(), call));
         }
-        Ok(Ticket { threads: self, number })
+        Ok(Ticket { shared: self.shared.clone(), number })
+    }
+
+    /// Loads what has changed of an application; calls that come from now on wait for it. If it is being loaded just now,
+    /// that is to be asked for again. `note` notes its files.
+    pub fn reload(&self, application: &Arc<Application>, note: impl FnOnce()) {
+        // The pool's lock first, as in `submit`.
+        let _pool = self.shared.lock();
+        let mut stages = self.shared.stages();
+        let stage = stages.entry(application.number()).or_default();
+        if !matches!(stage, Stage::Loaded) {
+            return;
+        }
+        note();
+        if self.shared.tell_all(|| Command::Reload(application.clone())) {
+            *stage = Stage::Loading { left: self.shared.copies.len(), failure: None };
+        }
+    }
+
+    /// Whether an application is loaded in all copies; `None` while that goes on.
+    pub fn has_loaded(&self, application: &Application) -> Option<bool> {
+        match self.shared.stages().get(&application.number()) {
+            Some(Stage::Loading { .. }) => None,
+            stage => Some(matches!(stage, Some(Stage::Loaded))),
+        }
+    }
+
+    /// No more calls will come: the interpreters end when the last of their calls have, each with what its applications
+    /// want run at the end, for which they have `limit`. Returns at once.
+    pub fn retire(&self, limit: Duration) {
+        self.shared.lock().retire();
+        for (copy, interpreter) in self.shared.copies.iter().enumerate() {
+            self.shared.queue.wake_all(copy);
+            // A main thread that has ended by a panic has nothing to end.
+            let _ = interpreter.main.send(Command::End { limit });
+        }
+    }
+
+    /// Whether all its interpreters have ended.
+    pub fn has_ended(&self) -> bool {
+        self.shared.copies.iter().all(|interpreter| interpreter.world().is_none())
     }
 }
 
@@ -204,14 +238,14 @@ impl Threads {
 /// run at the end, in all of them at the same time; at most about `limit` in all. `meanwhile` is called again and again.
 /// Calls that have not started are dropped, and applications that have not begun to be loaded are not loaded any more;
 /// calls that only have to be ended are ended, and those that have run out of time are not waited for.
-pub fn shut_down(all: &[Threads], calls: Duration, limit: Duration, meanwhile: impl Fn()) {
+pub fn shut_down(all: Vec<Threads>, calls: Duration, limit: Duration, meanwhile: impl Fn()) {
     const TURN: Duration = Duration::from_millis(5);
     let start = Instant::now();
     let dropped: Vec<_> = all.iter().map(|threads| threads.shared.lock().close()).collect();
     // However long the calls took, there is some time for close(): a call that waits for its client ends as soon as it is
     // told that nobody does.
     let calls = calls.max(limit / 2).min(limit);
-    for Threads { shared } in all {
+    for Threads { shared } in &all {
         let mut pool = shared.lock();
         while (pool.is_running() || pool.is_ending()) && start.elapsed() < calls {
             pool = shared.idle.wait_timeout(pool, TURN).unwrap_or_else(PoisonError::into_inner).0;
@@ -243,55 +277,115 @@ pub fn shut_down(all: &[Threads], calls: Duration, limit: Duration, meanwhile: i
 impl Ticket {
     /// Takes the call back if no thread has taken it: it does not run, and its place is free.
     pub fn cancel(self) {
-        let call = self.threads.shared.lock().cancel(self.number);
+        let call = self.shared.lock().cancel(self.number);
         // The lock is not held any more.
         drop(call);
     }
 
     /// Logs the Python stack of the call after `headline`, if it still runs.
-    pub fn log_stack(self, headline: String, sink: Arc<dyn Sink>) {
-        self.threads.inspect(Inspection { call: self.number, headline, sink, raise: false });
+    pub fn log_stack(&self, headline: String, sink: Arc<dyn Sink>) {
+        self.shared.inspect(Inspection { call: self.number, headline, sink, raise: false });
     }
 
     /// Nobody waits for the call any more: logs its stack after `headline`, raises `RequestTimeout` in it, and lets
     /// another thread serve in place of its own until it is over.
-    pub fn give_up(self, headline: String, sink: Arc<dyn Sink>) {
-        let Self { threads, number } = self;
-        let substitute = threads.shared.lock().give_up(number);
+    pub fn give_up(&self, headline: String, sink: Arc<dyn Sink>) {
+        let substitute = self.shared.lock().give_up(self.number);
         if let Some(substitute) = substitute {
-            threads.shared.start_thread(substitute);
+            self.shared.start_thread(substitute);
         }
-        threads.inspect(Inspection { call: number, headline, sink, raise: true });
+        self.shared.inspect(Inspection { call: self.number, headline, sink, raise: true });
     }
 
     /// Whether the call runs.
-    pub fn is_running(self) -> bool {
-        self.threads.shared.lock().thread_of(self.number, false).is_some()
+    pub fn is_running(&self) -> bool {
+        self.shared.lock().thread_of(self.number, false).is_some()
     }
 }
 
-impl Threads {
-    fn inspect(&'static self, inspection: Inspection) {
-        let shared = &self.shared;
-        let copy = shared.lock().crew_of(inspection.call);
-        // It has ended meanwhile.
-        let Some(copy) = copy else { return };
-        let watch = shared.copies[copy].watch.get_or_init(|| {
-            let (sender, inspections) = mpsc::channel();
-            let name = format!("{}-watch", shared.copies[copy].plan.threads());
-            if let Err(error) = spawn(name, move || shared.watch(copy, &inspections)) {
-                log::error(&format!("cannot start the thread that looks into calls: {error}"));
-            }
-            sender
-        });
-        // Without the thread there is no stack, which is in the log.
-        let _ = watch.send(inspection);
+impl Interpreter {
+    fn new(plan: Plan, main: Sender<Command>) -> Self {
+        Self {
+            plan,
+            main,
+            world: Mutex::default(),
+            pool_threads: Mutex::default(),
+            turns: Turns::default(),
+            watch: Mutex::default(),
+            helpers: Mutex::default(),
+        }
+    }
+
+    fn world(&self) -> Option<Arc<World>> {
+        lock(&self.world).clone()
+    }
+
+    /// Waits for the pool threads, and then for the others but the main thread.
+    fn join_threads(&self) {
+        join(&self.pool_threads);
+        self.turns.end();
+        drop(lock(&self.watch).take());
+        join(&self.helpers);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Notes a thread that is to be waited for.
+fn note(threads: &Mutex<Vec<JoinHandle<()>>>, thread: JoinHandle<()>) {
+    let mut threads = lock(threads);
+    threads.retain(|thread| !thread.is_finished());
+    threads.push(thread);
+}
+
+/// Waits for the threads, and those that come meanwhile.
+fn join(threads: &Mutex<Vec<JoinHandle<()>>>) {
+    loop {
+        let left = std::mem::take(&mut *lock(threads));
+        if left.is_empty() {
+            return;
+        }
+        for thread in left {
+            // A panic of it is in the log.
+            let _ = thread.join();
+        }
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Pool<Work>> {
         self.queue.lock()
+    }
+
+    fn stages(&self) -> MutexGuard<'_, FxHashMap<usize, Stage>> {
+        lock(&self.stages)
+    }
+
+    fn inspect(self: &Arc<Self>, inspection: Inspection) {
+        let copy = self.lock().crew_of(inspection.call);
+        // It has ended meanwhile.
+        let Some(copy) = copy else { return };
+        let interpreter = &self.copies[copy];
+        let mut watch = lock(&interpreter.watch);
+        let watch = watch.get_or_insert_with(|| {
+            let (sender, inspections) = mpsc::channel();
+            let shared = self.clone();
+            let name = format!("{}-watch", interpreter.plan.threads());
+            match spawn(name, move || shared.watch(copy, &inspections)) {
+                Ok(thread) => note(&interpreter.helpers, thread),
+                Err(error) => log::error(&format!("cannot start the thread that looks into calls: {error}")),
+            }
+            sender
+        });
+        // Without the thread there is no stack, which is in the log.
+        let _ = watch.send(inspection);
+    }
+
+    /// Whether the main threads of all copies are told: not if one has ended, by a panic, and would never do it.
+    fn tell_all(&self, command: impl Fn() -> Command) -> bool {
+        self.copies.iter().all(|copy| copy.main.send(command()).is_ok())
     }
 
     /// What only has to be ended goes before what has not begun.
@@ -322,13 +416,16 @@ impl Shared {
     /// Starts a pool thread; not before its interpreter is started.
     fn start_thread(self: &Arc<Self>, member: usize) {
         let (copy, number) = self.lock().place_of(member);
-        let Interpreter { world, plan, .. } = &self.copies[copy];
-        let Some(world) = world.get().copied() else { return self.lock().leave(member) };
+        let interpreter = &self.copies[copy];
+        let Some(world) = interpreter.world() else { return self.lock().leave(member) };
         let shared = self.clone();
-        let name = format!("{}-{number}", plan.threads());
-        if let Err(error) = spawn(name.clone(), move || pool_thread(&shared, world, copy, member, &name.into())) {
-            log::error(&format!("cannot start a pool thread: {error}"));
-            self.lock().leave(member);
+        let name = format!("{}-{number}", interpreter.plan.threads());
+        match spawn(name.clone(), move || pool_thread(&shared, world, copy, member, &name.into())) {
+            Ok(thread) => note(&interpreter.pool_threads, thread),
+            Err(error) => {
+                log::error(&format!("cannot start a pool thread: {error}"));
+                self.lock().leave(member);
+            }
         }
     }
 
@@ -340,17 +437,20 @@ impl Shared {
         }
         let shared = self.clone();
         let give = move || shared.copies[copy].turns.give(home, || shared.lock().is_busy(copy));
-        if let Err(error) = spawn(format!("{}-turns", plan.threads()), give) {
-            log::error(&format!("cannot start the thread that gives other interpreters their turn: {error}"));
+        match spawn(format!("{}-turns", plan.threads()), give) {
+            Ok(thread) => note(&self.copies[copy].helpers, thread),
+            Err(error) => {
+                log::error(&format!("cannot start the thread that gives other interpreters their turn: {error}"));
+            }
         }
     }
 
     /// The thread that looks into the calls of `copy`. It waits for the GIL, which a call in C code may keep for long.
     fn watch(&self, copy: usize, inspections: &Receiver<Inspection>) {
-        let Some(world) = self.copies[copy].world.get() else { return };
+        let Some(world) = self.copies[copy].world() else { return };
         let mut resident = world.home.resident();
         for inspection in inspections {
-            resident.attach(|py| self.look(py, world, inspection));
+            resident.attach(|py| self.look(py, &world, inspection));
         }
     }
 
@@ -373,59 +473,87 @@ impl Shared {
     }
 }
 
-/// The main thread of an interpreter: stays until the process ends.
+/// The main thread of an interpreter: stays as long as that.
 fn main_thread(shared: &Arc<Shared>, configuration: &Configuration, copy: usize, commands: Receiver<Command>) {
     let interpreter = &shared.copies[copy];
     match World::start(configuration, &interpreter.plan) {
         Ok((world, mut resident)) => {
-            // It lives as long as the process, which never finalises Python.
-            let world: &'static World = Box::leak(Box::new(world));
-            interpreter.world.get_or_init(|| world);
+            let world = Arc::new(world);
+            *lock(&interpreter.world) = Some(world.clone());
             shared.start_turns(copy, world.home);
             let members = shared.lock().members_of(copy);
             members.for_each(|member| shared.start_thread(member));
             // A reference to the receiver may not cross into `detach`, a lock around it may.
             let commands = Mutex::new(commands);
-            let next = || commands.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            resident.attach(|py| {
-                while let Ok(command) = py.detach(next) {
-                    match command {
-                        // The worker ends: nobody waits for what has not begun to be loaded.
-                        Command::Load(_) if py.detach(|| shared.lock().is_closed()) => {}
-                        Command::Load(slot) => {
-                            // Another copy may have failed when this one did not.
-                            let is_loaded = world.loader.has(&slot.application);
-                            let loaded = if is_loaded { Ok(()) } else { world.loader.load(py, &slot.application) };
-                            py.detach(|| after_loading(shared, &slot, loaded));
-                        }
-                        Command::Started(then) => then(),
-                        Command::ShutDown { limit, done } => {
-                            world.interpreter.shut_down(py, limit);
-                            let _ = done.send(());
-                        }
-                    }
-                }
-            });
+            resident.attach(|py| serve(py, shared, copy, world, &commands));
+            // Its world is released, and no other thread of ours is in it.
+            if let Err(threads) = resident.end() {
+                log::error(&format!(
+                    "interpreter \"{}\" stays in memory though it has been replaced: {threads} threads that its \
+                     application has started do not end",
+                    interpreter.plan.name
+                ));
+            }
         }
         Err(error) => {
             log::error(&error);
             for command in commands {
                 match command {
-                    Command::Load(slot) => after_loading(shared, &slot, Err(error.clone())),
+                    Command::Load(application) | Command::Reload(application) => {
+                        after_loading(shared, &application, Err(error.clone()));
+                    }
                     Command::Started(then) => then(),
                     Command::ShutDown { done, .. } => drop(done.send(())),
+                    Command::End { .. } => break,
                 }
             }
         }
     }
 }
 
+/// Does what the main thread of an interpreter is told; returns when that is to be ended, and has released all of it.
+fn serve(py: Python<'_>, shared: &Arc<Shared>, copy: usize, world: Arc<World>, commands: &Mutex<Receiver<Command>>) {
+    let interpreter = &shared.copies[copy];
+    while let Ok(command) = py.detach(|| lock(commands).recv()) {
+        match command {
+            // The worker ends: nobody waits for what has not begun to be loaded.
+            Command::Load(_) if py.detach(|| shared.lock().is_closed()) => {}
+            Command::Load(application) => {
+                // Another copy may have failed when this one did not.
+                let is_loaded = world.loader.has(&application);
+                let is_replacement = interpreter.plan.is_replacement;
+                let loaded = if is_loaded { Ok(()) } else { world.loader.load(py, &application, is_replacement) };
+                py.detach(|| after_loading(shared, &application, loaded));
+            }
+            Command::Reload(application) => {
+                // Whether or not, something is loaded.
+                world.loader.reload(py, &application);
+                py.detach(|| after_loading(shared, &application, Ok(())));
+            }
+            Command::Started(then) => py.detach(then),
+            Command::ShutDown { limit, done } => {
+                world.interpreter.shut_down(py, limit);
+                let _ = done.send(());
+            }
+            Command::End { limit } => {
+                py.detach(|| interpreter.join_threads());
+                world.interpreter.shut_down(py, limit);
+                // Neither under the lock, nor anywhere but in here.
+                let last = lock(&interpreter.world).take();
+                drop((last, world));
+                return;
+            }
+        }
+    }
+}
+
 /// Once all copies have reported: lets the calls go on that waited for an application, or refuses them.
-fn after_loading(shared: &Shared, slot: &Arc<Slot>, loaded: Result<(), String>) {
+fn after_loading(shared: &Shared, application: &Arc<Application>, loaded: Result<(), String>) {
     // The pool's lock first, as in `submit`.
     let mut pool = shared.lock();
-    let mut stage = slot.stage();
-    let Stage::Loading { left, failure } = &mut *stage else { return };
+    let mut stages = shared.stages();
+    let stage = stages.entry(application.number()).or_default();
+    let Stage::Loading { left, failure } = stage else { return };
     *left -= 1;
     *failure = failure.take().or(loaded.err());
     if *left > 0 {
@@ -433,8 +561,8 @@ fn after_loading(shared: &Shared, slot: &Arc<Slot>, loaded: Result<(), String>) 
     }
     let failure = failure.take();
     *stage = if failure.is_none() { Stage::Loaded } else { Stage::Unloaded };
-    drop(stage);
-    let calls = pool.take_held(|work| matches!(work, Work::Start(held, _) if Arc::ptr_eq(held, slot)));
+    drop(stages);
+    let calls = pool.take_held(|work| matches!(work, Work::Start(held, _) if Arc::ptr_eq(held, application)));
     match failure {
         None => {
             for (number, work) in calls {
@@ -455,8 +583,8 @@ fn after_loading(shared: &Shared, slot: &Arc<Slot>, loaded: Result<(), String>) 
 }
 
 /// A pool thread: attached to its interpreter for its whole life, so that `threading.local` lasts from call to call.
-fn pool_thread(shared: &Arc<Shared>, world: &World, copy: usize, member: usize, name: &Arc<str>) {
-    let thread = Thread { shared, world, copy, name };
+fn pool_thread(shared: &Arc<Shared>, world: Arc<World>, copy: usize, member: usize, name: &Arc<str>) {
+    let thread = Thread { shared, world: &world, copy, name };
     world.home.resident().attach(|py| {
         if let Err(error) = world.interpreter.adopt_thread(py, name) {
             log::error(&traceback::format(&error, py));
@@ -471,7 +599,7 @@ fn pool_thread(shared: &Arc<Shared>, world: &World, copy: usize, member: usize, 
                     claimed = false;
                     shared.copies[copy].turns.begin();
                     let finished = match work {
-                        Work::Start(slot, call) => thread.start(py, &slot, call),
+                        Work::Start(application, call) => thread.start(py, &application, call),
                         Work::Resume(parked) => {
                             let exchange = parked.exchange.clone();
                             exchange.go_on();
@@ -490,8 +618,8 @@ fn pool_thread(shared: &Arc<Shared>, world: &World, copy: usize, member: usize, 
                 Next::End => break,
             }
         }
-        shared.lock().leave(member);
     });
+    shared.lock().leave(member);
 }
 
 /// What a call is started with.
@@ -504,7 +632,7 @@ struct Thread<'a> {
 
 impl Thread<'_> {
     /// Starts a call, and returns what [`run`] does.
-    fn start(&self, py: Python<'_>, slot: &Slot, call: Call) -> Option<Finished> {
+    fn start(&self, py: Python<'_>, application: &Application, call: Call) -> Option<Finished> {
         let Self { shared, world, copy, name } = *self;
         let exchange = call.exchange.clone();
         if !exchange.start(name, &shared.copies[copy].plan.name) {
@@ -512,13 +640,15 @@ impl Thread<'_> {
             return None;
         }
         guarded(&exchange.clone(), || {
-            let Some(callable) = world.loader.callable(py, &slot.application) else {
+            let Some(callable) = world.loader.callable(py, application) else {
                 call.refuse("the application is not loaded");
                 return None;
             };
             let number = call.number;
             let running = call.start(py, &world.vocabulary, &callable);
-            run(py, Parked { number, running, exchange, shared: shared.clone(), copy })
+            let finished = run(py, Parked { number, running, exchange, shared: shared.clone(), copy });
+            world.loader.note_modules(py, application);
+            finished
         })?
     }
 }
@@ -531,6 +661,7 @@ fn run(py: Python<'_>, mut call: Parked) -> Option<Finished> {
             Progress::NoRoom => call.running.wait_for_room(py),
             Progress::TurnOver => {}
             Progress::File { body, last } => {
+                call.shared.lock().go_away();
                 call.exchange.clone().send_file(body, last, Box::new(call));
                 return None;
             }

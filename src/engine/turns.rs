@@ -19,14 +19,15 @@ const TURN: Duration = Duration::from_millis(15);
 pub struct Turns {
     thread: OnceLock<Thread>,
     is_resting: AtomicBool,
+    is_over: AtomicBool,
 }
 
 impl Turns {
-    /// Becomes that thread, for good. It has not used Python before. `busy` says whether a call runs.
-    pub fn give(&self, home: Home, busy: impl Fn() -> bool) -> ! {
+    /// Becomes that thread. It has not used Python before. `busy` says whether a call runs.
+    pub fn give(&self, home: Home, busy: impl Fn() -> bool) {
         self.thread.get_or_init(thread::current);
         let mut resident = home.resident();
-        loop {
+        while !self.is_over.load(Ordering::SeqCst) {
             self.is_resting.store(true, Ordering::SeqCst);
             if !busy() {
                 thread::park();
@@ -35,6 +36,14 @@ impl Turns {
             self.is_resting.store(false, Ordering::SeqCst);
             thread::sleep(TURN);
             resident.attach(|_| ());
+        }
+    }
+
+    /// No call will run any more: the thread ends.
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
         }
     }
 

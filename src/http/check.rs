@@ -23,7 +23,7 @@ pub fn run(conf: &MainConf, candidate: Candidate) -> Result<(), ()> {
     let purpose = candidate.purpose();
     let applications: Vec<_> =
         conf.interpreters().into_iter().flat_map(|interpreter| interpreter.applications).collect();
-    let applications: Vec<_> = applications.into_iter().map(|(specification, _)| specification).collect();
+    let applications: Vec<_> = applications.into_iter().map(|application| application.specification).collect();
     if !conf.checks() || purpose == Purpose::Signal || applications.is_empty() {
         return Ok(());
     }
@@ -116,7 +116,7 @@ impl Check<'_> {
         let interpreters: Vec<_> = interpreters
             .into_iter()
             .filter_map(|Planned { mut plans, applications, .. }| {
-                let specifications = applications.into_iter().map(|(specification, _)| specification);
+                let specifications = applications.into_iter().map(|application| application.specification);
                 // Copies are all the same.
                 Some((plans.pop()?, specifications.filter(is_left).collect::<Vec<_>>()))
             })

@@ -74,7 +74,7 @@ struct EventLoopSide {
     /// What nginx said when it could not send.
     error: Cell<Option<Status>>,
     /// The call, once it is handed to the threads.
-    ticket: Cell<Option<Ticket>>,
+    ticket: RefCell<Option<Ticket>>,
     /// A call that waits until nginx has sent what it gave.
     suspended: RefCell<Option<Box<dyn Suspended>>>,
     /// Whether that is a file, all of which is to be gone.
@@ -112,7 +112,7 @@ impl RequestExchange {
                 failed: Cell::new(false),
                 closed: Cell::new(false),
                 error: Cell::new(None),
-                ticket: Cell::new(None),
+                ticket: RefCell::new(None),
                 suspended: RefCell::new(None),
                 sends_document: Cell::new(false),
                 turn_posted: Cell::new(false),
@@ -145,7 +145,7 @@ impl RequestExchange {
 
     /// Keeps hold of a call that the threads have.
     pub fn hand_over(&self, ticket: Ticket) {
-        self.event_loop.get().ticket.set(Some(ticket));
+        self.event_loop.get().ticket.replace(Some(ticket));
     }
 
     /// Keeps a call until there is room for more of its answer.
@@ -408,7 +408,7 @@ impl RequestExchange {
         request.in_foreign_event(|request| self.finalize(request, Status::SERVICE_UNAVAILABLE));
     }
 
-    fn report_slow(&self, ticket: Ticket) {
+    fn report_slow(&self, ticket: &Ticket) {
         self.record.report_slow();
         let headline = format!("{} (wsgi_slow_request)", self.record.has_run());
         ticket.log_stack(headline, self.shared());
@@ -708,11 +708,11 @@ impl Addressee for RequestExchange {
         let side = self.event_loop.get();
         loop {
             // A call on this thread is not under way now, or waits for its client.
-            let (request, ticket) = (side.request.get()?, side.ticket.get()?);
+            let (request, ticket) = (side.request.get()?, side.ticket.borrow().clone()?);
             match self.record.due() {
                 Due::Later(wait) => return wait,
                 Due::QueueTimeout => self.refuse_start(request),
-                Due::Slow => self.report_slow(ticket),
+                Due::Slow => self.report_slow(&ticket),
                 Due::RequestTimeout => self.give_up_call(request, ticket),
             }
         }

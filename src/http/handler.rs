@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::exchange::{Installed, RequestExchange};
 use super::record::Record;
 use super::worker::{self, Submitted};
-use super::{retire, snapshot};
+use super::{reload, retire, snapshot};
 use crate::conf::location::LocationConf;
 use crate::nginx::log::Level;
 use crate::nginx::request::{Request, Status};
@@ -69,7 +69,7 @@ fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExc
             "the interpreter of this application came with a reload, but this process stays: restart nginx",
         )
     })?;
-    let application_name = application.slot.application().name();
+    let application_name = application.application.name();
     let limits = conf.limits();
     let exchange = RequestExchange::new(request, worker.post, conf, Record::new(application_name.clone(), limits));
     let snapshot = snapshot(request, conf, &exchange).inspect_err(|_| exchange.release());
@@ -90,6 +90,7 @@ fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExc
         application_name: application_name.clone(),
     };
     retire::count_call();
+    reload::before_call(worker, &application);
     match worker.submit(&application, call, &limits) {
         Submitted::Queued(ticket) => {
             exchange.hand_over(ticket);

@@ -12,6 +12,7 @@ pub mod log_queue;
 pub mod outgoing;
 pub mod post;
 pub mod record;
+pub mod reload;
 pub mod retire;
 pub mod snapshot;
 pub mod variables;

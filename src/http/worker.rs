@@ -10,13 +10,14 @@ use super::post::{Post, WorkerSink};
 use super::retire;
 use crate::app::application::Application;
 use crate::app::specification::Specification;
-use crate::conf::interpreters::Interpreter;
+use crate::conf::interpreters::{Configured, Interpreter};
 use crate::conf::location::Threads;
 use crate::conf::main::{MainConf, MaxRequests};
+use crate::engine::generations::{Generations, Recipe};
 use crate::engine::inline::Inline;
 use crate::engine::limits::Limits;
 use crate::engine::python::{Configuration, Kind, Plan};
-use crate::engine::threads::{self, Slot, Ticket};
+use crate::engine::threads::{self, Ticket};
 use crate::nginx::mailbox;
 use crate::nginx::process::{self, NGINX_VERSION, SERVER_SOFTWARE};
 use crate::python::log;
@@ -37,14 +38,14 @@ pub struct Worker {
 enum Engine {
     Inline(Box<Inline>),
     /// One for each interpreter, the main one first.
-    Threads(Vec<threads::Threads>),
+    Threads(Vec<Generations>),
 }
 
 /// An application of this worker.
 #[derive(Clone)]
 pub struct Hosted {
     specification: Arc<Specification>,
-    pub slot: Arc<Slot>,
+    pub application: Arc<Application>,
     /// The index of its interpreter.
     interpreter: usize,
 }
@@ -69,8 +70,7 @@ pub struct Planned {
     pub plans: Vec<Plan>,
     /// Of each copy.
     pub threads: Threads,
-    /// With whether each is to be loaded at the start.
-    pub applications: Vec<(Arc<Specification>, bool)>,
+    pub applications: Vec<Configured>,
 }
 
 impl Planned {
@@ -87,6 +87,7 @@ impl Planned {
             multithread: matches!(threads, Threads::Pool(count) if count > 1),
             has_copies: copies > 1,
             has_company: has_company || copies > 1,
+            is_replacement: false,
         };
         Self { plans: (1..=copies).map(plan).collect(), threads, applications }
     }
@@ -159,21 +160,22 @@ pub fn start(start: Start) -> io::Result<()> {
     };
     for (interpreter, planned) in start.interpreters.into_iter().enumerate() {
         let mut preloaded = Vec::new();
-        for (specification, preload) in planned.applications {
-            let slot = Slot::new(Application::new(Specification::clone(&specification)));
-            preloaded.extend(preload.then(|| slot.clone()));
-            applications.push(Hosted { specification, slot, interpreter });
+        for Configured { specification, preload, reloading } in planned.applications {
+            let application = Arc::new(Application::new(Specification::clone(&specification), reloading));
+            preloaded.extend(preload.then(|| application.clone()));
+            applications.push(Hosted { specification, application, interpreter });
         }
         match planned.threads {
             Threads::Pool(count) => {
-                let configuration = start.configuration.clone();
-                let started = threads::Threads::start(configuration, planned.plans, count, &preloaded, loaded.clone());
-                pools.push(started?);
+                let recipe =
+                    Recipe { configuration: start.configuration.clone(), plans: planned.plans, threads: count };
+                preloaded.iter().for_each(|application| application.note_files());
+                pools.push(Generations::start(recipe, &preloaded, loaded.clone())?);
             }
             // There is no other interpreter then.
             Threads::Off => {
                 let started = inline.insert(Inline::start(&start.configuration, &planned.plans[0]));
-                preloaded.iter().for_each(|slot| started.preload(slot.application()));
+                preloaded.iter().for_each(|application| started.preload(application));
                 loaded();
             }
         }
@@ -195,6 +197,11 @@ pub enum Submitted {
 }
 
 impl Worker {
+    /// The applications of this worker, as they are now.
+    pub fn applications(&self) -> Vec<Hosted> {
+        self.applications.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The application that a location names.
     ///
     /// One that is not known came with a reload under `master_process off`, where the process stays; `None` if its
@@ -209,24 +216,48 @@ impl Worker {
         }
         let interpreter = find(&|known| known.shares_interpreter(specification))?.interpreter;
         drop(applications);
-        let slot = Slot::new(Application::new(Specification::clone(specification)));
-        let hosted = Hosted { specification: specification.clone(), slot, interpreter };
+        let application = Arc::new(Application::new(Specification::clone(specification), None));
+        let hosted = Hosted { specification: specification.clone(), application, interpreter };
         self.applications.write().unwrap_or_else(PoisonError::into_inner).push(hosted.clone());
         Some(hosted)
     }
 
     /// Runs a call, or hands it to the threads that will.
     pub fn submit(&'static self, application: &Hosted, call: Call, limits: &Limits) -> Submitted {
-        let slot = &application.slot;
+        let Hosted { application, interpreter, .. } = application;
         match &self.engine {
-            Engine::Inline(inline) => Submitted::Run(inline.run(slot.application(), call, limits)),
-            Engine::Threads(interpreters) => {
-                match interpreters[application.interpreter].submit(slot, call, limits.queue) {
-                    Ok(ticket) => Submitted::Queued(ticket),
-                    Err(_) => Submitted::Refused,
+            Engine::Inline(inline) => Submitted::Run(inline.run(application, call, limits)),
+            Engine::Threads(interpreters) => match interpreters[*interpreter].submit(application, call, limits.queue) {
+                Ok(ticket) => Submitted::Queued(ticket),
+                Err(_) => Submitted::Refused,
+            },
+        }
+    }
+
+    /// Lets what has changed of an application be loaded, in its interpreter; `note` notes its files. On any thread.
+    pub fn load_anew(&self, Hosted { application, interpreter, .. }: &Hosted, note: impl FnOnce()) {
+        match &self.engine {
+            // Only the event loop thread can; it does with the next call.
+            Engine::Inline(_) => {
+                if let Some(reload) = application.reload() {
+                    reload.files.make_stale();
                 }
             }
+            Engine::Threads(interpreters) => interpreters[*interpreter].serving().reload(application, note),
         }
+    }
+
+    /// The interpreter of an application and those that come after it; `None` if all runs on the event loop thread.
+    pub fn generations(&self, application: &Hosted) -> Option<&Generations> {
+        match &self.engine {
+            Engine::Inline(_) => None,
+            Engine::Threads(interpreters) => Some(&interpreters[application.interpreter]),
+        }
+    }
+
+    /// `wsgi_shutdown_timeout`.
+    pub fn shutdown_timeout(&self) -> Duration {
+        self.shutdown_timeout
     }
 
     /// Ends the worker's Python in bounded time, and lets the process leave without destructors.
@@ -248,7 +279,8 @@ impl Worker {
                 inline.shut_down(limit);
             }
             Engine::Threads(interpreters) => {
-                threads::shut_down(interpreters, calls, limit, || mailbox::deliver(self.post));
+                let all = interpreters.iter().flat_map(Generations::all).collect();
+                threads::shut_down(all, calls, limit, || mailbox::deliver(self.post));
             }
         }
         retire::leaving();

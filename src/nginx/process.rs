@@ -40,17 +40,17 @@ pub fn worker_number() -> usize {
     unsafe { sys::ngx_worker }
 }
 
-/// Whether other processes serve requests beside this one.
+/// How many workers there are.
 ///
 /// # Safety
 /// `cycle` is a live, configured cycle.
-pub unsafe fn is_multiprocess(cycle: *mut sys::ngx_cycle_t) -> bool {
+pub unsafe fn worker_count(cycle: *mut sys::ngx_cycle_t) -> usize {
     // SAFETY: the core module has a configuration of this type in every cycle.
     let core = unsafe {
         let index = sys::ngx_core_module.index;
         &*(*(*cycle).conf_ctx.add(index)).cast::<sys::ngx_core_conf_t>()
     };
-    role() == Role::Worker && core.worker_processes > 1
+    if role() == Role::Worker { core.worker_processes.max(1) as usize } else { 1 }
 }
 
 /// Whether the process was told to end at once (TERM) and not gracefully (QUIT).

@@ -60,6 +60,9 @@ const DIRECTIVES: &[Directive] = &[
     directive("wsgi_intercept_errors", "on", HSL),
     directive("wsgi_hide_header", "X-Name", HSL),
     directive("wsgi_pass_header", "X-Name", HSL),
+    directive("wsgi_script_reloading", "on", HSL),
+    directive("wsgi_reload_mechanism", "process", HSL),
+    directive("wsgi_reload_watch", "modules", HSL),
     directive("wsgi_env", "NAME value", HSL),
     directive("wsgi_python_home", "@prefix@/venv", &[Http]),
     directive("wsgi_python_executable", "@prefix@/venv/bin/python", &[Http]),
@@ -170,6 +173,9 @@ fn a_duplicate_with_another_value_is_refused_too() {
         ("wsgi_interpreter", "one", "other"),
         ("wsgi_interpreter_gil", "shared", "own"),
         ("wsgi_interpreters", "1", "2"),
+        ("wsgi_script_reloading", "off", "on"),
+        ("wsgi_reload_mechanism", "module", "process"),
+        ("wsgi_reload_watch", "modules", "*.html"),
         ("wsgi_debug", "off", "on"),
         ("wsgi_preload", "on", "off"),
         ("wsgi_pass_authorization", "on", "off"),
@@ -198,8 +204,8 @@ fn wrong_numbers_of_arguments_are_refused() {
         let level = directive.levels[0];
         let message = format!("invalid number of arguments in \"{name}\" directive");
         with(level, &format!("{name};")).check().assert_refused(&message, name);
-        // One that takes any number of folders cannot have too many.
-        if *name != "wsgi_python_path" {
+        // What takes any number of paths cannot have too many.
+        if !["wsgi_python_path", "wsgi_reload_watch"].contains(name) {
             let text = format!("{name} {right} more and more and more;");
             with(level, &text).check().assert_refused(&message, name);
         }

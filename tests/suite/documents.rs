@@ -95,6 +95,12 @@ fn in_the_sources() -> Vec<Directive> {
                     assert!(between(&state, "pubenumGil{", "}").contains("#[default]Shared,"));
                     "shared".to_owned()
                 }
+                "wsgi_reload_mechanism" => {
+                    assert!(location.contains("self.reload_mechanism.unwrap_or_default()"));
+                    let files = squeeze(read("src/app/files.rs"));
+                    assert!(between(&files, "pubenumMechanism{", "}").contains("#[default]Module,"));
+                    "module".to_owned()
+                }
                 "wsgi_interpreters" => fallback(&location, field).to_owned(),
                 "wsgi_output_buffer_size" => kilobytes(fallback(&location, field)),
                 "wsgi_max_temp_file_size" => {

@@ -1,0 +1,127 @@
+//! Tells when to look whether files have changed: inotify on their folders.
+//!
+//! It is a hint and no more. Where inotify does not work (some network file systems) others give the hint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use inotify::{Inotify, WatchDescriptor, WatchMask, Watches};
+
+/// Folders that inotify looks at, and a thread that is told when something has changed there.
+pub struct Watcher {
+    folders: io::Result<Mutex<Folders>>,
+    hints: Sender<()>,
+}
+
+struct Folders {
+    watches: Watches,
+    known: BTreeMap<PathBuf, WatchDescriptor>,
+}
+
+/// A deployment writes many files; they are looked at when it has been quiet for this long, but not later than that.
+const QUIET: Duration = Duration::from_millis(100);
+const AT_LATEST: Duration = Duration::from_secs(2);
+
+impl Watcher {
+    /// Starts a thread that calls `look` after something may have changed.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn start(look: impl Fn() + Send + 'static) -> io::Result<Self> {
+        let (hints, hinted) = mpsc::channel();
+        let settle = move || {
+            while hinted.recv().is_ok() {
+                let first = Instant::now();
+                while first.elapsed() < AT_LATEST && hinted.recv_timeout(QUIET).is_ok() {}
+                look();
+            }
+        };
+        thread::Builder::new().name("wsgi-files".to_owned()).spawn(settle)?;
+        let folders = Inotify::init().and_then(|inotify| listen(inotify, hints.clone()));
+        Ok(Self { folders, hints })
+    }
+
+    /// Why there is no inotify, if that is so: then only hints of others count.
+    pub fn problem(&self) -> Option<&io::Error> {
+        self.folders.as_ref().err()
+    }
+
+    /// Something may have changed: `look` is called soon. Never waits.
+    pub fn hint(&self) {
+        // Without the thread there is nobody to look.
+        let _ = self.hints.send(());
+    }
+
+    /// Looks at the folders of these files, and at those of the symbolic links on the way to them, as they are now: behind
+    /// a link that was switched is another folder.
+    pub fn watch<'a>(&self, files: impl Iterator<Item = &'a Path>) {
+        let Ok(folders) = &self.folders else { return };
+        let Folders { watches, known } = &mut *folders.lock().unwrap_or_else(PoisonError::into_inner);
+        for folder in files.flat_map(folders_of).collect::<BTreeSet<_>>() {
+            let Ok(watch) = watches.add(&folder, MASK) else { continue };
+            let before = known.insert(folder, watch.clone());
+            if let Some(before) =
+                before.filter(|before| *before != watch && !known.values().any(|other| other == before))
+            {
+                // It ends by itself where the folder is gone.
+                let _ = watches.remove(before);
+            }
+        }
+    }
+}
+
+/// Starts the thread that turns what inotify sees into hints.
+fn listen(mut inotify: Inotify, hints: Sender<()>) -> io::Result<Mutex<Folders>> {
+    let folders = Folders { watches: inotify.watches(), known: BTreeMap::new() };
+    let listen = move || {
+        let mut buffer = [0; 4096];
+        while inotify.read_events_blocking(&mut buffer).is_ok() && hints.send(()).is_ok() {}
+    };
+    thread::Builder::new().name("wsgi-inotify".to_owned()).spawn(listen)?;
+    Ok(Mutex::new(folders))
+}
+
+const MASK: WatchMask = WatchMask::from_bits_truncate(
+    WatchMask::CLOSE_WRITE.bits()
+        | WatchMask::ATTRIB.bits()
+        | WatchMask::CREATE.bits()
+        | WatchMask::DELETE.bits()
+        | WatchMask::MOVED_FROM.bits()
+        | WatchMask::MOVED_TO.bits(),
+);
+
+/// The folder of a file, and those of the links that its path goes through: one that is switched changes the file.
+fn folders_of(file: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = file.parent().map(Path::to_owned).into_iter().collect();
+    for ancestor in file.ancestors().filter(|ancestor| ancestor.is_symlink()) {
+        folders.extend(ancestor.parent().map(Path::to_owned));
+    }
+    folders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn many_changes_are_one_look_when_it_is_quiet() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("app.py");
+        let (looked, looks) = mpsc::channel();
+        let watcher = Watcher::start(move || looked.send(()).unwrap()).unwrap();
+        watcher.watch([script.as_path()].into_iter());
+        for number in 0..200 {
+            fs::write(folder.path().join(format!("{number}.py")), "x").unwrap();
+        }
+        looks.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(looks.recv_timeout(3 * QUIET).is_err());
+        fs::write(&script, "x").unwrap();
+        looks.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+}

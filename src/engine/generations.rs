@@ -1,0 +1,152 @@
+//! An interpreter of a worker, and those that come after it: the next is made beside the one that serves, and takes over
+//! between two calls.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
+use std::time::Duration;
+
+use super::python::{Configuration, Plan};
+use super::threads::{Threads, Ticket};
+use crate::app::application::Application;
+use crate::wsgi::call::Call;
+
+/// What an interpreter and its copies are made with.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    pub configuration: Configuration,
+    /// One for each copy.
+    pub plans: Vec<Plan>,
+    /// Pool threads of each.
+    pub threads: usize,
+}
+
+/// The interpreter that serves, the one that is to, and those that only end.
+pub struct Generations {
+    recipe: Recipe,
+    serving: RwLock<Threads>,
+    next: Mutex<Option<Next>>,
+    has_next: AtomicBool,
+    leaving: Mutex<Vec<Threads>>,
+}
+
+/// An interpreter that has loaded its application.
+#[derive(Clone)]
+pub struct Next {
+    pub version: u64,
+    threads: Threads,
+}
+
+impl Generations {
+    /// Starts the first, as [`Threads::start`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start(
+        recipe: Recipe,
+        preloaded: &[Arc<Application>],
+        started: impl Fn() + Clone + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let Recipe { configuration, plans, threads } = recipe.clone();
+        let first = Threads::start(configuration, plans, threads, preloaded, started)?;
+        Ok(Self {
+            recipe,
+            serving: RwLock::new(first),
+            next: Mutex::default(),
+            has_next: AtomicBool::new(false),
+            leaving: Mutex::default(),
+        })
+    }
+
+    /// See [`Threads::submit`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn submit(&self, application: &Arc<Application>, call: Call, queue: usize) -> Result<Ticket, Call> {
+        // Under the lock: whoever retires an interpreter has taken it from here before.
+        self.serving.read().unwrap_or_else(PoisonError::into_inner).submit(application, call, queue)
+    }
+
+    /// The one that serves.
+    pub fn serving(&self) -> Threads {
+        self.serving.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes another beside the one that serves, and waits until it has loaded the application, the only one here.
+    ///
+    /// # Errors
+    /// When it could not, which is in the log.
+    pub fn prepare(&self, application: &Arc<Application>, version: u64, limit: Duration) -> Result<Next, ()> {
+        let Recipe { configuration, mut plans, threads } = self.recipe.clone();
+        plans.iter_mut().for_each(|plan| plan.is_replacement = true);
+        let copies = plans.len();
+        let (started, all_started) = mpsc::channel();
+        let tell = move || {
+            // Somebody waits below.
+            let _ = started.send(());
+        };
+        let threads = Threads::start(configuration, plans, threads, std::slice::from_ref(application), tell);
+        let threads = threads.map_err(|error| crate::python::log::error(&format!("cannot start a thread: {error}")))?;
+        // Where a main thread has panicked, its sender is gone.
+        for _ in 0..copies {
+            let _ = all_started.recv();
+        }
+        if threads.has_loaded(application) == Some(true) {
+            return Ok(Next { version, threads });
+        }
+        self.end(threads, limit);
+        Err(())
+    }
+
+    /// This one is to take over next.
+    pub fn offer(&self, next: Next) {
+        *self.next() = Some(next);
+        self.has_next.store(true, Ordering::Release);
+    }
+
+    /// The version that is to take over next, if there is one. Costs next to nothing.
+    pub fn next_version(&self) -> Option<u64> {
+        self.has_next.load(Ordering::Acquire).then(|| self.next().as_ref().map(|next| next.version)).flatten()
+    }
+
+    /// Lets that version take over; the one that served until now ends with its last call, and has `limit` for what is
+    /// to be run then.
+    pub fn take_over(&self, version: u64, limit: Duration) {
+        let Some(next) = self.take_next(version) else { return };
+        let old = {
+            let mut serving = self.serving.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *serving, next.threads)
+        };
+        self.end(old, limit);
+    }
+
+    /// That version will not take over.
+    pub fn give_up(&self, version: u64, limit: Duration) {
+        if let Some(next) = self.take_next(version) {
+            self.end(next.threads, limit);
+        }
+    }
+
+    fn take_next(&self, version: u64) -> Option<Next> {
+        let taken = self.next().take_if(|next| next.version == version)?;
+        self.has_next.store(false, Ordering::Release);
+        Some(taken)
+    }
+
+    fn end(&self, threads: Threads, limit: Duration) {
+        threads.retire(limit);
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.retain(|threads| !threads.has_ended());
+        leaving.push(threads);
+    }
+
+    /// All there are, to be shut down.
+    pub fn all(&self) -> Vec<Threads> {
+        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let next = self.next().as_ref().map(|next| next.threads.clone());
+        std::iter::once(self.serving()).chain(next).chain(leaving).collect()
+    }
+
+    fn next(&self) -> MutexGuard<'_, Option<Next>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

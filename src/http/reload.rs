@@ -1,0 +1,229 @@
+//! Applications that are loaded anew when their files change: who finds that out, and what follows.
+//!
+//! Each call looks at the script of its application. Between calls, and for the other files, a thread looks when inotify
+//! has seen something.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::worker::{self, Hosted, Worker};
+use crate::app::application::Reload;
+use crate::app::files::{Files, Mechanism};
+use crate::app::watch::Watcher;
+use crate::engine::agreement::{Agreement, Verdict};
+use crate::engine::generations::Generations;
+use crate::nginx::log::{Level, Log};
+use crate::nginx::process;
+use crate::python::log;
+
+static SUCCESSIONS: OnceLock<Vec<Succession>> = OnceLock::new();
+
+/// An application whose interpreter is replaced.
+struct Succession {
+    worker: &'static Worker,
+    application: Hosted,
+    agreement: Agreement,
+    /// What this worker has, or is about to have; 0 until the application is loaded for the first time.
+    version: AtomicU64,
+    /// Whether the next one is being made.
+    is_under_way: AtomicBool,
+}
+
+/// Looks after the files of the applications of this worker, one of so many `workers`, from now on. `agreements` has the
+/// words for the applications whose interpreters are replaced.
+pub fn start(agreements: Vec<&'static [AtomicU64]>, workers: usize) {
+    let Some(worker) = worker::get() else { return };
+    let mut reloaded = worker.applications();
+    reloaded.retain(|hosted| hosted.application.reload().is_some());
+    if reloaded.is_empty() {
+        return;
+    }
+    let replaced = reloaded.iter().filter(|hosted| mechanism(hosted) == Some(Mechanism::Interpreter));
+    let successions = replaced.zip(agreements).filter_map(|(application, words)| {
+        Some(Succession {
+            worker,
+            application: application.clone(),
+            agreement: Agreement::join(words, process::worker_number(), workers)?,
+            version: AtomicU64::new(0),
+            is_under_way: AtomicBool::new(false),
+        })
+    });
+    SUCCESSIONS.get_or_init(|| successions.collect());
+    let looked_at = reloaded.clone();
+    let watcher = Watcher::start(move || looked_at.iter().for_each(|application| look(worker, application)));
+    let problem = match &watcher {
+        Ok(watcher) => watcher.problem(),
+        Err(error) => Some(error),
+    };
+    if let Some(error) = problem {
+        let message = format!("wsgi: changed files are noticed late, inotify cannot be used: {error}");
+        Log::cycle().write(Level::Warn, &message);
+    }
+    let Ok(watcher) = watcher.map(Arc::new) else { return };
+    for hosted in &reloaded {
+        if let Some(Reload { files, .. }) = hosted.application.reload() {
+            files.watch_with(watcher.clone());
+        }
+    }
+    // Something may have changed since they were noted.
+    watcher.hint();
+}
+
+/// This worker ends: the others do not wait for it any more.
+pub fn leave() {
+    for succession in SUCCESSIONS.get().into_iter().flatten() {
+        succession.agreement.leave();
+    }
+}
+
+fn mechanism(hosted: &Hosted) -> Option<Mechanism> {
+    hosted.application.reload().map(|reload| reload.mechanism)
+}
+
+fn succession(hosted: &Hosted) -> Option<&'static Succession> {
+    let of_same = |succession: &&Succession| Arc::ptr_eq(&succession.application.application, &hosted.application);
+    SUCCESSIONS.get()?.iter().find(of_same)
+}
+
+/// A call comes for an application. On the event loop thread.
+pub fn before_call(worker: &Worker, hosted: &Hosted) {
+    let Some(Reload { files, mechanism }) = hosted.application.reload() else { return };
+    match mechanism {
+        Mechanism::Module => {
+            // This call is to have the new code already.
+            if files.is_script_new() {
+                worker.load_anew(hosted, || {
+                    files.note_script();
+                });
+            }
+        }
+        Mechanism::Interpreter => {
+            if let Some(succession) = succession(hosted) {
+                succession.keep_up();
+            }
+            if files.is_script_new() {
+                files.hint();
+            }
+        }
+        Mechanism::Process => {}
+    }
+}
+
+/// Looks at the files of an application. On the watcher's thread.
+fn look(worker: &Worker, hosted: &Hosted) {
+    let Some(Reload { files, mechanism }) = hosted.application.reload() else { return };
+    match mechanism {
+        Mechanism::Module => {
+            if files.are_new() {
+                worker.load_anew(hosted, || {
+                    files.note();
+                });
+            }
+        }
+        Mechanism::Interpreter => {
+            if let Some(succession) = succession(hosted) {
+                succession.look();
+            }
+        }
+        Mechanism::Process => {}
+    }
+}
+
+/// So long the workers wait for each other at most.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a worker that waits looks.
+const TURN: Duration = Duration::from_millis(5);
+
+impl Succession {
+    fn generations(&self) -> Option<&'static Generations> {
+        self.worker.generations(&self.application)
+    }
+
+    /// The call that comes now is answered by the version that other workers may have answered with already.
+    fn keep_up(&self) {
+        let Some(generations) = self.generations() else { return };
+        if let Some(version) = generations.next_version()
+            && self.agreement.verdict(version) == Verdict::Committed
+        {
+            generations.take_over(version, self.worker.shutdown_timeout());
+        }
+    }
+
+    /// Makes the next interpreter if that is due, on a thread of its own: to load it may take long.
+    fn look(&'static self) {
+        let (Some(generations), Some(Reload { files, .. })) =
+            (self.generations(), self.application.application.reload())
+        else {
+            return;
+        };
+        if process::is_exiting() {
+            return;
+        }
+        if self.version.load(Ordering::Relaxed) == 0 {
+            match generations.serving().has_loaded(&self.application.application) {
+                Some(true) => {}
+                // The next call loads it, as its files are then.
+                Some(false) => return self.agreement.leave(),
+                None => return,
+            }
+            self.version.store(self.agreement.begin(files.noted()), Ordering::Relaxed);
+        }
+        if !files.are_new() || self.is_under_way.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let succeed = || {
+            self.succeed(generations, files);
+            self.is_under_way.store(false, Ordering::SeqCst);
+            // What has changed meanwhile was left alone.
+            files.hint();
+        };
+        if let Err(error) = thread::Builder::new().name("wsgi-succession".to_owned()).spawn(succeed) {
+            self.is_under_way.store(false, Ordering::SeqCst);
+            log::error(&format!("cannot start a thread to load an application anew: {error}"));
+        }
+    }
+
+    /// Makes the next interpreter, and lets it take over together with those of the other workers.
+    fn succeed(&self, generations: &Generations, files: &Files) {
+        let limit = self.worker.shutdown_timeout();
+        loop {
+            let version = self.agreement.aim(self.version.load(Ordering::Relaxed), || files.note());
+            let Ok(next) = generations.prepare(&self.application.application, version, limit) else {
+                return files.failed();
+            };
+            generations.offer(next);
+            self.version.store(version, Ordering::Relaxed);
+            self.agreement.ready(version);
+            match self.wait(version) {
+                Verdict::Committed => return generations.take_over(version, limit),
+                _ => generations.give_up(version, limit),
+            }
+            if process::is_exiting() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the other workers.
+    fn wait(&self, version: u64) -> Verdict {
+        let start = Instant::now();
+        loop {
+            match self.agreement.verdict(version) {
+                Verdict::Pending if process::is_exiting() => return Verdict::Superseded,
+                Verdict::Pending => {}
+                verdict => return verdict,
+            }
+            if start.elapsed() >= PATIENCE {
+                let name = self.application.application.name();
+                log::error(&format!(
+                    "application \"{name}\": some workers have not loaded the new version within {PATIENCE:?}; the others \
+                     answer with it now"
+                ));
+                self.agreement.commit(version);
+            }
+            thread::sleep(TURN);
+        }
+    }
+}

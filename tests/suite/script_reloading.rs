@@ -1,0 +1,369 @@
+//! `wsgi_script_reloading`: changed files are noticed whatever way they change, new code takes the place of the old
+//! without a lost request, and code that cannot be loaded never does.
+
+use crate::harness::{Engine, Load, Nginx, Site, wait_for};
+use std::fs::{self, File, FileTimes};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// How code is reloaded, and where it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Module(Engine),
+    Interpreter,
+}
+
+impl Way {
+    fn directives(self) -> String {
+        let on = "wsgi_script_reloading on;";
+        match self {
+            Way::Module(engine) => format!("{} {on}", engine.directive()),
+            Way::Interpreter => {
+                format!("wsgi_threads 2; wsgi_enable_subinterpreters on; {on} wsgi_reload_mechanism interpreter;")
+            }
+        }
+    }
+}
+
+/// Makes a test of each `fn name(way: Way)` for every way.
+macro_rules! every_way {
+    ($($name:ident),+ $(,)?) => {
+        mod module_threads {
+            $(#[test] fn $name() { super::$name(super::Way::Module(crate::harness::Engine::Threads)) })+
+        }
+        mod module_inline {
+            $(#[test] fn $name() { super::$name(super::Way::Module(crate::harness::Engine::Inline)) })+
+        }
+        mod interpreter {
+            $(#[test] fn $name() { super::$name(super::Way::Interpreter) })+
+        }
+    };
+}
+
+every_way!(
+    an_edited_script,
+    a_script_replaced_by_rename,
+    a_switched_link,
+    an_older_date,
+    a_helper_that_is_not_watched,
+    a_helper_that_is_watched,
+    a_helper_imported_late,
+    a_file_of_a_pattern,
+    a_module_instead_of_a_script,
+    a_syntax_error_then_mended,
+    a_missing_helper_that_comes_later,
+    a_file_removed_then_back,
+    edits_within_a_second,
+    many_files_copied_under_load,
+    a_failing_factory,
+    a_module_level_exit,
+);
+
+/// Answers with `version`, its own, that of `helper.py` and that of its interpreter's state.
+fn app(version: &str) -> String {
+    format!(
+        "
+import helper
+
+def application(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [f'{version} {{helper.VERSION}}'.encode()]
+"
+    )
+}
+
+fn helper(version: &str) -> String {
+    format!("VERSION = {version:?}\n")
+}
+
+/// An application of version `a1` with a helper of version `h1`.
+fn site(way: Way) -> Site {
+    let site = Site::plain().http(&way.directives()).file("site/helper.py", &helper("h1"));
+    site.file("site/app.py", &app("a1")).location("/", "wsgi_pass site/app.py;")
+}
+
+fn answer(nginx: &Nginx) -> String {
+    nginx.get("/").expect(200).text()
+}
+
+/// The answer is `wanted`: at once with `module`, or soon, and until then one of `before`.
+#[track_caller]
+fn becomes(nginx: &Nginx, way: Way, before: &str, wanted: &str) {
+    if let Way::Module(_) = way {
+        assert_eq!(answer(nginx), wanted);
+    }
+    becomes_soon(nginx, before, wanted);
+}
+
+/// The answer is `wanted` in the end, and `before` until then. For files that only the watch looks at.
+#[track_caller]
+fn becomes_soon(nginx: &Nginx, before: &str, wanted: &str) {
+    wait_for(wanted, || {
+        let answer = answer(nginx);
+        assert!(answer == before || answer == wanted, "{answer} in place of {before} or {wanted}");
+        (answer == wanted).then_some(())
+    });
+}
+
+/// The answer is `wanted`, and stays so for longer than it takes to notice a change.
+#[track_caller]
+fn stays(nginx: &Nginx, wanted: &str) {
+    for _ in 0..12 {
+        assert_eq!(answer(nginx), wanted);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+// ---- how files change -----------------------------------------------------------------------------------------------
+
+fn an_edited_script(way: Way) {
+    let nginx = site(way).start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    for version in 2..5 {
+        nginx.write("site/app.py", &app(&format!("a{version}")));
+        becomes(&nginx, way, &format!("a{} h1", version - 1), &format!("a{version} h1"));
+    }
+    assert!(nginx.logged("[error]").is_empty());
+}
+
+#[test]
+fn without_the_directive_nothing_is_reloaded() {
+    let nginx = Site::plain()
+        .file("site/helper.py", &helper("h1"))
+        .file("site/app.py", &app("a1"))
+        .location("/", "wsgi_pass site/app.py;")
+        .start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    nginx.write("site/app.py", &app("a2"));
+    stays(&nginx, "a1 h1");
+}
+
+fn a_script_replaced_by_rename(way: Way) {
+    let nginx = site(way).start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    nginx.write("site/new", &app("a2"));
+    fs::rename(nginx.prefix().join("site/new"), nginx.prefix().join("site/app.py")).unwrap();
+    becomes(&nginx, way, "a1 h1", "a2 h1");
+}
+
+fn a_switched_link(way: Way) {
+    let site = Site::plain().http(&way.directives());
+    for number in ["1", "2", "3"] {
+        let folder = site.prefix().join(number);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("app.py"), app(&format!("a{number}"))).unwrap();
+        fs::write(folder.join("helper.py"), helper("h1")).unwrap();
+    }
+    symlink("1", site.prefix().join("current")).unwrap();
+    let nginx = site.location("/", "wsgi_pass current/app.py;").start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    for (before, now) in [("1", "2"), ("2", "3"), ("3", "1")] {
+        symlink(now, nginx.prefix().join("next")).unwrap();
+        fs::rename(nginx.prefix().join("next"), nginx.prefix().join("current")).unwrap();
+        becomes(&nginx, way, &format!("a{before} h1"), &format!("a{now} h1"));
+    }
+    // What the link leads to now is looked at as well.
+    nginx.write("1/app.py", &app("a4"));
+    becomes(&nginx, way, "a1 h1", "a4 h1");
+}
+
+fn set_date(path: &Path, date: SystemTime) {
+    File::options().write(true).open(path).unwrap().set_times(FileTimes::new().set_modified(date)).unwrap();
+}
+
+fn an_older_date(way: Way) {
+    let nginx = site(way).start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    nginx.write("site/older", &app("a2"));
+    set_date(&nginx.prefix().join("site/older"), SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
+    fs::rename(nginx.prefix().join("site/older"), nginx.prefix().join("site/app.py")).unwrap();
+    becomes(&nginx, way, "a1 h1", "a2 h1");
+}
+
+fn a_helper_that_is_not_watched(way: Way) {
+    let nginx = site(way).start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    nginx.write("site/helper.py", &helper("h2"));
+    stays(&nginx, "a1 h1");
+    nginx.write("site/app.py", &app("a2"));
+    // `module` loads the script alone; a new interpreter has nothing of the old one.
+    let helper = if way == Way::Interpreter { "h2" } else { "h1" };
+    becomes(&nginx, way, "a1 h1", &format!("a2 {helper}"));
+}
+
+fn a_helper_that_is_watched(way: Way) {
+    for watched in ["modules", "site/*.py", "@prefix@/site/helper.py"] {
+        let nginx = site(way).http(&format!("wsgi_reload_watch {watched};")).start();
+        assert_eq!(answer(&nginx), "a1 h1");
+        for version in 2..4 {
+            nginx.write("site/helper.py", &helper(&format!("h{version}")));
+            becomes_soon(&nginx, &format!("a1 h{}", version - 1), &format!("a1 h{version}"));
+        }
+        nginx.write("site/app.py", &app("a2"));
+        becomes(&nginx, way, "a1 h3", "a2 h3");
+    }
+}
+
+fn a_helper_imported_late(way: Way) {
+    let late =
+        app("a1").replace("import helper\n", "").replace("    start_response", "    import helper\n    start_response");
+    let nginx = site(way).file("site/app.py", &late).http("wsgi_reload_watch modules;").start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    nginx.write("site/helper.py", &helper("h2"));
+    becomes_soon(&nginx, "a1 h1", "a1 h2");
+}
+
+fn a_file_of_a_pattern(way: Way) {
+    let reads = app("a1")
+        + "import glob, os\nhelper.VERSION = ' '.join(sorted(open(name).read() for name in glob.glob(os.path.dirname(__file__) + '/*.txt')))\n";
+    let nginx = site(way).file("site/app.py", &reads).http("wsgi_reload_watch site/*.txt;").start();
+    assert_eq!(answer(&nginx), "a1 ");
+    nginx.write("site/one.txt", "one");
+    becomes_soon(&nginx, "a1 ", "a1 one");
+    nginx.write("site/two.txt", "two");
+    becomes_soon(&nginx, "a1 one", "a1 one two");
+    fs::remove_file(nginx.prefix().join("site/one.txt")).unwrap();
+    becomes_soon(&nginx, "a1 one two", "a1 two");
+}
+
+fn a_module_instead_of_a_script(way: Way) {
+    let nginx = Site::plain()
+        .http(&format!("{} wsgi_python_path @prefix@/site;", way.directives()))
+        .file("site/helper.py", &helper("h1"))
+        .file("site/package/__init__.py", "")
+        .file("site/package/wsgi.py", &app("a1"))
+        .location("/", "wsgi_pass package.wsgi;")
+        .start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    for version in 2..4 {
+        nginx.write("site/package/wsgi.py", &app(&format!("a{version}")));
+        becomes(&nginx, way, &format!("a{} h1", version - 1), &format!("a{version} h1"));
+    }
+}
+
+fn a_file_removed_then_back(way: Way) {
+    let nginx = site(way).start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    fs::remove_file(nginx.prefix().join("site/app.py")).unwrap();
+    stays(&nginx, "a1 h1");
+    nginx.write("site/app.py", &app("a2"));
+    becomes(&nginx, way, "a1 h1", "a2 h1");
+    assert!(nginx.logged("[error]").is_empty());
+}
+
+fn edits_within_a_second(way: Way) {
+    let nginx = site(way).http("wsgi_reload_watch modules;").start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    for round in 1..4 {
+        // Of the same length, so that byte code of one would be taken for that of the other.
+        for version in 1..6 {
+            nginx.write("site/helper.py", &helper(&format!("h{}", version * round % 10)));
+            nginx.write("site/app.py", &app(&format!("a{version}")));
+            answer(&nginx);
+            std::thread::sleep(Duration::from_millis(30 * round));
+        }
+        let wanted = format!("a5 h{}", 5 * round % 10);
+        wait_for(&wanted, || (answer(&nginx) == wanted).then_some(()));
+        stays(&nginx, &wanted);
+    }
+    assert!(nginx.logged("[error]").is_empty());
+}
+
+fn many_files_copied_under_load(way: Way) {
+    const COUNT: usize = 200;
+    let part = |number: usize, version: usize| (format!("site/part{number}.py"), format!("VERSION = {version}\n"));
+    let script = |version: usize| {
+        let imports: Vec<String> = (0..COUNT).map(|number| format!("import part{number}")).collect();
+        let parts: Vec<String> = (0..COUNT).map(|number| format!("part{number}.VERSION")).collect();
+        format!(
+            "{}
+VERSIONS = {{{version}, {}}}
+
+def application(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [' '.join(map(str, sorted(VERSIONS))).encode()]
+",
+            imports.join("\n"),
+            parts.join(", ")
+        )
+    };
+    let mut site = Site::plain().http(&format!("{} wsgi_reload_watch modules;", way.directives()));
+    for (name, text) in (0..COUNT).map(|number| part(number, 1)) {
+        site = site.file(&name, &text);
+    }
+    let nginx = site.file("site/app.py", &script(1)).location("/", "wsgi_pass site/app.py;").start();
+    assert_eq!(answer(&nginx), "1");
+    let load = Load::start(&nginx, "/", 2);
+    nginx.write("site/app.py", &script(2));
+    for number in 0..COUNT {
+        let (name, text) = part(number, 2);
+        nginx.write(&name, &text);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    wait_for("the new version of all files", || (answer(&nginx) == "2").then_some(()));
+    stays(&nginx, "2");
+    load.stop().assert_good();
+}
+
+// ---- code that cannot be loaded -------------------------------------------------------------------------------------
+
+fn a_syntax_error_then_mended(way: Way) {
+    let nginx = site(way).errors_expected().start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    nginx.write("site/app.py", "def application(:\n");
+    answer(&nginx);
+    nginx.wait_log("SyntaxError");
+    stays(&nginx, "a1 h1");
+    let log = nginx.error_log();
+    let said = "site/app.py\" could not be loaded anew, what was loaded before serves on: SyntaxError";
+    assert_eq!(log.matches(said).count(), 1, "once for a state of the files: {log}");
+    assert!(log.contains("def application(:"), "{log}");
+    nginx.write("site/app.py", &app("a2"));
+    becomes(&nginx, way, "a1 h1", "a2 h1");
+}
+
+/// What is loaded, and what it has imported, stays whole whatever the new code has done before it failed.
+fn a_missing_helper_that_comes_later(way: Way) {
+    let nginx = site(way).http("wsgi_reload_watch modules;").errors_expected().start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    nginx.write("site/app.py", &app("a2").replace("import helper", "import helper, another"));
+    answer(&nginx);
+    nginx.wait_log("No module named 'another'");
+    assert_eq!(answer(&nginx), "a1 h1");
+    // In no file that is looked at: it is tried again after a while.
+    nginx.write("site/another.py", "");
+    becomes_soon(&nginx, "a1 h1", "a2 h1");
+}
+
+fn a_failing_factory(way: Way) {
+    let made = |text: &str| {
+        format!("import helper\nfrom app_parts import application\ndef make():\n    {text}\n    return application\n")
+    };
+    let nginx = Site::plain()
+        .http(&way.directives())
+        .file("site/helper.py", &helper("h1"))
+        .file("site/app_parts.py", &app("a1"))
+        .file("site/app.py", &made("pass"))
+        .location("/", "wsgi_pass site/app.py make();")
+        .errors_expected()
+        .start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    nginx.write("site/app.py", &made("raise LookupError('the reason')"));
+    answer(&nginx);
+    nginx.wait_log("LookupError: the reason");
+    stays(&nginx, "a1 h1");
+    nginx.write("site/app.py", &made("helper.VERSION = 'h2'"));
+    becomes(&nginx, way, "a1 h1", "a1 h2");
+}
+
+fn a_module_level_exit(way: Way) {
+    let nginx = site(way).errors_expected().start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    let worker = nginx.workers();
+    nginx.write("site/app.py", "import sys\nsys.exit('no')\n");
+    answer(&nginx);
+    nginx.wait_log("SystemExit");
+    stays(&nginx, "a1 h1");
+    assert_eq!(nginx.workers(), worker);
+}
