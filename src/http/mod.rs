@@ -15,5 +15,6 @@ pub mod record;
 pub mod reload;
 pub mod retire;
 pub mod snapshot;
+pub mod trial;
 pub mod variables;
 pub mod worker;
