@@ -72,6 +72,8 @@ pub struct Files {
     seen: Mutex<Seen>,
     /// Whether somebody has found that they have changed.
     is_stale: AtomicBool,
+    /// Whether a call was told so.
+    is_discovered: AtomicBool,
     watcher: OnceLock<Arc<Watcher>>,
 }
 
@@ -135,6 +137,7 @@ impl Files {
         seen.script_state = seen.script.as_deref().and_then(Fingerprint::of);
         seen.retry = None;
         self.is_stale.store(false, Ordering::Relaxed);
+        self.is_discovered.store(false, Ordering::Relaxed);
     }
 
     /// Whether the application is to be loaded anew, as far as one look at its script tells. One that is not there is no
@@ -143,11 +146,23 @@ impl Files {
         self.is_stale.load(Ordering::Relaxed) || self.lock().is_script_new()
     }
 
+    /// Whether this is the first look since they were noted that finds another script, [`Files::are_new`] included. It lets
+    /// the watcher look as well; so does one that only finds that it is time to try again.
+    pub fn discover(&self) -> bool {
+        let is_discovery = self.is_script_new() && !self.is_discovered.swap(true, Ordering::Relaxed);
+        if is_discovery {
+            self.hint();
+        }
+        is_discovery && self.lock().is_script_another()
+    }
+
     /// Whether it is to be loaded anew, as far as all its files tell: one is another one, is new, or is gone.
     pub fn are_new(&self) -> bool {
         let seen = self.lock();
         self.watch(&seen);
-        seen.is_script_new() || seen.state_of_others(&self.patterns) != seen.others
+        let are_new = seen.is_script_new() || seen.state_of_others(&self.patterns) != seen.others;
+        self.is_discovered.store(are_new, Ordering::Relaxed);
+        are_new
     }
 
     /// The next [`Files::is_script_new`] is true.
@@ -233,6 +248,11 @@ impl Seen {
     fn is_script_new(&self) -> bool {
         let now = self.script.as_deref().and_then(Fingerprint::of);
         now.is_some() && (now != self.script_state || self.retry.is_some_and(|retry| Instant::now() >= retry))
+    }
+
+    fn is_script_another(&self) -> bool {
+        let now = self.script.as_deref().and_then(Fingerprint::of);
+        now.is_some() && now != self.script_state
     }
 
     fn state_of_others(&self, patterns: &Patterns) -> BTreeMap<PathBuf, Option<Fingerprint>> {
@@ -329,6 +349,25 @@ mod tests {
         fs::write(&helper, "new").unwrap();
         files.loaded(None, [helper]);
         assert!(files.are_new());
+    }
+
+    #[test]
+    fn one_call_discovers_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("app.py");
+        fs::write(&script, "").unwrap();
+        let files = files(&script);
+        assert!(!files.discover());
+        fs::write(&script, "new").unwrap();
+        assert!(files.discover() && !files.discover());
+        files.note();
+        assert!(!files.discover());
+        fs::write(&script, "newer").unwrap();
+        assert!(files.are_new() && !files.discover(), "the watcher was first");
+        files.note();
+        files.failed();
+        files.lock().retry = Some(Instant::now());
+        assert!(files.is_script_new() && !files.discover(), "nothing but another attempt");
     }
 
     #[test]

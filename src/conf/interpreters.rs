@@ -26,7 +26,7 @@ pub struct Registered {
 }
 
 impl Registered {
-    fn has_mechanism(&self, mechanism: Mechanism) -> bool {
+    pub fn has_mechanism(&self, mechanism: Mechanism) -> bool {
         self.reloading.as_ref().is_some_and(|reloading| reloading.mechanism == mechanism)
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::interpreters::{self, Interpreter, Registered};
 use super::location::LocationConf;
+use crate::app::files::Mechanism;
 use crate::app::specification::Specification;
 use crate::engine::agreement::Agreement;
 use crate::nginx::conf::Conf;
@@ -161,6 +162,12 @@ impl MainConf {
     pub fn place(&self, specification: &Specification) -> &str {
         let found = self.applications.iter().find(|application| *application.specification == *specification);
         found.map_or("the configuration", |application| &application.place)
+    }
+
+    /// File and line of the first application that is reloaded by this mechanism.
+    pub fn place_with_mechanism(&self, mechanism: Mechanism) -> Option<&str> {
+        let found = self.applications.iter().find(|application| application.has_mechanism(mechanism));
+        found.map(|application| application.place.as_str())
     }
 
     /// `wsgi_max_requests`.

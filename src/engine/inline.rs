@@ -16,7 +16,7 @@ use crate::wsgi::call::{Call, Running};
 use crate::wsgi::exchange::{self, Exchange};
 use crate::wsgi::response::Progress;
 
-/// The engine. All methods are for the event loop thread.
+/// The engine. All methods but [`Inline::has`] are for the event loop thread.
 pub struct Inline {
     /// Or why Python could not be started.
     python: Result<Started, String>,
@@ -62,6 +62,11 @@ impl Inline {
             // A failure is in the log; the first request tries again.
             let _ = load(world, application);
         }
+    }
+
+    /// Whether an application is loaded. On any thread.
+    pub fn has(&self, application: &Application) -> bool {
+        self.python.as_ref().is_ok_and(|Started { world, .. }| world.loader.has(application))
     }
 
     /// Runs a call until it is over or its answer has to wait.

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::renewal;
 use super::trial::{self, Trial, Trials};
 use super::worker::{self, Start};
 use crate::app::specification::Specification;
@@ -20,6 +21,7 @@ use crate::nginx::log::Level;
 /// When one cannot be loaded and the configuration is to be refused for it. It is not where nothing runs yet: then one
 /// broken application must not keep the others down.
 pub fn run(conf: &MainConf, candidate: Candidate) -> Result<(), ()> {
+    renewal::check(conf, candidate);
     let purpose = candidate.purpose();
     let applications: Vec<_> =
         conf.interpreters().into_iter().flat_map(|interpreter| interpreter.applications).collect();

@@ -81,6 +81,8 @@ struct EventLoopSide {
     sends_document: Cell<bool>,
     /// Whether a message is on its way that gives the answer its next turn.
     turn_posted: Cell<bool>,
+    /// Whether the client is to ask again at once.
+    refreshes: Cell<bool>,
 }
 
 impl RequestExchange {
@@ -116,6 +118,7 @@ impl RequestExchange {
                 suspended: RefCell::new(None),
                 sends_document: Cell::new(false),
                 turn_posted: Cell::new(false),
+                refreshes: Cell::new(false),
             }),
         })
     }
@@ -141,6 +144,11 @@ impl RequestExchange {
     /// Whether it is the exchange of this request.
     pub fn is_of(&self, request: Request) -> bool {
         self.event_loop.get().origin == request
+    }
+
+    /// Lets the client ask again at once, unless the application says otherwise.
+    pub fn ask_to_refresh(&self) {
+        self.event_loop.get().refreshes.set(true);
     }
 
     /// Keeps hold of a call that the threads have.
@@ -310,7 +318,10 @@ impl RequestExchange {
         }
         side.closed.set(closed);
         side.failed.set(end == Some(End::Failed));
-        if let Some(head) = head {
+        if let Some(mut head) = head {
+            if side.refreshes.get() && head.header("Refresh").is_none() {
+                head.headers.push((b"Refresh".to_vec(), b"0".to_vec()));
+            }
             match head::send(request, head, is_whole, &self.head_rules)? {
                 None => side.head_sent.set(true),
                 replacement => *side.replacement.borrow_mut() = replacement,

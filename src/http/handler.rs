@@ -90,7 +90,9 @@ fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExc
         application_name: application_name.clone(),
     };
     retire::count_call();
-    reload::before_call(worker, &application);
+    if reload::before_call(worker, &application) {
+        exchange.ask_to_refresh();
+    }
     match worker.submit(&application, call, &limits) {
         Submitted::Queued(ticket) => {
             exchange.hand_over(ticket);

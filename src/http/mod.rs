@@ -13,6 +13,7 @@ pub mod outgoing;
 pub mod post;
 pub mod record;
 pub mod reload;
+pub mod renewal;
 pub mod retire;
 pub mod snapshot;
 pub mod trial;

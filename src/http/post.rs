@@ -37,6 +37,8 @@ pub enum Message {
     Answer(Arc<dyn Addressee>),
     /// There are records in the log queue.
     Log,
+    /// Something else that only its thread may do.
+    Run(Box<dyn FnOnce() + Send>),
 }
 
 /// The event loop's side of a worker.
@@ -168,6 +170,7 @@ impl Receiver for Post {
         match message {
             Message::Answer(request) => request.deliver(),
             Message::Log => self.write_log(),
+            Message::Run(task) => task(),
         }
     }
 }

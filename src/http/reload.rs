@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::renewal;
 use super::worker::{self, Hosted, Worker};
 use crate::app::application::Reload;
 use crate::app::files::{Files, Mechanism};
@@ -87,9 +88,10 @@ fn succession(hosted: &Hosted) -> Option<&'static Succession> {
     SUCCESSIONS.get()?.iter().find(of_same)
 }
 
-/// A call comes for an application. On the event loop thread.
-pub fn before_call(worker: &Worker, hosted: &Hosted) {
-    let Some(Reload { files, mechanism }) = hosted.application.reload() else { return };
+/// A call comes for an application; whether its client is to ask again at once, as this call has the old code. On the
+/// event loop thread.
+pub fn before_call(worker: &Worker, hosted: &Hosted) -> bool {
+    let Some(Reload { files, mechanism }) = hosted.application.reload() else { return false };
     match mechanism {
         Mechanism::Module => {
             // This call is to have the new code already.
@@ -107,12 +109,13 @@ pub fn before_call(worker: &Worker, hosted: &Hosted) {
                 files.hint();
             }
         }
-        Mechanism::Process => {}
+        Mechanism::Process => return renewal::is_to_refresh(worker, hosted, files),
     }
+    false
 }
 
 /// Looks at the files of an application. On the watcher's thread.
-fn look(worker: &Worker, hosted: &Hosted) {
+fn look(worker: &'static Worker, hosted: &Hosted) {
     let Some(Reload { files, mechanism }) = hosted.application.reload() else { return };
     match mechanism {
         Mechanism::Module => {
@@ -127,7 +130,7 @@ fn look(worker: &Worker, hosted: &Hosted) {
                 succession.look();
             }
         }
-        Mechanism::Process => {}
+        Mechanism::Process => renewal::look(worker, hosted, files),
     }
 }
 

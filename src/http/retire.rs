@@ -32,19 +32,51 @@ struct Retirement {
 struct State {
     /// Calls until the worker retires, if it counts them.
     calls_left: Cell<Option<u64>>,
-    /// Why it wants to retire.
-    reason: RefCell<Option<String>>,
+    /// Why it wants to retire, other than for new code.
+    reason: RefCell<Option<Reason>>,
+    /// What is known of the code on disk.
+    code: RefCell<Code>,
     /// It has had its turn, or can never have it.
     is_done: Cell<bool>,
     /// Calls that were given up, and when.
     given_up: RefCell<Vec<(Ticket, Instant)>>,
 }
 
+struct Reason {
+    text: String,
+    /// Whether it can wait until the code on disk is good.
+    can_wait: bool,
+}
+
+/// What the next worker would load.
+#[derive(Default)]
+enum Code {
+    /// What is loaded, as far as is known.
+    #[default]
+    Known,
+    /// Something new, which this function lets be tried.
+    New { reason: String, try_it: fn() },
+    /// That is being tried.
+    OnTrial { reason: String },
+    /// Something that cannot be loaded.
+    Bad,
+}
+
+/// What a trial of new code has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Good,
+    Bad,
+    /// It has changed meanwhile.
+    Outdated,
+}
+
 /// A call that was given up may run on for so long before the worker retires for it.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How often a worker that wants to retire tries to.
+/// How often a worker that wants to retire tries to; and one for new code, as meanwhile old and new code answer.
 const RETRY: Duration = Duration::from_millis(250);
+const RETRY_FOR_CODE: Duration = Duration::from_millis(50);
 
 /// How often a worker that came for one that has retired looks whether its applications are loaded.
 const SUCCESSION: Duration = Duration::from_millis(20);
@@ -90,7 +122,8 @@ pub fn count_call() {
     let Some(left) = calls_left.get() else { return };
     calls_left.set(left.checked_sub(1).filter(|left| *left > 0));
     if left <= 1 {
-        request("it has served the calls of wsgi_max_requests");
+        let text = "it has served the calls of wsgi_max_requests".to_owned();
+        retirement.request(Reason { text, can_wait: true });
     }
 }
 
@@ -102,12 +135,37 @@ pub fn expect_end(call: Ticket) {
     }
 }
 
-/// Wants this worker to retire; the first `reason` counts.
-pub fn request(reason: &str) {
+/// There is new code, for which this worker is to retire if that can be loaded: when it is its turn, `try_it` is called,
+/// and then [`tried`]. On the event loop thread.
+pub fn request_after(reason: String, try_it: fn()) {
     let Some(retirement) = RETIREMENT.get() else { return };
-    retirement.state.get().reason.borrow_mut().get_or_insert_with(|| reason.to_owned());
-    retirement.try_now();
-    retirement.arm();
+    let mut code = retirement.state.get().code.borrow_mut();
+    // A trial that is under way looks itself whether something has changed meanwhile.
+    if matches!(*code, Code::Known | Code::Bad) {
+        *code = Code::New { reason, try_it };
+        drop(code);
+        retirement.try_now();
+        retirement.arm();
+    }
+}
+
+/// New code was tried. On the event loop thread.
+pub fn tried(verdict: Verdict) {
+    let Some(retirement) = RETIREMENT.get() else { return };
+    let code = &retirement.state.get().code;
+    let was = code.replace(if verdict == Verdict::Bad { Code::Bad } else { Code::Known });
+    match was {
+        Code::OnTrial { reason } if verdict == Verdict::Good && !process::is_exiting() => {
+            retirement.leave(Level::Notice, &reason);
+        }
+        _ => {
+            if let Some(token) = &retirement.token {
+                token.release();
+            }
+            retirement.try_now();
+            retirement.arm();
+        }
+    }
 }
 
 fn look() {
@@ -127,36 +185,67 @@ fn look() {
         runs && !is_stuck
     });
     if stuck > 0 {
-        request(&format!("{stuck} of its threads did not come back from calls that ran out of time"));
+        let text = format!("{stuck} of its threads did not come back from calls that ran out of time");
+        retirement.request(Reason { text, can_wait: false });
     }
     if retirement.max_memory > 0
-        && state.reason.borrow().is_none()
+        && state.reason.borrow().as_ref().is_none_or(|reason| reason.can_wait)
         && let Some(memory) = process::resident_memory()
         && memory > retirement.max_memory
     {
         let (memory, limit) = (memory >> 20, retirement.max_memory >> 20);
-        request(&format!("it uses {memory} MB of memory, more than the {limit} MB of wsgi_max_memory"));
+        let text = format!("it uses {memory} MB of memory, more than the {limit} MB of wsgi_max_memory");
+        retirement.request(Reason { text, can_wait: false });
     }
     retirement.try_now();
     retirement.arm();
 }
 
 impl Retirement {
-    /// Retires if there is a reason and it is this worker's turn.
+    /// Wants this worker to retire; the first reason counts, unless it can wait and this one cannot.
+    fn request(&'static self, reason: Reason) {
+        let known = &self.state.get().reason;
+        if known.borrow().as_ref().is_none_or(|known| known.can_wait && !reason.can_wait) {
+            known.replace(Some(reason));
+        }
+        self.try_now();
+        self.arm();
+    }
+
+    /// Retires, or has new code tried for that, if there is a reason and it is this worker's turn.
     fn try_now(&self) {
         let state = self.state.get();
-        let reason = state.reason.borrow();
-        let Some(reason) = reason.as_ref().filter(|_| !state.is_done.get() && !process::is_exiting()) else { return };
+        if state.is_done.get() || process::is_exiting() {
+            return;
+        }
+        let (reason, mut code) = (state.reason.borrow(), state.code.borrow_mut());
+        let reason = reason.as_ref().filter(|reason| !(reason.can_wait && matches!(*code, Code::Bad)));
+        let is_new = matches!(*code, Code::New { .. });
+        if reason.is_none() && !is_new || matches!(*code, Code::OnTrial { .. }) {
+            return;
+        }
         let Some(token) = &self.token else {
             state.is_done.set(true);
+            let reason = reason.map_or("", |reason| &reason.text);
             let message = format!("wsgi: {reason}; with \"master_process off\" nobody would start another worker");
             return Log::cycle().write(Level::Warn, &message);
         };
-        if token.take() {
-            state.is_done.set(true);
-            Log::cycle().write(Level::Warn, &format!("wsgi: this worker retires after its calls: {reason}"));
-            process::quit();
+        if !token.take() {
+            return;
         }
+        match std::mem::take(&mut *code) {
+            Code::New { reason, try_it } => {
+                *code = Code::OnTrial { reason };
+                try_it();
+            }
+            _ => self.leave(Level::Warn, reason.map_or("", |reason| &reason.text)),
+        }
+    }
+
+    fn leave(&self, level: Level, reason: &str) {
+        self.state.get().is_done.set(true);
+        Log::cycle().write(level, &format!("wsgi: this worker retires after its calls: {reason}"));
+        process::quit();
     }
 
     /// Arms the timer for what there is to look after.
@@ -168,7 +257,9 @@ impl Retirement {
         if state.is_done.get() {
             return;
         }
-        if state.reason.borrow().is_some() || !state.given_up.borrow().is_empty() {
+        if matches!(*state.code.borrow(), Code::New { .. }) {
+            self.timer.arm(RETRY_FOR_CODE);
+        } else if state.reason.borrow().is_some() || !state.given_up.borrow().is_empty() {
             self.timer.arm(RETRY);
         } else if self.max_memory > 0 {
             self.timer.arm(MEMORY_PERIOD);
@@ -245,6 +336,14 @@ impl Token {
         }
     }
 
+    /// Gives back what this worker has, as it stays.
+    fn release(&self) {
+        let current = self.word.load(Ordering::Acquire);
+        if Holder::from_word(current).is_some_and(|holder| holder.process == self.holder.process) {
+            let _ = self.word.compare_exchange(current, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
     /// The word, if the worker has it that was in this place before.
     fn predecessor(&self) -> Option<u64> {
         let current = self.word.load(Ordering::Acquire);
@@ -318,6 +417,17 @@ mod tests {
         assert!(first.take());
         assert!(successor.take());
         assert!(!other.take());
+    }
+
+    #[test]
+    fn a_holder_that_stays_gives_it_back() {
+        static WORD: AtomicU64 = AtomicU64::new(0);
+        let (first, other) = (token(&WORD, 10, 3), token(&WORD, 11, 4));
+        assert!(first.take());
+        other.release();
+        assert!(!other.take());
+        first.release();
+        assert!(other.take());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::environment;
 use super::post::{Post, WorkerSink};
-use super::retire;
+use super::{renewal, retire};
 use crate::app::application::Application;
 use crate::app::specification::Specification;
 use crate::conf::interpreters::{Configured, Interpreter};
@@ -51,6 +51,7 @@ pub struct Hosted {
 }
 
 /// What the configuration says about the worker.
+#[derive(Clone)]
 pub struct Start {
     pub configuration: Configuration,
     /// The main interpreter, which others need, and those.
@@ -58,6 +59,7 @@ pub struct Start {
     /// Variables for the process, before any other thread is started.
     pub environment: Vec<(String, String)>,
     pub shutdown_timeout: Duration,
+    pub check_timeout: Duration,
     pub max_requests: MaxRequests,
     pub max_memory: u64,
     /// What the workers take turns with to retire.
@@ -65,6 +67,7 @@ pub struct Start {
 }
 
 /// An interpreter that is to be, with its threads and applications.
+#[derive(Clone)]
 pub struct Planned {
     /// One for each copy.
     pub plans: Vec<Plan>,
@@ -118,6 +121,7 @@ impl Start {
             interpreters,
             environment,
             shutdown_timeout: conf.shutdown_timeout(),
+            check_timeout: conf.check_timeout(),
             max_requests: conf.max_requests(),
             max_memory: conf.max_memory(),
             token: conf.token(),
@@ -141,6 +145,7 @@ pub fn get() -> Option<&'static Worker> {
 /// # Errors
 /// When the system gives no descriptor or thread; nothing that an application does.
 pub fn start(start: Start) -> io::Result<()> {
+    renewal::set_up(&start);
     let post = Post::new(start.shutdown_timeout, tick)?;
     let post = POST.get_or_init(|| post);
     mailbox::attach(post).map_err(io::Error::other)?;
@@ -220,6 +225,14 @@ impl Worker {
         let hosted = Hosted { specification: specification.clone(), application, interpreter };
         self.applications.write().unwrap_or_else(PoisonError::into_inner).push(hosted.clone());
         Some(hosted)
+    }
+
+    /// Whether calls of an application find it loaded. On any thread.
+    pub fn is_loaded(&self, Hosted { application, interpreter, .. }: &Hosted) -> bool {
+        match &self.engine {
+            Engine::Inline(inline) => inline.has(application),
+            Engine::Threads(interpreters) => interpreters[*interpreter].serving().has_loaded(application) == Some(true),
+        }
     }
 
     /// Runs a call, or hands it to the threads that will.

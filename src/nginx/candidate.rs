@@ -54,6 +54,11 @@ impl Candidate {
         }
     }
 
+    /// Whether a master would start workers anew.
+    pub fn has_master(self) -> bool {
+        self.core().master != 0
+    }
+
     fn core(&self) -> &sys::ngx_core_conf_t {
         // SAFETY: the core module has a configuration of this type in every cycle, complete by now: its init_conf runs
         // first.

@@ -1,5 +1,5 @@
-//! A throw-away child of the process that reads the configuration: does tasks of which each may fail, hang, crash or
-//! end the process, and reports on every one.
+//! A throw-away child of a process with one thread: does tasks of which each may fail, hang, crash or end the process,
+//! and reports on every one.
 //!
 //! The child has a process group of its own, none of nginx's descriptors or signal handlers, and leaves by `_exit`. What
 //! it and its children write to standard output and error comes through a pipe; its reports come as messages through
@@ -59,14 +59,15 @@ impl Child {
         let (output, writer) = pipe()?;
         let (reports, reporter) = message_sockets()?;
         let signal = BlockedSignal::new(libc::SIGCHLD);
-        // SAFETY: while the configuration is read nginx has one thread, so the child may do whatever its parent may.
+        // SAFETY: while the configuration is read nginx has one thread, and so has a nursery: the child may do whatever its
+        // parent may.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 super::process::set_process_title(title);
                 let run = || {
-                    become_separate(&reporter, &writer);
-                    body(&Reporter(REPORTER));
+                    become_separate(reporter.as_raw_fd(), Some(writer.as_raw_fd()));
+                    body(&Reporter(SOCKET));
                 };
                 // Nothing of the parent's may run in the child: no caller, no destructor, no exit handler.
                 let status = if catch_unwind(AssertUnwindSafe(run)).is_ok() { 0 } else { PANICKED };
@@ -213,13 +214,14 @@ enum Received {
 /// The child's side of the reports.
 pub struct Reporter(RawFd);
 
-/// The descriptor that follows those of standard input, output and error; no other is left.
-const REPORTER: RawFd = 3;
+/// In a separate process, the descriptor of its socket. It follows those of standard input, output and error; no other is
+/// left.
+pub(super) const SOCKET: RawFd = 3;
 /// A report's text is cut to fit; what is long is written to the output.
 const LONGEST_REPORT: usize = 4096;
 /// Exit code of a child that cannot report (EX_IOERR of sysexits.h) or panicked (EX_SOFTWARE).
 const CANNOT_REPORT: i32 = 74;
-const PANICKED: i32 = 70;
+pub(super) const PANICKED: i32 = 70;
 
 impl Reporter {
     /// Reports, and returns when the parent has read it.
@@ -278,8 +280,9 @@ impl Report {
     }
 }
 
-/// In the child: leaves everything that is the parent's. What cannot be left ends the process.
-fn become_separate(reporter: &OwnedFd, writer: &OwnedFd) {
+/// In a child that was just forked: leaves everything that is the parent's but `socket`, which becomes [`SOCKET`], and
+/// `output`, which becomes standard output and error, if there is one. What cannot be left ends the process.
+pub(super) fn become_separate(socket: RawFd, output: Option<RawFd>) {
     // SAFETY: no memory but local variables is involved; the process has one thread. The descriptors that are closed
     // belong to values of the parent, none of which is used or dropped in this process.
     unsafe {
@@ -298,17 +301,18 @@ fn become_separate(reporter: &OwnedFd, writer: &OwnedFd) {
         libc::setrlimit(libc::RLIMIT_CORE, &libc::rlimit { rlim_cur: 0, rlim_max: 0 });
 
         // First to numbers that none of the targets has.
-        let above = |descriptor: &OwnedFd| libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD, REPORTER + 1);
-        let (writer, reporter) = (above(writer), above(reporter));
-        let nothing = libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY);
+        let above = |descriptor| libc::fcntl(descriptor, libc::F_DUPFD, SOCKET + 1);
+        let (output, socket) = (output.map(above), above(socket));
+        let nothing = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
         let mut moved = nothing >= 0 && libc::dup2(nothing, libc::STDIN_FILENO) >= 0;
-        moved &= libc::dup2(writer, libc::STDOUT_FILENO) >= 0 && libc::dup2(writer, libc::STDERR_FILENO) >= 0;
-        moved &= libc::dup2(reporter, REPORTER) >= 0;
-        moved &= libc::fcntl(REPORTER, libc::F_SETFD, libc::FD_CLOEXEC) >= 0;
+        let output = output.unwrap_or(nothing);
+        moved &= libc::dup2(output, libc::STDOUT_FILENO) >= 0 && libc::dup2(output, libc::STDERR_FILENO) >= 0;
+        moved &= libc::dup2(socket, SOCKET) >= 0;
+        moved &= libc::fcntl(SOCKET, libc::F_SETFD, libc::FD_CLOEXEC) >= 0;
         if !moved {
             libc::_exit(CANNOT_REPORT);
         }
-        close_from(REPORTER + 1);
+        close_from(SOCKET + 1);
     }
 }
 

@@ -14,6 +14,7 @@ pub mod headers;
 pub mod log;
 pub mod mailbox;
 pub mod module;
+pub mod nursery;
 pub mod output;
 pub mod process;
 pub mod redirect;

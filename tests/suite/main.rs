@@ -23,6 +23,7 @@ mod late;
 mod limits;
 mod log;
 mod process;
+mod process_reloading;
 mod protocols;
 mod ranges;
 mod reload;

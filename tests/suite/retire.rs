@@ -59,7 +59,7 @@ fn wait_retirements(nginx: &Nginx, count: usize) {
 
 /// By the log, no worker has retired before the one that followed the last had been started.
 #[track_caller]
-fn assert_one_at_a_time(log: &str) {
+pub fn assert_one_at_a_time(log: &str) {
     let mut missing: Option<String> = None;
     let mut has_exited = false;
     for line in log.lines() {
