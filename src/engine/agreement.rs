@@ -134,6 +134,9 @@ impl Agreement {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
+    use std::time::{Duration, Instant};
 
     fn agreements(workers: usize) -> Vec<Agreement> {
         let words: Vec<_> = (0..Agreement::words(workers)).map(|_| AtomicU64::new(0)).collect();
@@ -220,6 +223,92 @@ mod tests {
             }
         });
         assert_eq!((version, noted.get()), (300, 2));
+    }
+
+    /// A worker that answers with what it has loaded, and keeps up with the others.
+    struct Worker {
+        agreement: Agreement,
+        /// The version, and the edit that it is of.
+        serving: (u64, u64),
+        next: Option<(u64, u64)>,
+    }
+
+    impl Worker {
+        fn answer(&mut self) -> u64 {
+            if let Some((version, _)) = self.next
+                && self.agreement.verdict(version) == Verdict::Committed
+            {
+                self.serving = self.next.take().unwrap();
+            }
+            self.serving.1
+        }
+    }
+
+    /// Edits, loads and calls at any time, on threads of their own.
+    #[test]
+    fn nobody_who_has_seen_an_edit_sees_an_older_one() {
+        const WORKERS: usize = 3;
+        const EDITS: u64 = 300;
+        let disk = AtomicU64::new(1000);
+        let words = Vec::leak((0..Agreement::words(WORKERS)).map(|_| AtomicU64::new(0)).collect::<Vec<_>>());
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|place| {
+                let agreement = Agreement::join(words, place, WORKERS).unwrap();
+                Mutex::new(Worker { agreement, serving: (agreement.begin(1000), 1000), next: None })
+            })
+            .collect();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for worker in &workers {
+                scope.spawn(|| {
+                    let agreement = worker.lock().unwrap().agreement;
+                    let mut version = 1000;
+                    let mut loaded = 1000;
+                    while !is_over.load(Ordering::Relaxed) {
+                        if disk.load(Ordering::SeqCst) == loaded {
+                            std::thread::yield_now();
+                            continue;
+                        }
+                        let noted = AtomicU64::new(0);
+                        version = agreement.aim(version, || {
+                            noted.store(disk.load(Ordering::SeqCst), Ordering::SeqCst);
+                            noted.load(Ordering::SeqCst)
+                        });
+                        loaded = noted.into_inner();
+                        std::thread::sleep(Duration::from_micros(loaded * 37 % 200));
+                        worker.lock().unwrap().next = Some((version, loaded));
+                        agreement.ready(version);
+                        while agreement.verdict(version) == Verdict::Pending && !is_over.load(Ordering::Relaxed) {
+                            std::thread::yield_now();
+                        }
+                        let mut worker = worker.lock().unwrap();
+                        worker.answer();
+                        worker.next = None;
+                    }
+                });
+            }
+            let client = scope.spawn(|| {
+                let (mut seen, mut turn) = (0, 0);
+                while !is_over.load(Ordering::Relaxed) {
+                    turn += 1;
+                    let answer = workers[turn * 7 % WORKERS].lock().unwrap().answer();
+                    assert!(answer >= seen, "{answer} after {seen}");
+                    seen = answer;
+                }
+                seen
+            });
+            for edit in 0..EDITS {
+                std::thread::sleep(Duration::from_micros(edit * 61 % 900));
+                disk.fetch_add(1, Ordering::SeqCst);
+            }
+            let start = Instant::now();
+            while workers.iter().any(|worker| worker.lock().unwrap().answer() < 1000 + EDITS) {
+                assert!(start.elapsed() < Duration::from_secs(20) && !client.is_finished(), "no agreement in the end");
+                std::thread::yield_now();
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert!(client.join().unwrap() <= 1000 + EDITS);
+        });
     }
 
     #[test]
