@@ -32,9 +32,9 @@ impl<W> Queue<W> {
         }
     }
 
-    /// Wakes all threads of a crew, so that one too many finds out.
-    pub fn wake_all(&self, crew: usize) {
-        self.work[crew].notify_all();
+    /// Wakes all threads, so that those find out that are to end: one too many, or all when no more calls will come.
+    pub fn wake_all(&self) {
+        self.work.iter().for_each(Condvar::notify_all);
     }
 
     /// What `member` is to do; `claimed` when it was woken for it.
@@ -43,6 +43,10 @@ impl<W> Queue<W> {
         let next = pool.next(member, claimed);
         if claimed {
             self.wake_one(pool);
+        }
+        if let Next::End = next {
+            // Others may have gone back to sleep for what this one was woken for.
+            self.wake_all();
         }
         next
     }
@@ -102,7 +106,13 @@ mod models {
                         _ => {}
                     }
                     run.push(call);
-                    queue.lock().ended(member);
+                    let mut pool = queue.lock();
+                    pool.ended(member);
+                    let surplus = pool.has_surplus(member);
+                    drop(pool);
+                    if surplus {
+                        queue.wake_all();
+                    }
                 }
                 Next::Sleep => claimed = queue.sleep(member),
                 Next::End => return run,
@@ -162,6 +172,26 @@ mod models {
             push(&queue, LAST);
             let [other, own] = threads.map(|thread| thread.join().unwrap());
             assert_eq!((other, own), (vec![], vec![3]));
+        });
+    }
+
+    /// Whenever that comes, and whether the last call is run, by whom ever, or its client leaves.
+    #[test]
+    fn all_threads_end_when_no_more_calls_come() {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(move || {
+            let queue = Arc::new(Queue::new(Pool::new(2, 1)));
+            let threads = [0, 1].map(|member| {
+                let queue = queue.clone();
+                thread::spawn(move || serve(&queue, member, &Notify::new()))
+            });
+            push(&queue, 3);
+            queue.lock().retire();
+            queue.wake_all();
+            let cancelled = queue.lock().cancel(3);
+            let run = threads.map(|thread| thread.join().unwrap()).concat();
+            assert_eq!(run.len(), usize::from(cancelled.is_none()));
         });
     }
 

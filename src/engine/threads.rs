@@ -221,8 +221,8 @@ impl Threads {
     /// want run at the end, for which they have `limit`. Returns at once.
     pub fn retire(&self, limit: Duration) {
         self.shared.lock().retire();
-        for (copy, interpreter) in self.shared.copies.iter().enumerate() {
-            self.shared.queue.wake_all(copy);
+        self.shared.queue.wake_all();
+        for interpreter in &self.shared.copies {
             // A main thread that has ended by a panic has nothing to end.
             let _ = interpreter.main.send(Command::End { limit });
         }
@@ -396,7 +396,7 @@ impl Shared {
         self.queue.wake_one(pool);
     }
 
-    fn call_ended(&self, py: Python<'_>, copy: usize, member: usize) {
+    fn call_ended(&self, py: Python<'_>, member: usize) {
         let mut pool = self.lock();
         let interrupted = pool.ended(member);
         let (drained, surplus) = (pool.is_drained(), pool.has_surplus(member));
@@ -409,7 +409,7 @@ impl Shared {
             self.idle.notify_all();
         }
         if surplus {
-            self.queue.wake_all(copy);
+            self.queue.wake_all();
         }
     }
 
@@ -609,7 +609,7 @@ fn pool_thread(shared: &Arc<Shared>, world: Arc<World>, copy: usize, member: usi
                         }
                     };
                     // In this order: a client that has its answer finds the thread free.
-                    shared.call_ended(py, copy, member);
+                    shared.call_ended(py, member);
                     if let Some(finished) = finished {
                         finished.close();
                     }
