@@ -250,9 +250,12 @@ fn workers_may_come_and_go() {
 
 #[test]
 fn many_leave_the_memory_as_it_was() {
-    let count: usize = std::env::var("WSGI_TEST_RELOADS").map_or(60, |count| count.parse().unwrap());
-    let gils: &[&str] = if env!("WSGI_PYTHON_VERSION") == "3.11" { &["shared"] } else { &["shared", "own"] };
-    for gil in gils {
+    let count: usize = std::env::var("WSGI_TEST_RELOADS").map_or(40, |count| count.parse().unwrap());
+    // What CPython itself loses with each interpreter, in KiB: `Py_EndInterpreter` in a loop of its own loses none to speak
+    // of in 3.11, 200 to 400 in 3.12.1 and 3.13.0, and 3400 with a GIL of its own, whose memory is not given back.
+    let gils: &[(&str, usize)] =
+        if env!("WSGI_PYTHON_VERSION") == "3.11" { &[("shared", 16)] } else { &[("shared", 512), ("own", 4096)] };
+    for (gil, loss) in gils {
         let nginx = site().http(&format!("wsgi_interpreter_gil {gil};")).start();
         let worker = Process(nginx.workers()[0]);
         let renew = |number: usize| {
@@ -268,8 +271,7 @@ fn many_leave_the_memory_as_it_was() {
         assert_eq!(worker.descriptors(), descriptors);
         let grown = worker.memory().saturating_sub(memory) as usize;
         eprintln!("GIL {gil}: {count} reloads, {memory} bytes before, {grown} more after");
-        // CPython itself loses some with each interpreter.
-        assert!(grown < (2 << 20) + count * 48 * 1024, "{grown} bytes more after {count} reloads");
+        assert!(grown < (2 << 20) + count * loss * 1024, "{grown} bytes more after {count} reloads");
         assert!(nginx.logged("[error]").is_empty());
     }
 }
