@@ -230,7 +230,8 @@ impl Threads {
 
     /// Whether all its interpreters have ended.
     pub fn has_ended(&self) -> bool {
-        self.shared.copies.iter().all(|interpreter| interpreter.world().is_none())
+        // Nobody but its main thread may release the last reference to a world.
+        self.shared.copies.iter().all(|interpreter| lock(&interpreter.world).is_none())
     }
 }
 

@@ -163,6 +163,22 @@ fn copies_are_replaced_together() {
     wait_for("the ends of nine", || (nginx.events().len() == 9).then_some(()));
 }
 
+/// A copy has nothing left to do when the last call ends in another one.
+#[test]
+fn copies_end_after_a_file_that_one_of_them_sends() {
+    const SIZE: usize = 32 << 20;
+    let site = site().listen("listen 127.0.0.1:@port@ sndbuf=32k;").http("wsgi_interpreters 3;");
+    let nginx = site.start();
+    std::fs::write(nginx.prefix().join("large"), vec![b'x'; SIZE]).unwrap();
+    let mut conn = nginx.connect();
+    conn.send("GET /file HTTP/1.0\r\n\r\n");
+    let head = conn.read_until("\r\n\r\n");
+    edit(&nginx, &app("2"));
+    wait_version(&nginx, "2");
+    assert!(head.len() + conn.read_to_end().len() > SIZE);
+    nginx.wait_events(&["end 1"; 3]);
+}
+
 /// Clients that connect anew for each request meet any of the workers; none that has seen a version sees an older one.
 #[test]
 fn no_worker_goes_back_to_an_old_version() {
