@@ -32,6 +32,8 @@ const LAST: usize = 1;
 const READY: usize = 2;
 /// Of a worker that has no version, and will load the newest.
 const ANY: u64 = u64::MAX;
+/// Beside a version: of a worker that could not load it.
+const REFUSED: u64 = 1 << 63;
 
 impl Agreement {
     /// How many words it takes for so many workers.
@@ -96,6 +98,17 @@ impl Agreement {
         self.words[READY + self.place].store(version, Ordering::SeqCst);
     }
 
+    /// This worker cannot load a version. It may try again, and be ready for it then.
+    pub fn refuse(&self, version: u64) {
+        self.words[READY + self.place].store(version | REFUSED, Ordering::SeqCst);
+    }
+
+    /// Whether a worker cannot load that version, as far as it has tried.
+    fn is_refused(&self, version: u64) -> bool {
+        let ready = &self.words[READY..][..self.workers];
+        ready.iter().any(|word| word.load(Ordering::SeqCst) == version | REFUSED)
+    }
+
     /// What becomes of a version that this worker is ready for.
     pub fn verdict(&self, version: u64) -> Verdict {
         loop {
@@ -115,9 +128,10 @@ impl Agreement {
         }
     }
 
-    /// All that are ready for a version answer with it, whatever the others do.
-    pub fn commit(&self, version: u64) {
-        self.exchange((version, false), (version, true));
+    /// All that are ready for a version answer with it, and do not wait for those that have not come to that; unless one
+    /// has, and cannot load it.
+    pub fn commit(&self, version: u64) -> bool {
+        !self.is_refused(version) && self.exchange((version, false), (version, true))
     }
 
     fn aimed(&self) -> (u64, bool) {
@@ -324,7 +338,19 @@ mod tests {
     fn one_that_never_gets_ready_does_not_hold_up_the_others_for_ever() {
         let all = agreements(2);
         all[0].ready(all[0].aim(100, || 200));
-        all[0].commit(200);
+        assert!(all[0].commit(200));
+        assert_eq!(all[0].verdict(200), Verdict::Committed);
+    }
+
+    #[test]
+    fn one_that_cannot_load_it_holds_up_the_others_until_it_can() {
+        let all = agreements(2);
+        all[0].ready(all[0].aim(100, || 200));
+        all[1].refuse(all[1].aim(100, || 200));
+        assert!(!all[0].commit(200));
+        assert_eq!(all[0].verdict(200), Verdict::Pending);
+        assert_eq!(all[1].aim(100, || 200), 200);
+        all[1].ready(200);
         assert_eq!(all[0].verdict(200), Verdict::Committed);
     }
 }

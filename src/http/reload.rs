@@ -194,6 +194,7 @@ impl Succession {
         loop {
             let version = self.agreement.aim(self.version.load(Ordering::Relaxed), || files.note());
             let Ok(next) = generations.prepare(&self.application.application, version, limit) else {
+                self.agreement.refuse(version);
                 return files.failed();
             };
             generations.offer(next);
@@ -218,13 +219,12 @@ impl Succession {
                 Verdict::Pending => {}
                 verdict => return verdict,
             }
-            if start.elapsed() >= PATIENCE {
+            if start.elapsed() >= PATIENCE && self.agreement.commit(version) {
                 let name = self.application.application.name();
                 log::error(&format!(
                     "application \"{name}\": some workers have not loaded the new version within {PATIENCE:?}; the others \
                      answer with it now"
                 ));
-                self.agreement.commit(version);
             }
             thread::sleep(TURN);
         }
