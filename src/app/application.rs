@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use pyo3::ffi::c_str;
 use pyo3::prelude::*;
@@ -56,6 +57,11 @@ impl Application {
     pub fn log_failure(&self, Failure { summary, traceback }: &Failure, has_old: bool) {
         let anew = if has_old { " anew, what was loaded before serves on" } else { "" };
         log::error(&format!("application \"{}\" could not be loaded{anew}: {summary}\n{traceback}", self.name));
+    }
+
+    /// The time now, where the modules count that a call imports.
+    pub fn look_at_clock(&self) -> Option<SystemTime> {
+        self.reload.as_ref().filter(|reload| reload.files.has_modules()).map(|_| SystemTime::now())
     }
 
     /// With `wsgi_script_reloading`.
@@ -118,7 +124,7 @@ impl Loader {
     /// If that fails, which is in the log then, all is as it was.
     pub fn reload(&self, py: Python<'_>, application: &Application) {
         let Some(Reload { files, .. }) = &application.reload else { return };
-        let others: Vec<_> = files.others().into_iter().map(PathBuf::into_os_string).collect();
+        let others: Vec<_> = files.but_script().into_iter().map(PathBuf::into_os_string).collect();
         let loaded = self.call(py, "reload", application, others);
         if let Err(failure) = self.take(py, application, loaded) {
             application.log_failure(&failure, true);
@@ -188,14 +194,12 @@ impl Loader {
         })
     }
 
-    /// Notes the modules that a call has imported, where they count.
-    pub fn note_modules(&self, py: Python<'_>, application: &Application) {
-        let Some(Reload { files, .. }) = application.reload.as_ref().filter(|reload| reload.files.has_modules()) else {
-            return;
-        };
+    /// Notes the modules that a call has imported which began at `since`, by [`Application::look_at_clock`].
+    pub fn note_modules(&self, py: Python<'_>, application: &Application, since: Option<SystemTime>) {
+        let (Some(Reload { files, .. }), Some(since)) = (&application.reload, since) else { return };
         let count = self.modules.bind(py).len();
         if self.modules_noted.swap(count, Ordering::Relaxed) != count {
-            files.add(self.files_of(py, application).1);
+            files.add(self.files_of(py, application).1, since);
         }
     }
 

@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import time
+import types
 import zlib
 
 
@@ -60,6 +61,9 @@ class JustEdited:
 
 just_edited = JustEdited()
 
+# By script or module: the names of what was first imported when that application was loaded.
+imported = {}
+
 
 def reload(script, module, callable_, middleware, files):
     """As `load`, with the script's module and those of `files` imported anew; on failure the old ones are back."""
@@ -68,7 +72,12 @@ def reload(script, module, callable_, middleware, files):
     old = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     importlib.invalidate_caches()
     try:
-        return load(script, module, callable_, middleware, is_reloaded=True)
+        application = load(script, module, callable_, middleware, is_reloaded=True)
+        # What nobody has imported anew is another application's.
+        for other in imported.keys() - {script or module}:
+            for name in imported[other] & old.keys():
+                sys.modules.setdefault(name, old[name])
+        return application
     except BaseException:
         for name, module in old.items():
             sys.modules[name] = module
@@ -80,8 +89,12 @@ def reload(script, module, callable_, middleware, files):
 
 def source_file(module):
     """The text that a module was loaded from; None for one that cannot be loaded twice."""
-    loader = getattr(getattr(module, "__spec__", None), "loader", None)
-    file = getattr(module, "__file__", None)
+    if not issubclass(type(module), types.ModuleType):
+        return None
+    # Without its own ways to get attributes: a lazy module would be loaded, and some raise what they like.
+    attributes = object.__getattribute__(module, "__dict__")
+    loader = getattr(attributes.get("__spec__"), "loader", None)
+    file = attributes.get("__file__")
     return file if isinstance(file, str) and isinstance(loader, importlib.machinery.SourceFileLoader) else None
 
 
@@ -104,16 +117,18 @@ def load(script, module, callable_, middleware, is_reloaded):
     if is_reloaded and just_edited not in sys.meta_path:
         # To stay, as modules may be imported at any time.
         sys.meta_path.insert(0, just_edited)
+    place = script or module
     recorder = ImportRecorder()
     sys.meta_path.insert(0, recorder)
     try:
         loaded = import_script(script, recorder) if script else importlib.import_module(module)
-        application = find_callable(loaded, script or module, callable_, "wsgi_pass")
+        application = find_callable(loaded, place, callable_, "wsgi_pass")
         for module, callable_ in reversed(middleware):
             wrap = find_callable(importlib.import_module(module), module, callable_, "wsgi_middleware")
             application = wrap(application)
             if not callable(application):
                 raise TypeError(f"middleware {callable_[0]!r} of {module!r} returned no callable")
+        imported[place] = set(recorder.names)
         return application
     except BaseException as error:
         refusal = find_refusal(error, recorder.names)

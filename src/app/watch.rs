@@ -58,11 +58,12 @@ impl Watcher {
     }
 
     /// Looks at the folders of these files, and at those of the symbolic links on the way to them, as they are now: behind
-    /// a link that was switched is another folder.
-    pub fn watch<'a>(&self, files: impl Iterator<Item = &'a Path>) {
+    /// a link that was switched is another folder. And at `folders_too`.
+    pub fn watch<'a>(&self, files: impl Iterator<Item = &'a Path>, folders_too: &[PathBuf]) {
         let Ok(folders) = &self.folders else { return };
         let Folders { watches, known } = &mut *folders.lock().unwrap_or_else(PoisonError::into_inner);
-        for folder in files.flat_map(folders_of).collect::<BTreeSet<_>>() {
+        let of_files = files.flat_map(folders_of);
+        for folder in of_files.chain(folders_too.iter().cloned()).collect::<BTreeSet<_>>() {
             let Ok(watch) = watches.add(&folder, MASK) else { continue };
             let before = known.insert(folder, watch.clone());
             if let Some(before) =
@@ -95,11 +96,22 @@ const MASK: WatchMask = WatchMask::from_bits_truncate(
         | WatchMask::MOVED_TO.bits(),
 );
 
-/// The folder of a file, and those of the links that its path goes through: one that is switched changes the file.
+/// The folder of a file, and those of the links that lead to it: one that is switched changes the file.
 fn folders_of(file: &Path) -> Vec<PathBuf> {
+    /// As many as the kernel follows.
+    const LINKS: usize = 40;
     let mut folders: Vec<PathBuf> = file.parent().map(Path::to_owned).into_iter().collect();
-    for ancestor in file.ancestors().filter(|ancestor| ancestor.is_symlink()) {
-        folders.extend(ancestor.parent().map(Path::to_owned));
+    let mut path = file.to_owned();
+    for _ in 0..LINKS {
+        let link =
+            path.ancestors().find_map(|ancestor| Some((ancestor, ancestor.parent()?, ancestor.read_link().ok()?)));
+        let Some((link, folder, target)) = link else { break };
+        let mut next = folder.join(target);
+        // Nothing is left where the file itself is the link.
+        next.extend(path.strip_prefix(link).unwrap_or(Path::new("")));
+        folders.push(folder.to_owned());
+        folders.extend(next.parent().map(Path::to_owned));
+        path = next;
     }
     folders
 }
@@ -110,12 +122,36 @@ mod tests {
     use std::fs;
 
     #[test]
+    fn the_folders_of_all_links_on_the_way_are_known() {
+        use std::os::unix::fs::symlink;
+
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        let path = |name: &str| folder.join(name);
+        for name in ["real/a", "links", "site"] {
+            fs::create_dir_all(path(name)).unwrap();
+        }
+        fs::write(path("real/a/app.py"), "").unwrap();
+        symlink("real", path("current")).unwrap();
+        symlink("../current/a/app.py", path("links/app.py")).unwrap();
+        symlink(path("links/app.py"), path("site/app.py")).unwrap();
+        symlink("round", path("round")).unwrap();
+        let known = |name: &str| -> BTreeSet<PathBuf> {
+            folders_of(&path(name)).iter().map(|folder| folder.canonicalize().unwrap()).collect()
+        };
+        assert_eq!(known("real/a/app.py"), [path("real/a")].into());
+        let links = ["", "links", "real/a", "site"].map(|name| path(name).canonicalize().unwrap());
+        assert_eq!(known("site/app.py"), links.into());
+        assert_eq!(known("round"), [folder.clone()].into());
+    }
+
+    #[test]
     fn many_changes_are_one_look_when_it_is_quiet() {
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("app.py");
         let (looked, looks) = mpsc::channel();
         let watcher = Watcher::start(move || looked.send(()).unwrap()).unwrap();
-        watcher.watch([script.as_path()].into_iter());
+        watcher.watch([script.as_path()].into_iter(), &[]);
         for number in 0..200 {
             fs::write(folder.path().join(format!("{number}.py")), "x").unwrap();
         }

@@ -86,11 +86,12 @@ impl Inline {
                 return None;
             }
         } else if let Some(Reload { files, mechanism: Mechanism::Module }) = application.reload()
-            && files.is_script_new()
+            && files.is_stale()
         {
             files.note();
             guarded(&exchange, || Python::attach(|py| world.loader.reload(py, application)))?;
         }
+        let since = application.look_at_clock();
         let mut clock = Clock::new(&call, limits);
         exchange.start(&self.thread, &self.interpreter);
         let running = watch.during(&mut clock, || {
@@ -102,8 +103,8 @@ impl Inline {
             })
         })??;
         let suspended = exchange::Suspended::resume(Box::new(Suspended { running, exchange, watch, clock }));
-        if application.reload().is_some() {
-            Python::attach(|py| world.loader.note_modules(py, application));
+        if since.is_some() {
+            Python::attach(|py| world.loader.note_modules(py, application, since));
         }
         suspended
     }

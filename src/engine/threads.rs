@@ -646,9 +646,10 @@ impl Thread<'_> {
                 return None;
             };
             let number = call.number;
+            let since = application.look_at_clock();
             let running = call.start(py, &world.vocabulary, &callable);
             let finished = run(py, Parked { number, running, exchange, shared: shared.clone(), copy });
-            world.loader.note_modules(py, application);
+            world.loader.note_modules(py, application, since);
             finished
         })?
     }

@@ -96,18 +96,15 @@ pub fn before_call(worker: &Worker, hosted: &Hosted) -> bool {
         Mechanism::Module => {
             // This call is to have the new code already.
             if files.is_script_new() {
-                worker.load_anew(hosted, || {
-                    files.note_script();
-                });
+                worker.load_anew(hosted, || files.note_script());
             }
         }
         Mechanism::Interpreter => {
             if let Some(succession) = succession(hosted) {
                 succession.keep_up();
             }
-            if files.is_script_new() {
-                files.hint();
-            }
+            // One hint does: with each of many it would never be quiet.
+            files.discover();
         }
         Mechanism::Process => return renewal::is_to_refresh(worker, hosted, files),
     }
@@ -120,9 +117,7 @@ fn look(worker: &'static Worker, hosted: &Hosted) {
     match mechanism {
         Mechanism::Module => {
             if files.are_new() {
-                worker.load_anew(hosted, || {
-                    files.note();
-                });
+                worker.load_anew(hosted, || files.note_found());
             }
         }
         Mechanism::Interpreter => {

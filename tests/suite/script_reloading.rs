@@ -5,7 +5,7 @@ use crate::harness::{Engine, Load, Nginx, Site, wait_for};
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How code is reloaded, and where it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,9 @@ every_way!(
     a_helper_that_is_watched,
     a_helper_imported_late,
     a_file_of_a_pattern,
+    a_file_of_a_pattern_in_a_new_folder,
+    a_helper_behind_links,
+    strange_modules,
     a_module_instead_of_a_script,
     a_syntax_error_then_mended,
     a_missing_helper_that_comes_later,
@@ -225,6 +228,115 @@ fn a_file_of_a_pattern(way: Way) {
     becomes_soon(&nginx, "a1 one", "a1 one two");
     fs::remove_file(nginx.prefix().join("site/one.txt")).unwrap();
     becomes_soon(&nginx, "a1 one two", "a1 two");
+}
+
+/// Below a folder that had no such file, some time after the folder.
+fn a_file_of_a_pattern_in_a_new_folder(way: Way) {
+    let reads = app("a1")
+        + "import glob, os\nfiles = glob.glob(os.path.dirname(__file__) + '/pages/**/*.txt', recursive=True)\n"
+        + "helper.VERSION = ' '.join(open(name).read() for name in sorted(files))\n";
+    for pattern in ["pages/**/*.txt", "pages/*/*/*.txt"] {
+        let site = site(way).file("site/app.py", &reads).file("site/pages/a/b/one.txt", "one");
+        let nginx = site.http(&format!("wsgi_reload_watch site/{pattern};")).start();
+        assert_eq!(answer(&nginx), "a1 one");
+        for (folder, file, before) in [("c/d", "two", "one"), ("e", "", ""), ("e/f", "three", "one two")] {
+            fs::create_dir_all(nginx.prefix().join("site/pages").join(folder)).unwrap();
+            std::thread::sleep(Duration::from_millis(500));
+            if !file.is_empty() {
+                nginx.write(&format!("site/pages/{folder}/{file}.txt"), file);
+                becomes_soon(&nginx, &format!("a1 {before}"), &format!("a1 {before} {file}"));
+            }
+        }
+    }
+}
+
+/// The watch is on where the links lead, not on the links alone.
+fn a_helper_behind_links(way: Way) {
+    let site = site(way).file("real/helper.py", &helper("h1")).http("wsgi_reload_watch modules;");
+    fs::remove_file(site.prefix().join("site/helper.py")).unwrap();
+    fs::create_dir(site.prefix().join("links")).unwrap();
+    symlink("../real/helper.py", site.prefix().join("links/helper.py")).unwrap();
+    symlink("../links/helper.py", site.prefix().join("site/helper.py")).unwrap();
+    let nginx = site.start();
+    // Nothing is looked at any more for the sake of what was before.
+    stays(&nginx, "a1 h1");
+    nginx.write("real/helper.py", &helper("h2"));
+    becomes_soon(&nginx, "a1 h1", "a1 h2");
+    stays(&nginx, "a1 h2");
+    // The link in the middle.
+    nginx.write("real/other.py", &helper("h3"));
+    symlink("../real/other.py", nginx.prefix().join("links/next")).unwrap();
+    fs::rename(nginx.prefix().join("links/next"), nginx.prefix().join("links/helper.py")).unwrap();
+    becomes_soon(&nginx, "a1 h2", "a1 h3");
+}
+
+/// `sys.modules` may have anything, also what does not like to be looked at.
+fn strange_modules(way: Way) {
+    let strange = "
+import sys, types
+
+class Lazy:
+    def __getattr__(self, name):
+        raise ImportError('looked at')
+
+class LazyModule(types.ModuleType):
+    def __getattribute__(self, name):
+        raise ImportError('looked at')
+
+sys.modules.update(lazy=Lazy(), lazy_module=LazyModule('lazy_module'), nothing=None)
+";
+    let nginx = site(way).file("site/app.py", &(app("a1") + strange)).http("wsgi_reload_watch modules;").start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    nginx.write("site/helper.py", &helper("h2"));
+    becomes_soon(&nginx, "a1 h1", "a1 h2");
+}
+
+/// An application in the same interpreter keeps what it has.
+#[test]
+fn modules_of_another_application_stay() {
+    let another = "
+import sys
+import pickle
+import another_helper
+
+class State:
+    pass
+
+def application(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    import another_helper as now
+    pickle.dumps(State())
+    return [str(now is another_helper).encode()]
+";
+    let nginx = site(Way::Module(Engine::Threads))
+        .http("wsgi_reload_watch modules;")
+        .file("another/another_helper.py", "")
+        .file("another/another.py", another)
+        .location("/another", "wsgi_pass another/another.py; wsgi_script_reloading off;")
+        .start();
+    assert_eq!(nginx.get("/another").expect(200).text(), "True");
+    assert_eq!(answer(&nginx), "a1 h1");
+    nginx.write("site/app.py", &app("a2"));
+    becomes(&nginx, Way::Module(Engine::Threads), "a1 h1", "a2 h1");
+    assert_eq!(nginx.get("/another").expect(200).text(), "True");
+}
+
+/// Calls are no reason to look at the files later.
+#[test]
+fn it_is_noticed_as_soon_under_load() {
+    let nginx = site(Way::Interpreter).start();
+    assert_eq!(answer(&nginx), "a1 h1");
+    let load = Load::start(&nginx, "/", 1);
+    let times = (2..5).map(|version| {
+        let start = Instant::now();
+        nginx.write("site/app.py", &app(&format!("a{version}")));
+        becomes_soon(&nginx, &format!("a{} h1", version - 1), &format!("a{version} h1"));
+        start.elapsed()
+    });
+    // After two seconds files are looked at even though it is never quiet.
+    let best = times.min().unwrap();
+    assert!(best < Duration::from_millis(1500), "{best:?}");
+    load.stop().assert_good();
 }
 
 fn a_module_instead_of_a_script(way: Way) {
