@@ -98,6 +98,13 @@ impl Agreement {
         self.words[READY + self.place].store(version, Ordering::SeqCst);
     }
 
+    /// Whether another worker has aimed at a newer version than this one, and this worker is still to load it: it need not
+    /// know the file that has changed, as each imports some modules only with the calls that it has.
+    pub fn is_behind(&self, version: u64) -> bool {
+        let (aim, _) = self.aimed();
+        aim > version && self.words[READY + self.place].load(Ordering::SeqCst) != aim | REFUSED
+    }
+
     /// This worker cannot load a version. It may try again, and be ready for it then.
     pub fn refuse(&self, version: u64) {
         self.words[READY + self.place].store(version | REFUSED, Ordering::SeqCst);
@@ -339,6 +346,21 @@ mod tests {
         let all = agreements(2);
         all[0].ready(all[0].aim(100, || 200));
         assert!(all[0].commit(200));
+        assert_eq!(all[0].verdict(200), Verdict::Committed);
+    }
+
+    #[test]
+    fn a_worker_is_told_of_a_change_that_it_does_not_see() {
+        let all = agreements(2);
+        assert!(!all[1].is_behind(100));
+        all[0].ready(all[0].aim(100, || 200));
+        assert!(all[1].is_behind(100) && !all[0].is_behind(200));
+        let version = all[1].aim(100, || 100);
+        assert_eq!(version, 200);
+        all[1].refuse(version);
+        assert!(!all[1].is_behind(100), "it tries again, but not for this reason");
+        all[1].ready(version);
+        assert!(!all[1].is_behind(version));
         assert_eq!(all[0].verdict(200), Verdict::Committed);
     }
 

@@ -17,6 +17,7 @@ use crate::engine::agreement::{Agreement, Verdict};
 use crate::engine::generations::Generations;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::process;
+use crate::nginx::timer::Timer;
 use crate::python::log;
 
 static SUCCESSIONS: OnceLock<Vec<Succession>> = OnceLock::new();
@@ -70,6 +71,29 @@ pub fn start(agreements: Vec<&'static [AtomicU64]>, workers: usize) {
     }
     // Something may have changed since they were noted.
     watcher.hint();
+    if workers > 1 {
+        look_at_others();
+    }
+}
+
+/// How often a worker looks whether another has found something new.
+const GLANCE: Duration = Duration::from_millis(250);
+
+/// Has the files looked at where another worker is ahead. On the event loop thread, from now on.
+fn look_at_others() {
+    static TIMER: OnceLock<Timer> = OnceLock::new();
+    let Some(successions) = SUCCESSIONS.get().filter(|successions| !successions.is_empty()) else { return };
+    for Succession { application, agreement, version, is_under_way, .. } in successions {
+        let version = version.load(Ordering::Relaxed);
+        if version > 0
+            && !is_under_way.load(Ordering::Relaxed)
+            && agreement.is_behind(version)
+            && let Some(Reload { files, .. }) = application.application.reload()
+        {
+            files.hint();
+        }
+    }
+    TIMER.get_or_init(|| Timer::new(false, look_at_others)).arm(GLANCE);
 }
 
 /// This worker ends: the others do not wait for it any more.
@@ -168,7 +192,9 @@ impl Succession {
             }
             self.version.store(self.agreement.begin(files.noted()), Ordering::Relaxed);
         }
-        if !files.are_new() || self.is_under_way.swap(true, Ordering::SeqCst) {
+        // Looked at in any case, as new ones are watched then.
+        let is_due = files.are_new() || self.agreement.is_behind(self.version.load(Ordering::Relaxed));
+        if !is_due || self.is_under_way.swap(true, Ordering::SeqCst) {
             return;
         }
         let succeed = || {

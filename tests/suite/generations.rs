@@ -221,6 +221,28 @@ fn no_worker_goes_back_to_an_old_version() {
     }
 }
 
+/// A worker without calls has not imported what only calls import, and does not know its file.
+#[test]
+fn all_workers_take_a_change_that_one_can_see() {
+    let late = APP.replace("    path = environ", "    import late\n    path = environ").replace("@version@", "1");
+    let nginx = site()
+        .workers(3)
+        .http("wsgi_reload_watch modules;")
+        .file("app.py", &(late + "event('loaded')\n"))
+        .file("late.py", "VERSION = 1\n")
+        .start();
+    nginx.wait_events(&["loaded"; 3]);
+    // All on one connection, so by one worker.
+    let mut conn = nginx.connect();
+    let mut ask = || conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response().expect(200).text();
+    ask();
+    nginx.write("late.py", "VERSION = 2\n");
+    wait_for("the new version in all workers", || {
+        ask();
+        (nginx.events().iter().filter(|event| *event == "end 1").count() == 3).then_some(())
+    });
+}
+
 /// Whatever one of them thinks of it: either all have the new version or none.
 #[test]
 fn a_version_that_one_worker_cannot_load_goes_live_nowhere() {
