@@ -2,7 +2,8 @@
 //! between two calls.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::python::{Configuration, Plan};
@@ -34,6 +35,15 @@ pub struct Generations {
 pub struct Next {
     pub version: u64,
     threads: Threads,
+}
+
+/// Why an interpreter is not to take over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unprepared {
+    /// It could not be made, or not load its application, which is in the log.
+    Failed,
+    /// It has not loaded it, and there is no more use for it.
+    Outdated,
 }
 
 impl Generations {
@@ -71,11 +81,19 @@ impl Generations {
         self.serving.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Makes another beside the one that serves, and waits until it has loaded the application, the only one here.
+    /// Makes another beside the one that serves, and waits until it has loaded the application, the only one here; or
+    /// until `is_outdated`, which is asked now and then: an import may never end.
     ///
     /// # Errors
-    /// When it could not, which is in the log.
-    pub fn prepare(&self, application: &Arc<Application>, version: u64, limit: Duration) -> Result<Next, ()> {
+    /// Why there is none.
+    pub fn prepare(
+        &self,
+        application: &Arc<Application>,
+        version: u64,
+        limit: Duration,
+        is_outdated: impl Fn() -> bool,
+    ) -> Result<Next, Unprepared> {
+        const TURN: Duration = Duration::from_millis(250);
         let Recipe { configuration, mut plans, threads } = self.recipe.clone();
         plans.iter_mut().for_each(|plan| plan.is_replacement = true);
         let copies = plans.len();
@@ -85,16 +103,29 @@ impl Generations {
             let _ = started.send(());
         };
         let threads = Threads::start(configuration, plans, threads, std::slice::from_ref(application), tell);
-        let threads = threads.map_err(|error| crate::python::log::error(&format!("cannot start a thread: {error}")))?;
-        // Where a main thread has panicked, its sender is gone.
-        for _ in 0..copies {
-            let _ = all_started.recv();
+        let threads = threads.map_err(|error| {
+            crate::python::log::error(&format!("cannot start a thread: {error}"));
+            Unprepared::Failed
+        })?;
+        let mut missing = copies;
+        while missing > 0 {
+            match all_started.recv_timeout(TURN) {
+                Ok(()) => missing -= 1,
+                // A main thread has panicked.
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) if is_outdated() => {
+                    // It ends when its import does; the worker does not wait for that.
+                    threads.retire(limit);
+                    return Err(Unprepared::Outdated);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
         }
         if threads.has_loaded(application) == Some(true) {
             return Ok(Next { version, threads });
         }
         self.end(threads, limit);
-        Err(())
+        Err(Unprepared::Failed)
     }
 
     /// This one is to take over next.

@@ -14,7 +14,7 @@ use crate::app::application::Reload;
 use crate::app::files::{Files, Mechanism};
 use crate::app::watch::Watcher;
 use crate::engine::agreement::{Agreement, Verdict};
-use crate::engine::generations::Generations;
+use crate::engine::generations::{Generations, Unprepared};
 use crate::nginx::log::{Level, Log};
 use crate::nginx::process;
 use crate::nginx::timer::Timer;
@@ -153,7 +153,7 @@ fn look(worker: &'static Worker, hosted: &Hosted) {
     }
 }
 
-/// So long the workers wait for each other at most.
+/// So long the workers wait for each other at most, and for an import that is no longer wanted.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a worker that waits looks.
 const TURN: Duration = Duration::from_millis(5);
@@ -214,9 +214,24 @@ impl Succession {
         let limit = self.worker.shutdown_timeout();
         loop {
             let version = self.agreement.aim(self.version.load(Ordering::Relaxed), || files.note());
-            let Ok(next) = generations.prepare(&self.application.application, version, limit) else {
-                self.agreement.refuse(version);
-                return files.failed();
+            let start = Instant::now();
+            let application = &self.application.application;
+            let is_outdated = || start.elapsed() >= PATIENCE && files.are_new();
+            let next = match generations.prepare(application, version, limit, is_outdated) {
+                Ok(next) => next,
+                Err(Unprepared::Outdated) => {
+                    self.version.store(version, Ordering::Relaxed);
+                    log::error(&format!(
+                        "application \"{}\": the import of a version has not ended within {PATIENCE:?}, and there is a \
+                         newer one, which is loaded beside it",
+                        application.name()
+                    ));
+                    continue;
+                }
+                Err(Unprepared::Failed) => {
+                    self.agreement.refuse(version);
+                    return files.failed();
+                }
             };
             generations.offer(next);
             self.version.store(version, Ordering::Relaxed);

@@ -326,6 +326,28 @@ fn a_thread_of_the_application_that_does_not_end_keeps_the_old_one() {
     assert_eq!(version(&nginx), "2");
 }
 
+/// Takes half a minute: so long an import may take though its files have changed again.
+#[test]
+fn an_import_that_never_ends_keeps_nothing_from_being_mended() {
+    let nginx = site().errors_expected().start();
+    assert_eq!(version(&nginx), "1");
+    let load = Load::start(&nginx, "/", 1);
+    edit(&nginx, &(app("2") + "event('hangs')\nwhile True: time.sleep(0.1)\n"));
+    nginx.wait_events(&["hangs"]);
+    edit(&nginx, &app("3"));
+    let start = Instant::now();
+    while version(&nginx) != "3" {
+        assert!(start.elapsed() < Duration::from_secs(60), "never");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    load.stop().assert_good();
+    nginx.wait_log("the import of a version has not ended within 30s");
+    // And the worker does not wait for it at its end.
+    let end = Instant::now();
+    nginx.quit();
+    assert!(end.elapsed() < Duration::from_secs(8), "{:?}", end.elapsed());
+}
+
 // ---- where it is not possible ---------------------------------------------------------------------------------------
 
 #[track_caller]
