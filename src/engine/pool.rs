@@ -101,6 +101,11 @@ impl<W> Pool<W> {
         crew * self.size..(crew + 1) * self.size
     }
 
+    /// Whether a crew has threads, those included that are to be started.
+    pub fn has_members(&self, crew: usize) -> bool {
+        self.members.iter().any(|member| member.crew == crew && member.is_used)
+    }
+
     /// The crew of a thread, and its number in that, from 1 on.
     pub fn place_of(&self, member: usize) -> (usize, usize) {
         let firsts = self.size * self.crews.len();
@@ -388,8 +393,24 @@ mod tests {
         assert!(pool.has_surplus(0) && !pool.may_sleep(1));
         assert_eq!(pool.next(1, false), Next::End);
         pool.leave(1);
-        assert!(!pool.has_surplus(0));
+        assert!(!pool.has_surplus(0) && pool.has_members(0));
         assert_eq!(pool.next(0, false), Next::Run(3));
+    }
+
+    /// Whoever ends their interpreter waits for those, too.
+    #[test]
+    fn a_substitute_counts_before_it_is_started() {
+        let mut pool = pool(1, &[1]);
+        assert_eq!(pool.next(0, false), Next::Run(1));
+        pool.retire();
+        assert_eq!(pool.give_up(1), Some(1));
+        pool.ended(0);
+        assert_eq!(pool.next(0, false), Next::End);
+        pool.leave(0);
+        assert!(pool.has_members(0));
+        assert_eq!(pool.next(1, false), Next::End);
+        pool.leave(1);
+        assert!(!pool.has_members(0));
     }
 
     #[test]

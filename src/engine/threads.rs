@@ -5,7 +5,7 @@
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -321,9 +321,14 @@ impl Interpreter {
         lock(&self.world).clone()
     }
 
-    /// Waits for the pool threads, and then for the others but the main thread.
-    fn join_threads(&self) {
+    /// Waits for the pool threads, as long as it `has_members`, and then for the others but the main thread.
+    fn join_threads(&self, has_members: impl Fn() -> bool) {
         join(&self.pool_threads);
+        while has_members() {
+            // A substitute for one that has come back meanwhile is just being started.
+            thread::sleep(Duration::from_millis(1));
+            join(&self.pool_threads);
+        }
         self.turns.end();
         drop(lock(&self.watch).take());
         join(&self.helpers);
@@ -537,7 +542,7 @@ fn serve(py: Python<'_>, shared: &Arc<Shared>, copy: usize, world: Arc<World>, c
                 let _ = done.send(());
             }
             Command::End { limit } => {
-                py.detach(|| interpreter.join_threads());
+                py.detach(|| interpreter.join_threads(|| shared.lock().has_members(copy)));
                 world.interpreter.shut_down(py, limit);
                 // Neither under the lock, nor anywhere but in here.
                 let last = lock(&interpreter.world).take();
@@ -620,6 +625,8 @@ fn pool_thread(shared: &Arc<Shared>, world: Arc<World>, copy: usize, member: usi
             }
         }
     });
+    // Not after it has left: its main thread is to release the last reference.
+    drop(world);
     shared.lock().leave(member);
 }
 
