@@ -67,6 +67,7 @@ imported = {}
 
 def reload(script, module, callable_, middleware, files):
     """As `load`, with the script's module and those of `files` imported anew; on failure the old ones are back."""
+    files = set(files)
     names = {name for name, module in list(sys.modules.items()) if source_file(module) in files}
     names.add(script_module(script)[0] if script else module)
     old = {name: sys.modules.pop(name) for name in names if name in sys.modules}
