@@ -83,6 +83,10 @@ const GLANCE: Duration = Duration::from_millis(250);
 fn look_at_others() {
     static TIMER: OnceLock<Timer> = OnceLock::new();
     let Some(successions) = SUCCESSIONS.get().filter(|successions| !successions.is_empty()) else { return };
+    if process::is_exiting() {
+        // It only ends what it has begun, which may take long.
+        return leave();
+    }
     for Succession { application, agreement, version, is_under_way, .. } in successions {
         let version = version.load(Ordering::Relaxed);
         if version > 0
