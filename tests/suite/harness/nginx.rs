@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub struct Nginx {
     site: Site,
@@ -272,7 +272,15 @@ impl Nginx {
     pub fn reload_refused(&mut self) -> String {
         let before = self.logged("[emerg]").len();
         self.signal(libc::SIGHUP);
-        let line = wait_for("a refused reload", || self.logged("[emerg]").into_iter().nth(before));
+        let mut woken = Instant::now();
+        let line = wait_for("a refused reload", || {
+            // Without a master nginx sees a signal that came just before it waits for events only after the next one.
+            if woken.elapsed() > Duration::from_secs(1) {
+                woken = Instant::now();
+                drop(self.connect());
+            }
+            self.logged("[emerg]").into_iter().nth(before)
+        });
         self.told.push(line.clone());
         line
     }
