@@ -306,7 +306,8 @@ fn many_leave_the_memory_as_it_was() {
         let (memory, threads, descriptors) = (worker.memory(), worker.threads(), worker.descriptors());
         (warm + 1..=warm + count).for_each(renew);
         wait_for("the threads", || (worker.threads() <= threads).then_some(()));
-        assert_eq!(worker.descriptors(), descriptors);
+        // Connections of clients come and go.
+        wait_for("the descriptors", || (worker.descriptors() <= descriptors).then_some(()));
         let grown = worker.memory().saturating_sub(memory) as usize;
         eprintln!("GIL {gil}: {count} reloads, {memory} bytes before, {grown} more after");
         assert!(grown < (2 << 20) + count * loss * 1024, "{grown} bytes more after {count} reloads");
