@@ -57,9 +57,21 @@ impl Process {
 
     /// Processor time it has used, to a hundredth of a second; none if it is gone.
     pub fn cpu(self) -> Duration {
-        let stat = self.stat();
-        let ticks: u64 = stat.iter().skip(11).take(2).map(|t| t.parse::<u64>().unwrap()).sum();
-        Duration::from_millis(ticks * 10)
+        ticks(self.stat().iter().skip(11).take(2))
+    }
+
+    /// The same with that of its children that have ended, and of theirs.
+    pub fn cpu_of_all(self) -> Duration {
+        ticks(self.stat().iter().skip(11).take(4))
+    }
+
+    /// Processor time that all processes of the machine have used together.
+    pub fn machine_cpu() -> Duration {
+        let text = fs::read_to_string("/proc/stat").expect("Linux");
+        let line = text.lines().next().unwrap_or_default();
+        let fields: Vec<String> = line.split_whitespace().skip(1).map(str::to_owned).collect();
+        // Not idle, not for interrupts.
+        ticks(fields.iter().take(3))
     }
 
     pub fn signal(self, signal: i32) {
@@ -79,4 +91,10 @@ impl Process {
         let line = text.lines().find(|line| line.starts_with(name))?;
         line.split_whitespace().nth(1)?.parse().ok()
     }
+}
+
+/// A sum of what `/proc` counts in hundredths of a second.
+fn ticks<'a>(fields: impl Iterator<Item = &'a String>) -> Duration {
+    let sum: u64 = fields.map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(sum * 10)
 }
