@@ -601,6 +601,22 @@ fn a_client_that_leaves_is_logged_once(engine: Engine) {
     }
 }
 
+#[test]
+fn a_client_that_leaves_while_write_waits_is_an_error_there() {
+    for resets in [false, true] {
+        let nginx = site(Engine::Threads).http("wsgi_max_temp_file_size 0;").start();
+        let conn = silent(&nginx, &format!("/write?size={}", 1u64 << 33));
+        made_in_the_end(&nginx);
+        if resets {
+            conn.reset()
+        } else {
+            drop(conn)
+        }
+        nginx.wait_events(&["failed BrokenPipeError"]);
+        assert!(nginx.logged("[error]").is_empty(), "{}", nginx.error_log());
+    }
+}
+
 // ---- the end of a worker --------------------------------------------------------------------------------------------
 
 fn an_answer_that_is_all_there_survives_its_worker(engine: Engine) {
