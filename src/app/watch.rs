@@ -62,7 +62,11 @@ impl Watcher {
     pub fn watch<'a>(&self, files: impl Iterator<Item = &'a Path>, folders_too: &[PathBuf]) {
         let Ok(folders) = &self.folders else { return };
         let Folders { watches, known } = &mut *folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_files = files.flat_map(folders_of);
+        // Files of one folder are reached by the same links, unless they are links themselves.
+        let mut seen = BTreeSet::new();
+        let of_files = files
+            .filter(|file| file.is_symlink() || file.parent().is_some_and(|folder| seen.insert(folder.to_owned())))
+            .flat_map(folders_of);
         for folder in of_files.chain(folders_too.iter().cloned()).collect::<BTreeSet<_>>() {
             let Ok(watch) = watches.add(&folder, MASK) else { continue };
             let before = known.insert(folder, watch.clone());
@@ -103,8 +107,10 @@ fn folders_of(file: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = file.parent().map(Path::to_owned).into_iter().collect();
     let mut path = file.to_owned();
     for _ in 0..LINKS {
-        let link =
-            path.ancestors().find_map(|ancestor| Some((ancestor, ancestor.parent()?, ancestor.read_link().ok()?)));
+        // As the kernel follows them: the outermost first.
+        let links =
+            path.ancestors().filter_map(|ancestor| Some((ancestor, ancestor.parent()?, ancestor.read_link().ok()?)));
+        let link = links.last();
         let Some((link, folder, target)) = link else { break };
         let mut next = folder.join(target);
         // Nothing is left where the file itself is the link.
@@ -136,6 +142,8 @@ mod tests {
         symlink("../current/a/app.py", path("links/app.py")).unwrap();
         symlink(path("links/app.py"), path("site/app.py")).unwrap();
         symlink("round", path("round")).unwrap();
+        // A link behind a link.
+        symlink(path("real/a/app.py"), path("real/linked.py")).unwrap();
         let known = |name: &str| -> BTreeSet<PathBuf> {
             folders_of(&path(name)).iter().map(|folder| folder.canonicalize().unwrap()).collect()
         };
@@ -143,6 +151,7 @@ mod tests {
         let links = ["", "links", "real/a", "site"].map(|name| path(name).canonicalize().unwrap());
         assert_eq!(known("site/app.py"), links.into());
         assert_eq!(known("round"), [folder.clone()].into());
+        assert_eq!(known("current/linked.py"), [folder.clone(), path("real"), path("real/a")].into());
     }
 
     #[test]
