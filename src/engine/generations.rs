@@ -128,6 +128,11 @@ impl Generations {
         Err(Unprepared::Failed)
     }
 
+    /// This one is not to take over.
+    pub fn discard(&self, next: Next, limit: Duration) {
+        self.end(next.threads, limit);
+    }
+
     /// This one is to take over next.
     pub fn offer(&self, next: Next) {
         *self.next() = Some(next);

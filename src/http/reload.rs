@@ -159,6 +159,8 @@ fn look(worker: &'static Worker, hosted: &Hosted) {
 
 /// So long the workers wait for each other at most, and for an import that is no longer wanted.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// So often in a row a version is not taken because files have changed while it was loaded: its import may do that.
+const MIXED_AT_MOST: usize = 5;
 /// How often a worker that waits looks.
 const TURN: Duration = Duration::from_millis(5);
 
@@ -216,6 +218,7 @@ impl Succession {
     /// Makes the next interpreter, and lets it take over together with those of the other workers.
     fn succeed(&self, generations: &Generations, files: &Files) {
         let limit = self.worker.shutdown_timeout();
+        let mut mixed = 0;
         loop {
             let version = self.agreement.aim(self.version.load(Ordering::Relaxed), || files.note());
             let start = Instant::now();
@@ -237,8 +240,15 @@ impl Succession {
                     return files.failed();
                 }
             };
-            generations.offer(next);
             self.version.store(version, Ordering::Relaxed);
+            if mixed < MIXED_AT_MOST && files.are_new() {
+                // What was edited after it had been noted may have been read: newer code than its version says, which
+                // others would not have.
+                mixed += 1;
+                generations.discard(next, limit);
+                continue;
+            }
+            generations.offer(next);
             self.agreement.ready(version);
             match self.wait(version) {
                 Verdict::Committed => return generations.take_over(version, limit),

@@ -243,6 +243,34 @@ fn all_workers_take_a_change_that_one_can_see() {
     });
 }
 
+/// A worker that reads a file later than another may read another one.
+#[test]
+fn what_is_edited_while_it_is_loaded_has_another_version() {
+    let nginx = site()
+        .workers(2)
+        .http("wsgi_reload_watch *.py;")
+        .file("helper.py", "VERSION = '2'\n")
+        .file("app.py", &(app("1") + "event('loaded')\n"))
+        .start();
+    nginx.wait_events(&["loaded"; 2]);
+    let late = "time.sleep(ngx_wsgi.worker_number)\nimport helper\nVERSION = helper.VERSION\nevent('loaded')\n";
+    edit(&nginx, &(app("0") + late));
+    // The first worker has loaded it, and the other has not come to the helper.
+    nginx.wait_events(&["loaded"; 3]);
+    nginx.write("helper.py", "VERSION = '3'\n");
+    let mut newest = "1".to_owned();
+    wait_for("the last version", || {
+        let answer = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response().expect(200).text();
+        assert!(answer >= newest, "{answer} after {newest}");
+        newest = answer;
+        (newest == "3" && nginx.events().iter().filter(|event| *event == "end 1").count() == 2).then_some(())
+    });
+    for _ in 0..30 {
+        let answer = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
+        assert_eq!(answer.expect(200).text(), "3");
+    }
+}
+
 /// Whatever one of them thinks of it: either all have the new version or none.
 #[test]
 fn a_version_that_one_worker_cannot_load_goes_live_nowhere() {
