@@ -429,8 +429,8 @@ fn a_syntax_error_then_mended(way: Way) {
     stays(&nginx, "a1 h1");
     let log = nginx.error_log();
     let said = "site/app.py\" could not be loaded anew, what was loaded before serves on: SyntaxError";
-    assert_eq!(log.matches(said).count(), 1, "once for a state of the files: {log}");
-    assert!(log.contains("def application(:"), "{log}");
+    // It is tried again after a second, which may have passed.
+    assert!(log.contains(said) && log.contains("def application(:"), "{log}");
     nginx.write("site/app.py", &app("a2"));
     becomes(&nginx, way, "a1 h1", "a2 h1");
 }
