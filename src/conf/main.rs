@@ -10,7 +10,7 @@ use crate::app::files::Mechanism;
 use crate::app::specification::Specification;
 use crate::engine::agreement::Agreement;
 use crate::nginx::conf::Conf;
-use crate::nginx::shared::SharedWords;
+use crate::nginx::shared::{OwnWords, SharedWords};
 use crate::nginx::sys;
 use crate::python::runtime::{self, Settings};
 
@@ -53,7 +53,7 @@ pub struct MainConf {
     pub max_memory: Option<u64>,
 
     token: Option<SharedWords>,
-    agreements: Option<SharedWords>,
+    agreements: Option<OwnWords>,
     applications: Vec<Registered>,
 }
 
@@ -107,11 +107,12 @@ impl MainConf {
     /// nginx has logged why.
     pub fn share(&mut self, conf: &Conf) -> Result<(), ()> {
         if !self.applications.is_empty() {
-            self.token = Some(SharedWords::add(conf, "ngx_http_wsgi_retirement", 1, true)?);
+            self.token = Some(SharedWords::add(conf, "ngx_http_wsgi_retirement", 1)?);
         }
         let count = interpreters::replaced(&self.applications) * WORDS_OF_AGREEMENT;
         if count > 0 {
-            self.agreements = Some(SharedWords::add(conf, "ngx_http_wsgi_versions", count, false)?);
+            let words = OwnWords::new(count).map_err(|error| conf.emerg(&format!("no memory to share: {error}")))?;
+            self.agreements = Some(words);
         }
         Ok(())
     }
@@ -123,7 +124,7 @@ impl MainConf {
 
     /// What the workers agree in on the versions of each application whose interpreter is replaced. In a worker.
     pub fn agreements(&self) -> Vec<&'static [AtomicU64]> {
-        let words = self.agreements.as_ref().and_then(SharedWords::get).unwrap_or_default();
+        let words = self.agreements.as_ref().map(OwnWords::get).unwrap_or_default();
         words.chunks(WORDS_OF_AGREEMENT).collect()
     }
 

@@ -17,11 +17,11 @@ const ROOM: usize = 32 * 1024;
 
 impl SharedWords {
     /// The `count` words of the zone `name`, 0 until somebody writes them. To be called while the configuration is read.
-    /// A zone of the same name and count in the next configuration is the same memory, if it `stays`.
+    /// A zone of the same name and count in the next configuration is the same memory.
     ///
     /// # Errors
     /// nginx has logged why: no memory, or another module has a zone of that name.
-    pub fn add(conf: &Conf, name: &str, count: usize, stays: bool) -> Result<Self, ()> {
+    pub fn add(conf: &Conf, name: &str, count: usize) -> Result<Self, ()> {
         // The zones of one module have the address of something that is its own.
         static TAG: u8 = 0;
         // SAFETY: the name is a copy in the configuration's pool; the zone belongs to the cycle that is being read.
@@ -33,7 +33,6 @@ impl SharedWords {
                 return Err(());
             }
             (*zone).init = Some(init);
-            (*zone).noreuse = usize::from(!stays);
             Ok(Self { zone, count })
         }
     }
@@ -46,6 +45,44 @@ impl SharedWords {
             let words = (*self.zone).data.cast::<AtomicU64>();
             (!words.is_null()).then(|| std::slice::from_raw_parts(words, self.count))
         }
+    }
+}
+
+/// Words of memory of one configuration: every worker that is started with it sees the same ones.
+///
+/// Not a zone of nginx, which are there to be found again by the next configuration.
+#[derive(Debug)]
+pub struct OwnWords {
+    words: *mut AtomicU64,
+    count: usize,
+}
+
+impl OwnWords {
+    /// `count` words, 0 until somebody writes them. They go when this is dropped, in the process that drops it.
+    ///
+    /// # Errors
+    /// When the system has no memory.
+    pub fn new(count: usize) -> std::io::Result<Self> {
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: asks for new pages, which the system fills with zeros.
+        let pages = unsafe { libc::mmap(std::ptr::null_mut(), count * size_of::<AtomicU64>(), access, kind, -1, 0) };
+        if pages == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(Self { words: pages.cast(), count })
+    }
+
+    /// The words. In a worker, whose configuration stays until it ends.
+    pub fn get(&self) -> &'static [AtomicU64] {
+        // SAFETY: mapped above for so many words, aligned to a page; a worker's configuration is never dropped.
+        unsafe { std::slice::from_raw_parts(self.words, self.count) }
+    }
+}
+
+impl Drop for OwnWords {
+    fn drop(&mut self) {
+        // SAFETY: mapped above, with this size.
+        unsafe { libc::munmap(self.words.cast(), self.count * size_of::<AtomicU64>()) };
     }
 }
 
