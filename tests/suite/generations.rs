@@ -227,7 +227,7 @@ fn all_workers_take_a_change_that_one_can_see() {
     let late = APP.replace("    path = environ", "    import late\n    path = environ").replace("@version@", "1");
     let nginx = site()
         .workers(3)
-        .http("wsgi_reload_watch modules;")
+        .http("wsgi_reload_watch modules; keepalive_requests 100000;")
         .file("app.py", &(late + "event('loaded')\n"))
         .file("late.py", "VERSION = 1\n")
         .start();
