@@ -61,6 +61,7 @@ fn snapshot(
 
 /// Returns the exchange if the caller has to pump it.
 fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExchange>>, Refusal> {
+    request.leave_conditions_to_application();
     let worker = worker::get().ok_or_else(|| Refusal::internal("this worker could not start Python"))?;
     let specification =
         conf.application().ok_or_else(|| Refusal::internal("no \"wsgi_pass\" holds for this location"))?;

@@ -45,6 +45,10 @@ pub fn send(
     if ranges {
         request.allow_ranges(is_whole);
     }
+    if head.header("ETag").is_none() && head.header("Last-Modified").is_none() {
+        // `If-None-Match: *` would match what has no version.
+        request.send_though_not_modified();
+    }
     if request.is_reading_body() {
         // nginx closes a connection on which more of a body may come than anybody reads; the client is to know.
         request.end_connection();

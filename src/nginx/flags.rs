@@ -39,6 +39,7 @@ flags! {
     write
         set_allow_ranges = ngx_http_wsgi_set_allow_ranges,
         set_count = ngx_http_wsgi_set_count,
+        set_disable_not_modified = ngx_http_wsgi_set_disable_not_modified,
         set_keepalive = ngx_http_wsgi_set_keepalive,
         set_limit_rate_set = ngx_http_wsgi_set_limit_rate_set,
         set_request_body_no_buffering = ngx_http_wsgi_set_request_body_no_buffering,

@@ -107,6 +107,31 @@ impl Request {
         self.set_single_range(u32::from(!is_whole));
     }
 
+    /// Takes the conditions of the request from nginx, but for those of a GET or HEAD that may be answered 304.
+    ///
+    /// They are the application's to judge before it acts. Once it has acted, a 412 of `ngx_http_not_modified_filter` would
+    /// deny a change that was made. The headers themselves stay in the list of the request.
+    pub fn leave_conditions_to_application(&self) {
+        let is_read_only = self.is_head() || self.get().method == sys::NGX_HTTP_GET as usize;
+        // SAFETY: plain fields of the live request, which point into its list of headers or are null.
+        unsafe {
+            let headers = &mut (*self.as_ptr()).headers_in;
+            headers.if_match = std::ptr::null_mut();
+            headers.if_unmodified_since = std::ptr::null_mut();
+            if !is_read_only {
+                headers.if_none_match = std::ptr::null_mut();
+                headers.if_modified_since = std::ptr::null_mut();
+                // nginx has ranges of any method, HTTP those of GET (RFC 9110, section 14.2).
+                headers.range = std::ptr::null_mut();
+            }
+        }
+    }
+
+    /// Lets nginx send this response whole, whatever version the client has.
+    pub fn send_though_not_modified(&self) {
+        self.set_disable_not_modified(1);
+    }
+
     /// Whether the client asks for more than one range.
     pub fn wants_several_ranges(&self) -> bool {
         // SAFETY: null or a header of the live request.
