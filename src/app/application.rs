@@ -13,7 +13,7 @@ use pyo3::types::{PyDict, PyList};
 use super::files::{Files, Mechanism, Reloading};
 use super::specification::{Callable, Specification, Target};
 use crate::python::interpreter::run_code;
-use crate::python::{log, traceback};
+use crate::python::{fork, log, traceback};
 
 /// An application of a worker. It may be loaded in several interpreters, so it holds nothing of Python.
 pub struct Application {
@@ -138,6 +138,8 @@ impl Loader {
         application: &Application,
         loaded: PyResult<Bound<'_, PyAny>>,
     ) -> Result<(), Failure> {
+        // A process that the import has forked may come out of it as well.
+        fork::end_child(py, loaded.as_ref().err());
         log::flush();
         match loaded {
             Ok(callable) => {

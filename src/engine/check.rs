@@ -13,7 +13,7 @@ use crate::app::application::Application;
 use crate::app::files::Reloading;
 use crate::app::specification::Specification;
 use crate::python::log::{Level, Sink};
-use crate::python::{fork, log, traceback};
+use crate::python::{log, traceback};
 
 /// An interpreter with the applications to load there, and how they are reloaded.
 pub type Candidates = (Plan, Vec<(Arc<Specification>, Option<Reloading>)>);
@@ -61,8 +61,6 @@ fn load(
         for (specification, reloading) in applications {
             let application = Application::new(Specification::clone(specification), reloading.clone());
             let result = world.loader.try_load(py, &application);
-            // A process that the import has forked may come out of it as well.
-            fork::end_child(py, None);
             loaded(result.map_err(|failure| {
                 log::error(&failure.traceback);
                 failure.summary

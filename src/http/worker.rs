@@ -20,7 +20,8 @@ use crate::engine::python::{Configuration, Kind, Plan};
 use crate::engine::threads::{self, Ticket};
 use crate::nginx::mailbox;
 use crate::nginx::process::{self, NGINX_VERSION, SERVER_SOFTWARE};
-use crate::python::log;
+use crate::nginx::sockets;
+use crate::python::{fork, log};
 use crate::wsgi::call::Call;
 use crate::wsgi::exchange::Suspended;
 
@@ -150,8 +151,11 @@ pub fn start(start: Start) -> io::Result<()> {
     let post = POST.get_or_init(|| post);
     mailbox::attach(post).map_err(io::Error::other)?;
     log::set_worker_sink(Arc::new(WorkerSink::new(post)));
-    crate::python::fork::set_in_child(process::disown_child);
-    crate::python::fork::set_before_exec(process::close_sockets_on_exec);
+    fork::set_in_child(|| {
+        process::reset_signals();
+        sockets::close_all();
+    });
+    fork::set_before_exec(sockets::close_all_on_exec);
     retire::set_up(start.token, start.max_requests, start.max_memory);
 
     let mut applications = Vec::new();

@@ -20,6 +20,7 @@ pub mod process;
 pub mod redirect;
 pub mod request;
 pub mod shared;
+pub mod sockets;
 pub mod timer;
 pub mod variable;
 

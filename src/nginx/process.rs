@@ -128,59 +128,24 @@ pub fn leave_after(limit: std::time::Duration) {
     }
 }
 
-/// Lets no program that this process starts inherit nginx's sockets, from any thread.
-///
-/// nginx accepts connections without close-on-exec; a program in the background would keep them open.
-pub fn close_sockets_on_exec() {
-    for descriptor in sockets() {
-        // SAFETY: at worst the descriptor is closed or somebody else's by now; no descriptor of a worker needs to
-        // survive exec, as only the master executes a new binary.
-        unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
-    }
-}
-
-/// The descriptors of all connections and listening sockets.
-fn sockets() -> Vec<i32> {
-    let mut sockets = Vec::new();
-    // SAFETY: the tables are made once and do not move while the cycle lives; reading a number that the event loop is
-    // changing gives the old one or the new one.
-    unsafe {
-        let cycle = sys::ngx_cycle;
-        for index in 0..(*cycle).connection_n {
-            sockets.push((&raw const (*(*cycle).connections.add(index)).fd).read_volatile());
-        }
-        let listening = &(*cycle).listening;
-        sockets.extend(listening.as_slice::<sys::ngx_listening_t>().iter().map(|socket| socket.fd));
-    }
-    sockets.retain(|descriptor| *descriptor > libc::STDERR_FILENO);
-    sockets
-}
-
-/// In a child that an application forked from this worker: gives back nginx's sockets and signal handlers.
-///
-/// Otherwise clients would not see their connections closed and ports would stay bound for as long as the child lives.
-pub fn disown_child() {
-    // SAFETY: the child has one thread, this one. Closing a
-    // number that is not open fails.
-    unsafe {
-        for signal in [
-            libc::SIGHUP,
-            libc::SIGINT,
-            libc::SIGTERM,
-            libc::SIGQUIT,
-            libc::SIGUSR1,
-            libc::SIGUSR2,
-            libc::SIGWINCH,
-            libc::SIGALRM,
-            libc::SIGIO,
-            libc::SIGPIPE,
-            libc::SIGSYS,
-        ] {
-            libc::signal(signal, libc::SIG_DFL);
-        }
-        for descriptor in sockets() {
-            libc::close(descriptor);
-        }
+/// Gives the signals of nginx their default actions back. In a child process that an application has forked.
+pub fn reset_signals() {
+    const OF_NGINX: [i32; 11] = [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGTERM,
+        libc::SIGQUIT,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGWINCH,
+        libc::SIGALRM,
+        libc::SIGIO,
+        libc::SIGPIPE,
+        libc::SIGSYS,
+    ];
+    for signal in OF_NGINX {
+        // SAFETY: sets a default disposition.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
 

@@ -47,7 +47,6 @@ impl Interpreter {
         globals.set_item("__name__", "_ngx_wsgi_prelude")?;
         globals.set_item("_write", class::function(py, &log::WRITE)?)?;
         globals.set_item("_flush", class::function(py, &log::FLUSH)?)?;
-        globals.set_item("_after_fork_in_child", class::function(py, &fork::AFTER_FORK_IN_CHILD)?)?;
         globals.set_item("path", PyList::new(py, preparation.path.iter().map(|path| path.as_os_str()))?)?;
         let values = PyDict::new(py);
         for fact in preparation.facts {
@@ -84,6 +83,7 @@ impl Interpreter {
     pub fn shut_down(&self, py: Python<'_>, limit: Duration) {
         let result =
             self.prelude(py, "shutdown").and_then(|shutdown| shutdown.call_method1("run", (limit.as_secs_f64(),)));
+        fork::end_child(py, result.as_ref().err());
         if let Err(error) = result {
             log::error(&traceback::format(&error, py));
         }

@@ -5,13 +5,12 @@
 
 use std::cell::RefCell;
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use pyo3::types::PyString;
 
 use super::class::{Arguments, Method};
-use super::text;
+use super::{fork, text};
 
 /// How much a record matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +31,6 @@ pub trait Sink: Send + Sync {
     }
 }
 
-static FORKED: AtomicBool = AtomicBool::new(false);
 static WORKER: OnceLock<Arc<dyn Sink>> = OnceLock::new();
 
 thread_local! {
@@ -67,16 +65,6 @@ impl Drop for Entered {
     }
 }
 
-/// Makes this process, which an application forked, log to its stderr: the event loop behind the sinks is not here.
-pub fn leave_sinks() {
-    FORKED.store(true, Ordering::Relaxed);
-}
-
-/// Whether this process is such a child.
-pub fn is_forked() -> bool {
-    FORKED.load(Ordering::Relaxed)
-}
-
 /// Logs an error, see [`write_record`].
 pub fn error(text: &str) {
     write_record(Level::Error, text);
@@ -85,8 +73,9 @@ pub fn error(text: &str) {
 /// Logs `text`, which need not end with a newline, to this thread's sink.
 pub fn write_record(level: Level, text: &str) {
     let text = text.trim_end_matches('\n');
-    if is_forked() {
-        // nginx's error log is stderr as well; there is nobody to tell that it cannot be written.
+    if fork::is_child() {
+        // The event loop behind the sinks is not here. nginx's error log is stderr as well; there is nobody to tell that
+        // it cannot be written.
         let _ = writeln!(std::io::stderr(), "{text}");
         return;
     }

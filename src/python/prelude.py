@@ -1,6 +1,6 @@
 """What every interpreter of a worker has before an application is loaded.
 
-Runs once an interpreter, with the native functions `_write`, `_flush` and `_after_fork_in_child` and the values
+Runs once an interpreter, with the native functions `_write` and `_flush` and the values
 `facts` and `path` in its globals.
 """
 
@@ -262,7 +262,6 @@ sys.stdin = open(os.devnull)
 sys.stdout = sys.__stdout__ = LogStream("<stdout>")
 sys.stderr = sys.__stderr__ = LogStream("<stderr>")
 errors = LogStream("<wsgi.errors>")
-os.register_at_fork(after_in_child=_after_fork_in_child)
 guard_signals()
 add_paths(path)
 public_module()

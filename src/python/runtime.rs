@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use super::fork;
+
 /// The minor version this module is linked with, as `3.11`.
 pub const BUILD_VERSION: &str = env!("WSGI_PYTHON_VERSION");
 /// The interpreter this module was built with; its libraries are used unless the configuration names others.
@@ -133,7 +135,7 @@ pub fn start(settings: &Settings) -> Result<(), String> {
     if CALLED.swap(true, Ordering::Relaxed) {
         return Err("Python was started before in this process".to_owned());
     }
-    let result = preinitialize().and_then(|()| initialize(settings));
+    let result = fork::watch().and_then(|()| preinitialize()).and_then(|()| initialize(settings));
     if result.is_ok() {
         // SAFETY: initialisation left this thread attached; the state is kept by the thread's PyGILState slot.
         unsafe { ffi::PyEval_SaveThread() };

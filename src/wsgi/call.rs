@@ -80,7 +80,9 @@ impl Call {
             let file = vocabulary.file_body(&iterable);
             Response::new(running.answer.clone(), iterable, file)
         };
-        match returned.map(response) {
+        let response = returned.map(response);
+        fork::end_child(py, response.as_ref().ok().and_then(|made| made.as_ref().err()).map(|(error, _)| error));
+        match response {
             Ok(Ok(response)) => running.response = Some(response),
             Ok(Err((error, iterable))) => {
                 running.report(py, error.into());
@@ -135,6 +137,7 @@ impl Running {
         {
             self.close_iterable(&iterable);
         }
+        // What has gone with the response may have run code as well.
         fork::end_child(py, None);
         self.input.close();
         // With the context of the request, which goes when the answer is closed.
@@ -150,6 +153,7 @@ impl Running {
             Ok(Some(close)) => close.call0().map(drop),
             Err(error) => Err(error),
         };
+        fork::end_child(py, closed.as_ref().err());
         if let Err(error) = closed
             && !self.has_timed_out(py, &error)
         {

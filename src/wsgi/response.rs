@@ -8,6 +8,7 @@ use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
 
 use super::exchange::FileBody;
 use super::start_response::{Answer, Completion};
+use crate::python::fork;
 
 /// A running answer. Whoever has one calls [`Response::advance`] until it is done, then [`Response::into_closable`].
 pub struct Response {
@@ -134,7 +135,12 @@ impl Response {
                     return Ok(Progress::File { body, last });
                 }
             }
-            let Some(piece) = self.next(py)? else {
+            let next = self.next(py);
+            // Nothing of the answer is a child's, whose end the caller sees to.
+            if fork::is_child() {
+                return next.map(|_| Progress::Done).map_err(Failure::Raised);
+            }
+            let Some(piece) = next? else {
                 return self.complete();
             };
             let piece = piece.cast_into::<PyBytes>().map_err(|error| not_bytes(&error.into_inner()))?;

@@ -12,6 +12,7 @@ mod endless;
 mod environ;
 mod faults;
 mod files;
+mod fork;
 mod frameworks;
 mod generations;
 mod harness;
