@@ -491,7 +491,7 @@ impl RequestExchange {
         let _writer = self.spilling.lock().unwrap_or_else(PoisonError::into_inner);
         let place = {
             let outgoing = self.lock();
-            if outgoing.is_disconnected() {
+            if !outgoing.is_open() {
                 return Err(Disconnected);
             }
             outgoing.spill_place()
@@ -509,6 +509,9 @@ impl RequestExchange {
         match written {
             Ok(file) => {
                 let mut outgoing = self.lock();
+                if !outgoing.is_open() {
+                    return Err(Disconnected);
+                }
                 outgoing.spilled(file, place.offset, count as u64);
                 self.announce(outgoing);
                 Ok(count)
@@ -575,7 +578,7 @@ impl Exchange for RequestExchange {
 
     fn send(&self, data: &[u8], more_follows: bool) -> Result<usize, Disconnected> {
         let mut outgoing = self.lock();
-        if outgoing.is_disconnected() {
+        if !outgoing.is_open() {
             return Err(Disconnected);
         }
         let count = outgoing.push(data);
@@ -591,7 +594,7 @@ impl Exchange for RequestExchange {
 
     fn send_all(&self, data: &[u8]) -> Result<(), Disconnected> {
         let mut outgoing = self.lock();
-        if outgoing.is_disconnected() {
+        if !outgoing.is_open() {
             return Err(Disconnected);
         }
         let mut rest = &data[outgoing.push(data)..];

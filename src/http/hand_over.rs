@@ -36,9 +36,9 @@ impl HandOver {
     /// # Errors
     /// Nobody is there to take more.
     pub fn wait_for_room(&self) -> Result<(), Disconnected> {
-        self.wait(|outgoing| match outgoing.is_disconnected() {
-            true => Some(Err(Disconnected)),
-            false => (!outgoing.is_full()).then_some(Ok(())),
+        self.wait(|outgoing| match outgoing.is_open() {
+            true => (!outgoing.is_full()).then_some(Ok(())),
+            false => Some(Err(Disconnected)),
         })
     }
 

@@ -136,6 +136,12 @@ impl Outgoing {
         self.disconnected
     }
 
+    /// Whether data may still be pushed: the answer is neither given up nor has it ended, as another thread of the
+    /// application may not know.
+    pub fn is_open(&self) -> bool {
+        !self.disconnected && self.end.is_none()
+    }
+
     /// Gives the answer up: nothing of it is taken any more. Returns the call that waited for it.
     pub fn disconnect(&mut self) -> Option<Box<dyn Suspended>> {
         self.disconnected = true;
@@ -201,11 +207,9 @@ impl Outgoing {
 
     /// `count` bytes stand in `file` from `offset` on.
     pub fn spilled(&mut self, file: Arc<File>, offset: u64, count: u64) {
-        if !self.disconnected {
-            // All that was there before may have been sent, and the file forgotten, meanwhile.
-            let spill = self.spill.get_or_insert(Spill { file, taken: offset, written: offset });
-            spill.written += count;
-        }
+        // All that was there before may have been sent, and the file forgotten, meanwhile.
+        let spill = self.spill.get_or_insert(Spill { file, taken: offset, written: offset });
+        spill.written += count;
     }
 
     /// The temporary file cannot be used; what comes waits for the client instead.
@@ -389,6 +393,17 @@ mod tests {
         assert_eq!(outgoing.take(true).end, None);
         let batch = outgoing.take(false);
         assert_eq!((bytes(&batch.parts).as_slice(), batch.end), (&b"xy"[..], Some(End::Complete)));
+    }
+
+    #[test]
+    fn nothing_is_taken_from_the_application_after_the_end() {
+        let mut ended = outgoing();
+        assert!(ended.is_open());
+        ended.end(End::Complete);
+        assert!(!ended.is_open());
+        let mut given_up = outgoing();
+        drop(given_up.disconnect());
+        assert!(!given_up.is_open());
     }
 
     #[test]

@@ -178,7 +178,7 @@ impl Running {
             Failure::Raised(error) => {
                 self.answer.exchange().raised(&traceback::class_name(&error, py));
                 let text = self.log_traceback(py, &error, "");
-                if self.context.debug && !self.answer.is_sent() {
+                if self.context.debug {
                     let (head, body) = debug_page::page(&text, self.context.accepts_html);
                     self.answer.replace(head, &body);
                 }

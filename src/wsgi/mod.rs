@@ -10,6 +10,8 @@ pub mod environ;
 pub mod exchange;
 pub mod head;
 pub mod input;
+#[cfg(test)]
+pub mod recording;
 pub mod request;
 pub mod response;
 pub mod start_response;

@@ -26,11 +26,21 @@ struct State {
     stage: Stage,
     /// Content-Length, as the application declared it.
     declared: Option<u64>,
+    /// Bytes of the body that threads may hand over, or have handed over: never more than were declared.
+    admitted: u64,
+    /// Bytes of the body that have been handed over.
     sent: u64,
     /// Whether data beyond Content-Length was cut off.
     surplus: bool,
     /// Whether the answer has no body, whatever the application gives (HEAD, 204, 304, a redirect in the server).
     bodyless: bool,
+}
+
+impl State {
+    /// How many more bytes of the body may be admitted.
+    fn room(&self) -> u64 {
+        self.declared.map_or(u64::MAX, |declared| declared.saturating_sub(self.admitted))
+    }
 }
 
 /// `Waiting → Started → Sent → Ended`; an error leads to `Ended` from everywhere. `start_response` with `exc_info`
@@ -54,7 +64,8 @@ pub enum Completion {
 impl Answer {
     /// The answer that goes out through `exchange`.
     pub fn new(exchange: Arc<dyn Exchange>, is_head: bool) -> Self {
-        let state = State { stage: Stage::Waiting, declared: None, sent: 0, surplus: false, bodyless: false };
+        let state =
+            State { stage: Stage::Waiting, declared: None, admitted: 0, sent: 0, surplus: false, bodyless: false };
         Self(Arc::new(Shared { exchange, is_head, state: Mutex::new(state) }))
     }
 
@@ -73,11 +84,6 @@ impl Answer {
         matches!(self.lock().stage, Stage::Waiting)
     }
 
-    /// Whether the head is on its way and cannot be replaced by an error page.
-    pub fn is_sent(&self) -> bool {
-        matches!(self.lock().stage, Stage::Sent)
-    }
-
     /// Whether data of this answer would be sent at all (not for HEAD, 204, 304, nor where the server answers instead).
     fn has_body(&self, head: &ResponseHead) -> bool {
         !self.0.is_head && head.has_body() && head.redirect().is_none()
@@ -92,7 +98,8 @@ impl Answer {
         }
     }
 
-    /// Sends the head if it is not out, and says how many of `length` bytes may follow it.
+    /// Sends the head if it is not out, and says how many of `length` bytes may follow it. They are the caller's to hand over,
+    /// whatever other threads of the application write meanwhile; [`Answer::handed_over`] is to be told.
     ///
     /// # Errors
     /// `Disconnected` once the answer has ended.
@@ -113,10 +120,17 @@ impl Answer {
         if state.bodyless {
             return Ok(0);
         }
-        let room = state.declared.map_or(u64::MAX, |declared| declared.saturating_sub(state.sent));
-        let admitted = length.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let admitted = length.min(usize::try_from(state.room()).unwrap_or(usize::MAX));
         state.surplus |= admitted < length;
+        state.admitted += admitted as u64;
         Ok(admitted)
+    }
+
+    /// Of the bytes that were `admitted` so many have been `sent`; the rest may be admitted again.
+    fn handed_over(&self, admitted: usize, sent: usize) {
+        let mut state = self.lock();
+        state.sent += sent as u64;
+        state.admitted -= (admitted - sent) as u64;
     }
 
     /// Sends what there is room for. Returns how much of `data` is dealt with: sent, or cut off as surplus.
@@ -131,7 +145,7 @@ impl Answer {
             return Ok(data.len());
         }
         let sent = self.0.exchange.send(&data[..admitted], more_follows)?;
-        self.lock().sent += sent as u64;
+        self.handed_over(admitted, sent);
         Ok(if sent == admitted { data.len() } else { sent })
     }
 
@@ -143,7 +157,7 @@ impl Answer {
     pub fn spill(&self, data: &[u8]) -> Result<usize, Disconnected> {
         let admitted = self.admit(data.len())?;
         let sent = self.0.exchange.spill(&data[..admitted])?;
-        self.lock().sent += sent as u64;
+        self.handed_over(admitted, sent);
         Ok(if sent == admitted { data.len() } else { sent })
     }
 
@@ -152,12 +166,13 @@ impl Answer {
     pub fn admit_file(&self, file: FileBody) -> Option<(FileBody, bool)> {
         self.admit(0).ok()?;
         let mut state = self.lock();
-        let room = state.declared.map_or(u64::MAX, |declared| declared.saturating_sub(state.sent));
-        let length = file.length.min(room);
+        let length = file.length.min(state.room());
         if length == 0 || state.bodyless {
             return None;
         }
+        state.admitted += length;
         state.sent += length;
+        // Not while another thread has bytes to hand over that count.
         let last = state.declared.is_none_or(|declared| declared == state.sent);
         if last {
             state.stage = Stage::Ended;
@@ -181,8 +196,11 @@ impl Answer {
     /// `write(data)`: sends all of it. To be called detached.
     fn write(&self, data: &[u8]) -> Result<(), Disconnected> {
         let admitted = self.admit(data.len())?;
-        self.lock().sent += admitted as u64;
-        if admitted == 0 { Ok(()) } else { self.0.exchange.send_all(&data[..admitted]) }
+        if admitted > 0 {
+            self.0.exchange.send_all(&data[..admitted])?;
+            self.handed_over(admitted, admitted);
+        }
+        Ok(())
     }
 
     /// Ends a body that the application has given completely, see [`Exchange::end`].
@@ -218,9 +236,14 @@ impl Answer {
         }
     }
 
-    /// Ends the answer with a page of this module in place of what the application had started.
+    /// Ends the answer with a page of this module in place of what the application had started, unless its head is out.
     pub fn replace(&self, head: ResponseHead, body: &[u8]) {
-        self.lock().stage = Stage::Started(head);
+        let mut state = self.lock();
+        if !matches!(state.stage, Stage::Waiting | Stage::Started(_)) {
+            return;
+        }
+        state.stage = Stage::Started(head);
+        drop(state);
         // The page is short; if nobody takes it there is nothing left to tell.
         let _ = self.write(body);
         self.complete(true);
@@ -305,5 +328,58 @@ impl Class for Answer {
     fn methods() -> &'static [Method] {
         static METHODS: [Method; 1] = [Method::END];
         &METHODS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wsgi::recording::{Recorded, RecordingExchange};
+
+    /// An answer of `length` bytes whose head is not out.
+    fn started(exchange: Arc<RecordingExchange>, length: u64) -> Answer {
+        let answer = Answer::new(exchange, false);
+        let mut head = ResponseHead::new(b"200 OK").unwrap();
+        head.content_length = Some(length);
+        answer.lock().stage = Stage::Started(head);
+        answer
+    }
+
+    #[test]
+    fn threads_that_send_at_once_share_the_content_length() {
+        let send = |answer: &Answer, data: &[u8]| answer.send(data, false).map(drop);
+        let write = |answer: &Answer, data: &[u8]| answer.write(data);
+        for (first, second) in [(send as fn(&_, &_) -> _, write as fn(&_, &_) -> _), (write, send), (write, write)] {
+            let exchange = Arc::new(RecordingExchange::default());
+            let answer = started(exchange.clone(), 3);
+            let other = answer.clone();
+            exchange.meanwhile(move || second(&other, b"yyy").unwrap());
+            first(&answer, b"xx").unwrap();
+            assert!(answer.has_surplus());
+            assert_eq!(answer.complete(true), Completion::Complete);
+            assert_eq!(exchange.take(), Recorded { heads: 1, body: b"yxx".to_vec(), end: Some(End::Complete) });
+        }
+    }
+
+    #[test]
+    fn a_body_is_not_complete_before_its_bytes_are_handed_over() {
+        let exchange = Arc::new(RecordingExchange::default());
+        let answer = started(exchange.clone(), 1);
+        let other = answer.clone();
+        exchange.meanwhile(move || {
+            assert_eq!(other.complete(true), Completion::Short(0, 1));
+            other.fail();
+        });
+        answer.write(b"x").unwrap();
+        assert_eq!(exchange.take().end, Some(End::Failed));
+    }
+
+    #[test]
+    fn a_page_of_the_module_never_follows_a_head_that_is_out() {
+        let exchange = Arc::new(RecordingExchange::default());
+        let answer = started(exchange.clone(), 1);
+        answer.write(b"x").unwrap();
+        answer.replace(ResponseHead::new(b"500 Error").unwrap(), b"page");
+        assert_eq!(exchange.take(), Recorded { heads: 1, body: b"x".to_vec(), end: None });
     }
 }

@@ -27,6 +27,7 @@ both_engines!(
     write_sends_the_head_at_once,
     write_and_iteration_share_the_content_length,
     wrong_numbers_of_arguments_are_type_errors,
+    threads_that_write_at_once_keep_the_framing,
 );
 
 /// Calls `start_response` with each of CASES in one request; answers with one line for each that had another outcome
@@ -493,4 +494,55 @@ def application(environ, start_response):
 
 fn wrong_numbers_of_arguments_are_type_errors(engine: Engine) {
     outcomes(engine, "TypeError", r#"[(), ("200 OK",), ("200 OK", [], None, None)]"#);
+}
+
+// ---- threads of the application -------------------------------------------------------------------------------------
+
+/// Whatever threads of one call write at the same moment: the next response on the connection is found where it begins.
+fn threads_that_write_at_once_keep_the_framing(engine: Engine) {
+    let nginx = Site::new(engine)
+        .app(
+            r#"
+import threading
+
+def write_at_once(write):
+    start = threading.Barrier(3)
+    def one():
+        start.wait()
+        write(b"x")
+    threads = [threading.Thread(target=one) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+def write_on(write):
+    def some():
+        try:
+            while True:
+                write(b"x")
+        except Exception:
+            pass
+    threading.Thread(target=some).start()
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/late":
+        write_on(start_response("200 OK", [("Content-Type", "text/plain")]))
+    else:
+        write_at_once(start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "1")]))
+    return []
+"#,
+        )
+        .errors_expected()
+        .start();
+    let mut conn = nginx.connect();
+    for _ in 0..200 {
+        conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(conn.response().expect(200).text(), "x");
+        conn.send("GET /late HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(conn.response().expect(200).body.iter().all(|byte| *byte == b'x'));
+    }
+    conn.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert_eq!(conn.response().expect(200).text(), "x");
+    conn.assert_closed();
 }
