@@ -49,17 +49,11 @@ impl Request {
     ///
     /// What it returns is what the content handler returns.
     pub fn read_body(&self, buffering: bool, read: unsafe extern "C" fn(*mut sys::ngx_http_request_t)) -> Status {
+        // A location that redirected here may have read some of it.
+        self.withhold_streamed_body();
         // SAFETY: called from the content handler, once unless there was a redirect; the flag is set before, as
         // ngx_http_upstream does.
         let status = unsafe {
-            if self.is_reading_body() {
-                // The location that redirected here reads it without buffering. nginx would call `read` at once as well,
-                // but forget about that, and call it again in the end.
-                let main = self.main();
-                main.set_count(main.count() + 1);
-                read(self.as_ptr());
-                return Status::DONE;
-            }
             self.set_request_body_no_buffering(u32::from(!buffering));
             sys::ngx_http_read_client_request_body(self.as_ptr(), Some(read))
         };
@@ -77,9 +71,6 @@ impl Request {
     /// When the descriptor of the temporary file cannot be duplicated.
     pub fn body(&self) -> std::io::Result<Vec<BodyPart<'_>>> {
         let mut parts = Vec::new();
-        if self.is_part_of_streaming() {
-            return Ok(parts);
-        }
         // SAFETY: the buffers are a null-terminated chain. The last may be neither in memory nor in a file (empty and
         // chunked bodies). A file part is complete on disk; its descriptor is open while the request lives, so that it
         // can be duplicated here.
@@ -99,11 +90,6 @@ impl Request {
             }
         }
         Ok(parts)
-    }
-
-    /// Whether this is a subrequest of one whose body is read while its call runs: all of that is for that call.
-    fn is_part_of_streaming(&self) -> bool {
-        !self.is_main() && self.main().request_body_no_buffering() != 0
     }
 
     /// Whether something has come that [`Request::take_body`] gives.

@@ -11,15 +11,25 @@
     void ngx_http_wsgi_set_##flag(ngx_http_request_t *request, unsigned value) { request->flag = value; }
 
 READ(buffered)
-READ(count)
 READ(header_only)
 READ(header_sent)
 READ(reading_body)
 READ(request_body_no_buffering)
 WRITE(allow_ranges)
-WRITE(count)
 WRITE(disable_not_modified)
 WRITE(keepalive)
 WRITE(limit_rate_set)
+WRITE(lingering_close)
+WRITE(reading_body)
 WRITE(request_body_no_buffering)
 WRITE(single_range)
+
+/* As ngx_http_discard_request_body does: what still comes on the stream of an HTTP/2 request is dropped. */
+void ngx_http_wsgi_skip_stream_data(ngx_http_request_t *request)
+{
+#if (NGX_HTTP_V2)
+    if (request->stream) {
+        request->stream->skip_data = 1;
+    }
+#endif
+}

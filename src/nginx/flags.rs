@@ -8,6 +8,18 @@ use std::ffi::c_uint;
 use super::request::Request;
 use super::sys;
 
+unsafe extern "C" {
+    fn ngx_http_wsgi_skip_stream_data(request: *mut sys::ngx_http_request_t);
+}
+
+impl Request {
+    /// Drops what still comes of the body of an HTTP/2 request.
+    pub(super) fn skip_stream_data(self) {
+        // SAFETY: a live request by the rule of the type; on the event loop thread.
+        unsafe { ngx_http_wsgi_skip_stream_data(self.as_ptr()) };
+    }
+}
+
 macro_rules! flags {
     (read $($flag:ident = $read:ident),+; write $($set_flag:ident = $write:ident),+;) => {
         unsafe extern "C" {
@@ -31,17 +43,17 @@ macro_rules! flags {
 flags! {
     read
         buffered = ngx_http_wsgi_buffered,
-        count = ngx_http_wsgi_count,
         header_only = ngx_http_wsgi_header_only,
         header_sent = ngx_http_wsgi_header_sent,
         reading_body = ngx_http_wsgi_reading_body,
         request_body_no_buffering = ngx_http_wsgi_request_body_no_buffering;
     write
         set_allow_ranges = ngx_http_wsgi_set_allow_ranges,
-        set_count = ngx_http_wsgi_set_count,
         set_disable_not_modified = ngx_http_wsgi_set_disable_not_modified,
         set_keepalive = ngx_http_wsgi_set_keepalive,
         set_limit_rate_set = ngx_http_wsgi_set_limit_rate_set,
+        set_lingering_close = ngx_http_wsgi_set_lingering_close,
+        set_reading_body = ngx_http_wsgi_set_reading_body,
         set_request_body_no_buffering = ngx_http_wsgi_set_request_body_no_buffering,
         set_single_range = ngx_http_wsgi_set_single_range;
 }

@@ -23,6 +23,7 @@ pub mod shared;
 pub mod sockets;
 pub mod timer;
 pub mod variable;
+pub mod withheld_body;
 
 pub use ngx::ffi as sys;
 

@@ -9,6 +9,7 @@ impl Request {
     /// Follows `ngx_http_upstream_process_headers`: a URI that leads out of the tree is answered 404; too many redirects,
     /// or a name that no location has, are answered 500 by nginx.
     pub fn redirect(self, target: &[u8]) {
+        self.withhold_streamed_body();
         let request = self.as_ptr();
         // SAFETY: live by the rule of the type; the handler that looks after a leaving client is taken away with the rest
         // of this module's part in the request, and the target is a copy in its pool. Both ways of redirecting take a

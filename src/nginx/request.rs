@@ -357,6 +357,10 @@ impl Request {
 
     /// Ends the request for this module: gives back its reference with nginx's verdict.
     pub fn finalize(self, status: Status) {
+        if status.0 >= sys::NGX_HTTP_SPECIAL_RESPONSE as isize && !self.is_header_sent() {
+            // The error_page of the status may be another location.
+            self.withhold_streamed_body();
+        }
         // SAFETY: live by the rule of the type, and not used afterwards.
         unsafe { sys::ngx_http_finalize_request(self.as_ptr(), status.0) };
     }

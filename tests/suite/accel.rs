@@ -333,16 +333,7 @@ fn a_redirect_before_the_body_has_come() {
     let target = redirecting("/protected/digits.txt");
     conn.send(format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nabc"));
     assert_eq!(conn.response().expect(200).text(), DIGITS);
-    // Whoever answers in its place reads it.
-    let target = redirecting("/echo/x");
-    let mut conn = nginx.connect();
-    for times in 1..=20 {
-        conn.send(format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc"));
-        nginx.wait_events(&vec!["reads"; times]);
-        conn.send("def");
-        assert_eq!(conn.response().expect(200).text(), format!("GET /x  {target} abcdef"));
-    }
-    assert_eq!(nginx.events().len(), 20);
+    conn.assert_closed();
 }
 
 fn a_failure_after_a_redirect_is_logged(engine: Engine) {

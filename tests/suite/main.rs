@@ -15,6 +15,7 @@ mod files;
 mod fork;
 mod frameworks;
 mod generations;
+mod handed_on;
 mod harness;
 mod headers;
 mod input;

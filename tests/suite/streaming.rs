@@ -592,42 +592,6 @@ fn an_early_answer_to_a_large_body_arrives() {
 // ---- the same body for others ---------------------------------------------------------------------------------------
 
 #[test]
-fn another_location_may_take_the_rest_of_a_body() {
-    let nginx = site()
-        .location("/again/", "error_page 500 = @rest; wsgi_script_name /again; wsgi_pass app.py;")
-        .location("@rest", "wsgi_pass rest.py;")
-        .location("/failed/", "error_page 500 /static; wsgi_script_name /failed; wsgi_pass app.py;")
-        .location("= /static", "root @prefix@;")
-        .file("static", "a page")
-        .file(
-            "rest.py",
-            r#"
-def application(environ, start_response):
-    with open("@prefix@/events", "a") as events:
-        events.write("rest\n")
-    start_response("200 OK", [])
-    return [environ["wsgi.input"].read()]
-"#,
-        )
-        .errors_expected()
-        .start();
-    for sending in BOTH {
-        let mut conn = nginx.connect();
-        conn.send(sending.head("/again/fail", 9)).send(sending.piece(b"abc"));
-        wait_for("the second call", || nginx.events().contains(&"rest".to_owned()).then_some(()));
-        conn.send(sending.piece(b"def")).send(sending.piece(b"ghi")).send(sending.end());
-        assert_eq!(conn.response().expect(200).text(), "defghi");
-        assert_eq!(nginx.events().iter().filter(|event| *event == "rest").count(), 1);
-        std::fs::remove_file(nginx.prefix().join("events")).unwrap();
-
-        let mut conn = nginx.connect();
-        conn.send(sending.head("/failed/fail", 9)).send(sending.piece(b"abc"));
-        assert_eq!(conn.response().expect(500).text(), "a page");
-        std::fs::remove_file(nginx.prefix().join("events")).unwrap();
-    }
-}
-
-#[test]
 fn subrequests_do_not_take_a_body_that_comes() {
     let nginx = site()
         .location("/authorized/", "auth_request /authorize; wsgi_script_name /authorized; wsgi_pass app.py;")
