@@ -117,14 +117,15 @@ impl MainConf {
         Ok(())
     }
 
-    /// What the workers take turns with to retire. In a worker.
+    /// What the workers take turns with to retire; `None` where there is no master to replace one.
     pub fn token(&self) -> Option<&'static AtomicU64> {
         self.token.as_ref().and_then(SharedWords::get)?.first()
     }
 
-    /// What the workers agree in on the versions of each application whose interpreter is replaced. In a worker.
+    /// What the workers agree in on the versions of each application whose interpreter is replaced. To be called once, in
+    /// a worker.
     pub fn agreements(&self) -> Vec<&'static [AtomicU64]> {
-        let words = self.agreements.as_ref().map(OwnWords::get).unwrap_or_default();
+        let words = self.agreements.as_ref().map(OwnWords::keep).unwrap_or_default();
         words.chunks(WORDS_OF_AGREEMENT).collect()
     }
 

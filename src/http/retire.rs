@@ -13,7 +13,7 @@ use crate::conf::main::MaxRequests;
 use crate::engine::threads::Ticket;
 use crate::nginx::cell::EventLoopCell;
 use crate::nginx::log::{Level, Log};
-use crate::nginx::process::{self, Role};
+use crate::nginx::process;
 use crate::nginx::timer::Timer;
 
 static RETIREMENT: OnceLock<Retirement> = OnceLock::new();
@@ -86,7 +86,7 @@ const MEMORY_PERIOD: Duration = Duration::from_secs(1);
 
 /// Makes this worker one that retires. On the event loop thread, before any other function here.
 pub fn set_up(token: Option<&'static AtomicU64>, max_requests: MaxRequests, max_memory: u64) {
-    let token = token.filter(|_| process::role() == Role::Worker).map(Token::of_this_worker);
+    let token = token.map(Token::of_this_worker);
     let state = State::default();
     if max_requests.calls > 0 {
         state.calls_left.set(Some(max_requests.calls.saturating_add(random_up_to(max_requests.jitter))));

@@ -301,6 +301,6 @@ impl Worker {
             }
         }
         retire::leaving();
-        process::leave_without_destructors();
+        process::leave_before_memory_goes();
     }
 }

@@ -1,5 +1,8 @@
 //! The process this code runs in: its role, its signals, the way out.
 
+use std::ffi::c_void;
+
+use super::log::{Level, Log};
 use super::sys;
 
 /// The nginx whose headers this module was built with, as `1.22.1`; nginx loads no module of another version.
@@ -105,14 +108,43 @@ pub fn leave_children_alone() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// Makes the coming `exit` of this process skip the destructors of libraries: threads may still be inside them.
-pub fn leave_without_destructors() {
+/// Makes the coming end of this process leave out what its other threads would not survive: they may still read nginx's
+/// memory (the cycle, its log and connections, the environment), and may be inside of libraries.
+///
+/// Of what nginx does at the end of a process only the freeing of the cycle's memory and the destructors of libraries are
+/// left out. To be called in `exit_process`.
+pub fn leave_before_memory_goes() {
+    unsafe extern "C" fn leave_pool(_: *mut c_void) {
+        // nginx's own last record comes after the memory is freed; the process without a master has it before.
+        if role() == Role::Worker {
+            Log::cycle().write(Level::Notice, "exit");
+        }
+        leave();
+    }
     extern "C" fn leave() {
         // SAFETY: ends the process.
         unsafe { libc::_exit(0) }
     }
-    // SAFETY: the last handler that is registered runs first, and does not return.
-    unsafe { libc::atexit(leave) };
+    // SAFETY: on the event loop thread, with a live cycle. nginx's cleanup handlers run before the memory of their pool is
+    // freed, in the order of this list: the new one, which has no data, is moved from its front to its end, so that those
+    // of all modules have run. The last handler that is registered for `exit`, where there is no memory for that, runs
+    // first and does not return.
+    unsafe {
+        let pool = (*sys::ngx_cycle).pool;
+        let cleanup = sys::ngx_pool_cleanup_add(pool, 0);
+        if cleanup.is_null() {
+            libc::atexit(leave);
+            return;
+        }
+        (*cleanup).handler = Some(leave_pool);
+        let mut end = &raw mut (*pool).cleanup;
+        *end = (*cleanup).next;
+        while !(*end).is_null() {
+            end = &raw mut (**end).next;
+        }
+        (*cleanup).next = std::ptr::null_mut();
+        *end = cleanup;
+    }
 }
 
 /// Ends this process after `limit`, whatever its other threads do.
@@ -124,7 +156,7 @@ pub fn leave_after(limit: std::time::Duration) {
     };
     if std::thread::Builder::new().name("wsgi-watchdog".to_owned()).spawn(watchdog).is_err() {
         let message = "wsgi: no watchdog thread, the end of this worker is not bounded";
-        super::log::Log::cycle().write(super::log::Level::Alert, message);
+        Log::cycle().write(Level::Alert, message);
     }
 }
 

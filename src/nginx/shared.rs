@@ -1,8 +1,11 @@
 //! Words of memory that all workers share.
 
+use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::conf::{Conf, page_size};
+use super::process::{self, Role};
 use super::{pool_string, sys};
 
 /// A zone of shared memory with nothing but words; every worker sees the same ones.
@@ -37,10 +40,13 @@ impl SharedWords {
         }
     }
 
-    /// The words, once the configuration holds: in a worker.
+    /// The words, in a worker; `None` anywhere else.
     pub fn get(&self) -> Option<&'static [AtomicU64]> {
-        // SAFETY: `init` has set data to the words of the zone, aligned by the slab allocator; a worker's cycle and its
-        // zones stay until the process ends.
+        if process::role() != Role::Worker {
+            return None;
+        }
+        // SAFETY: `init` has set data to the words of the zone, aligned by the slab allocator. Only a process that reads
+        // another configuration unmaps zones, and a worker reads none.
         unsafe {
             let words = (*self.zone).data.cast::<AtomicU64>();
             (!words.is_null()).then(|| std::slice::from_raw_parts(words, self.count))
@@ -52,13 +58,22 @@ impl SharedWords {
 ///
 /// Not a zone of nginx, which are there to be found again by the next configuration.
 #[derive(Debug)]
-pub struct OwnWords {
-    words: *mut AtomicU64,
+pub struct OwnWords(Arc<Mapping>);
+
+/// Pages that this process and its children share, until the last reference goes.
+#[derive(Debug)]
+struct Mapping {
+    words: NonNull<AtomicU64>,
     count: usize,
 }
 
+// SAFETY: the words are atomic, and the pointer is never changed.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
 impl OwnWords {
-    /// `count` words, 0 until somebody writes them. They go when this is dropped, in the process that drops it.
+    /// `count` words, 0 until somebody writes them.
     ///
     /// # Errors
     /// When the system has no memory.
@@ -66,23 +81,29 @@ impl OwnWords {
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
         // SAFETY: asks for new pages, which the system fills with zeros.
         let pages = unsafe { libc::mmap(std::ptr::null_mut(), count * size_of::<AtomicU64>(), access, kind, -1, 0) };
-        if pages == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error());
+        match NonNull::new(pages.cast()) {
+            Some(words) if pages != libc::MAP_FAILED => Ok(Self(Arc::new(Mapping { words, count }))),
+            _ => Err(std::io::Error::last_os_error()),
         }
-        Ok(Self { words: pages.cast(), count })
     }
 
-    /// The words. In a worker, whose configuration stays until it ends.
-    pub fn get(&self) -> &'static [AtomicU64] {
-        // SAFETY: mapped above for so many words, aligned to a page; a worker's configuration is never dropped.
-        unsafe { std::slice::from_raw_parts(self.words, self.count) }
+    /// The words, which from now on stay mapped in this process: its threads outlive the configuration.
+    pub fn keep(&self) -> &'static [AtomicU64] {
+        Box::leak(Box::new(self.0.clone())).words()
     }
 }
 
-impl Drop for OwnWords {
+impl Mapping {
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: mapped above for so many words, aligned to a page, for as long as this value lives.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped above, with this size.
-        unsafe { libc::munmap(self.words.cast(), self.count * size_of::<AtomicU64>()) };
+        // SAFETY: mapped above, with this size; no reference to the words outlives this value.
+        unsafe { libc::munmap(self.words.as_ptr().cast(), self.count * size_of::<AtomicU64>()) };
     }
 }
 

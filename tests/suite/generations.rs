@@ -377,6 +377,33 @@ fn an_import_that_never_ends_keeps_nothing_from_being_mended() {
     assert!(end.elapsed() < Duration::from_secs(8), "{:?}", end.elapsed());
 }
 
+/// nginx frees its configuration when a worker ends, which takes a while where it is large; a thread may wait for the other
+/// workers all that time.
+#[test]
+fn a_worker_that_is_terminated_while_its_next_version_waits_ends_well() {
+    let servers: String = (0..2000)
+        .map(|number| {
+            format!("server {{ listen 127.0.0.1:@port@; server_name s{number}; location / {{ return 204; }} }}\n")
+        })
+        .collect();
+    let site = site().workers(2).listen("listen 127.0.0.1:@port@ default_server;");
+    let site = site.http("server_names_hash_max_size 8192;").http(&servers);
+    let nginx = site.file("app.py", &(app("1") + "event('loaded')\n")).start();
+    nginx.wait_events(&["loaded"; 2]);
+    let late =
+        "event('ready')\nwhile ngx_wsgi.worker_number == 1 and not os.path.exists(PREFIX + '/go'): time.sleep(0.01)\n";
+    edit(&nginx, &(app("2") + late));
+    nginx.wait_events(&["loaded", "loaded", "ready", "ready"]);
+    let first = nginx.workers()[0];
+    // SAFETY: sends a signal to a worker of this test.
+    unsafe { libc::kill(first, libc::SIGTERM) };
+    Process(first).wait_gone();
+    nginx.wait_log(&format!("worker process {first} exited with code 0"));
+    nginx.wait_log(&format!("{first}#{first}: exit"));
+    nginx.write("go", "");
+    wait_version(&nginx, "2");
+}
+
 // ---- where it is not possible ---------------------------------------------------------------------------------------
 
 #[track_caller]
