@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
-use rustc_hash::FxHashMap;
 
+use super::cache::Cache;
 use super::exchange::FileBody;
 use super::input::Input;
 use super::request::{Key, RequestHead, Variable};
@@ -31,9 +31,9 @@ pub struct Vocabulary {
     template: Py<PyDict>,
     variables: [Py<PyString>; Variable::NAMES.len()],
     /// `HTTP_…` keys that were seen before.
-    names: Cache,
+    names: Strings,
     /// Values that come again and again: methods, protocols, schemes.
-    values: Cache,
+    values: Strings,
     /// The class `wsgi.file_wrapper`, and the function of the prelude that finds the file in an instance.
     file_wrapper: Py<PyAny>,
     regular_file: Py<PyAny>,
@@ -42,28 +42,21 @@ pub struct Vocabulary {
     answer_class: ClassObject<Answer>,
 }
 
-/// Python strings by their bytes; bounded, as clients choose the bytes.
-struct Cache {
-    strings: Mutex<FxHashMap<Box<[u8]>, Py<PyString>>>,
+/// Python strings by their bytes.
+#[derive(Default)]
+struct Strings {
+    cache: Mutex<Cache<Py<PyString>>>,
 }
 
-const CACHED_STRINGS: usize = 512;
-
-impl Cache {
-    fn new() -> Self {
-        Self { strings: Mutex::new(FxHashMap::default()) }
-    }
-
+impl Strings {
     fn get<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
-        // The lock is held by attached threads only, and not while Python code runs.
-        let mut strings = self.strings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(string) = strings.get(bytes) {
+        // The lock is held by attached threads only, and not while Python code runs: a string that goes runs none.
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(string) = cache.get(bytes) {
             return Ok(string.bind(py).clone());
         }
         let string = latin1(py, bytes)?;
-        if strings.len() < CACHED_STRINGS {
-            strings.insert(bytes.into(), string.clone().unbind());
-        }
+        cache.insert(bytes, string.clone().unbind());
         Ok(string)
     }
 }
@@ -86,8 +79,8 @@ impl Vocabulary {
         Ok(Self {
             template: template.unbind(),
             variables: Variable::NAMES.map(|name| PyString::intern(py, name).unbind()),
-            names: Cache::new(),
-            values: Cache::new(),
+            names: Strings::default(),
+            values: Strings::default(),
             file_wrapper: file_wrapper.unbind(),
             regular_file: interpreter.prelude(py, "regular_file")?.unbind(),
             input_key: PyString::intern(py, "wsgi.input").unbind(),

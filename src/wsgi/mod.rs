@@ -4,6 +4,7 @@
 //! [`body::BodySource`], the answer goes out through an [`exchange::Exchange`].
 
 pub mod body;
+pub mod cache;
 pub mod call;
 pub mod debug_page;
 pub mod environ;
