@@ -25,7 +25,8 @@ use crate::python::log::{self, Sink};
 use crate::sync::MutexGuard;
 use crate::wsgi::body::{BodySource, Interrupt};
 use crate::wsgi::call::CallNumber;
-use crate::wsgi::exchange::{Disconnected, End, Exchange, FileBody, Suspended};
+use crate::wsgi::exchange::{Disconnected, End, Exchange, Suspended};
+use crate::wsgi::file::FileBody;
 use crate::wsgi::head::ResponseHead;
 
 /// How often in a row an answer may go on before the event loop sees to others.

@@ -9,6 +9,7 @@ pub mod cell;
 pub mod child;
 pub mod conf;
 pub mod directive;
+mod file_alerts;
 mod flags;
 pub mod headers;
 pub mod log;

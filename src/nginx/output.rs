@@ -7,8 +7,9 @@ use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::Arc;
 
+use super::log::Level;
 use super::request::{Request, Status};
-use super::sys;
+use super::{file_alerts, sys};
 
 /// A part of a regular file.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ struct Chains {
     busy: *mut sys::ngx_chain_t,
     /// What the busy buffers stand in, in their order.
     held: VecDeque<Held>,
+    /// nginx has read less of a file than was to be sent.
+    is_short: bool,
 }
 
 /// What a buffer points to: kept as long as nginx has the buffer.
@@ -53,15 +56,17 @@ enum Held {
     Memory(Vec<u8>),
     File {
         /// The descriptor that `description` names.
-        _file: Arc<File>,
+        file: Arc<File>,
         _description: Box<sys::ngx_file_t>,
+        /// Where the part ends that is to be sent.
+        end: u64,
     },
 }
 
 impl Default for Output {
     fn default() -> Self {
         let held = VecDeque::new();
-        Self { chains: RefCell::new(Chains { free: ptr::null_mut(), busy: ptr::null_mut(), held }) }
+        Self { chains: RefCell::new(Chains { free: ptr::null_mut(), busy: ptr::null_mut(), held, is_short: false }) }
     }
 }
 
@@ -75,6 +80,7 @@ impl Output {
         if memory.is_empty() && file.is_none() && !last {
             return self.flush(request);
         }
+        request.reads_files_at_once();
         let mut chains = self.chains.borrow_mut();
         // SAFETY: the links and their buffers are from the request's pool; what a buffer points to is moved into `held`
         // (heap blocks do not move) and kept until nginx has consumed the buffer, or until the pool goes.
@@ -153,8 +159,16 @@ impl Chains {
     unsafe fn filter(&mut self, request: Request, mut links: *mut sys::ngx_chain_t) -> Result<Sent, Status> {
         // SAFETY: as promised; afterwards nginx's own bookkeeping sorts the consumed links out of `busy`.
         unsafe {
-            let result = sys::ngx_http_output_filter(request.as_ptr(), links);
+            let result = if self.held.iter().any(|held| matches!(held, Held::File { .. })) {
+                let filter = || sys::ngx_http_output_filter(request.as_ptr(), links);
+                let (result, has_alert) = file_alerts::keep_back(request.connection().log, filter);
+                self.is_short |= has_alert;
+                result
+            } else {
+                sys::ngx_http_output_filter(request.as_ptr(), links)
+            };
             if result == Status::ERROR.0 {
+                self.log_short_file(request);
                 return Err(Status::ERROR);
             }
             let pool = (*request.as_ptr()).pool;
@@ -177,6 +191,26 @@ impl Chains {
         }
         Ok(sent)
     }
+
+    /// Says which file could not be sent whole, if that was why.
+    fn log_short_file(&self, request: Request) {
+        if !self.is_short {
+            return;
+        }
+        let files = self.held.iter().filter_map(|held| match held {
+            Held::File { file, end, .. } => Some((file, file.metadata().map_or(0, |found| found.len()), *end)),
+            Held::Memory(_) => None,
+        });
+        // Nothing is left of one that has been sent.
+        let Some((file, length, end)) = files.min_by_key(|(_, length, end)| length >= end) else { return };
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+        let name = name.display();
+        let what = match length < end {
+            true => format!("became shorter while it was sent: {length} bytes are left where {end} were to be sent"),
+            false => "gave less than its size when it was sent".to_owned(),
+        };
+        request.log().write(Level::Error, &format!("the file \"{name}\" of the application {what}"));
+    }
 }
 
 /// Lets a buffer stand for bytes, none if there are none.
@@ -195,19 +229,18 @@ fn fill_file(buffer: &mut sys::ngx_buf_t, part: FilePart, request: Request) -> H
     // SAFETY: a plain C structure for which all zeroes is "not set".
     let mut description: Box<sys::ngx_file_t> = Box::new(unsafe { std::mem::zeroed() });
     description.fd = part.file.as_raw_fd();
-    // SAFETY: the name is static, the log is the connection's and lives as long as the request.
-    unsafe {
-        // Messages of nginx print it up to its NUL.
-        let name = c"a file of the WSGI application";
-        description.name = sys::ngx_str_t { len: name.count_bytes(), data: name.as_ptr().cast_mut().cast() };
-        description.log = (*(*request.as_ptr()).connection).log;
-    }
+    // Messages of nginx print it up to its NUL.
+    let name = file_alerts::NAME;
+    description.name = sys::ngx_str_t { len: name.count_bytes(), data: name.as_ptr().cast_mut().cast() };
+    // The connection's lives as long as the request.
+    description.log = request.connection().log;
     description.set_directio(u32::from(part.direct));
     buffer.file = &raw mut *description;
+    let end = part.offset + part.length;
     buffer.file_pos = part.offset as i64;
-    buffer.file_last = (part.offset + part.length) as i64;
+    buffer.file_last = end as i64;
     buffer.set_in_file(1);
-    Held::File { _file: part.file, _description: description }
+    Held::File { file: part.file, _description: description, end }
 }
 
 /// Marks the buffers of this module for `ngx_chain_update_chains`.

@@ -419,6 +419,16 @@ impl Request {
         }
     }
 
+    /// Has nginx read files of this request when it is given them, where it would send them later, in the name of another
+    /// request: an HTTP/2 connection without TLS sends the files of all its streams with `sendfile`. To be called before
+    /// any of the body is given.
+    pub fn reads_files_at_once(&self) {
+        if !self.get().stream.is_null() {
+            // SAFETY: the connection of a stream is nobody else's.
+            unsafe { (*self.get().connection).set_sendfile(0) };
+        }
+    }
+
     /// Whether nginx itself holds data of this request, or the answers of its subrequests, back.
     pub fn has_buffered(&self) -> bool {
         self.buffered() != 0 || self.connection().buffered() != 0 || !self.get().postponed.is_null()

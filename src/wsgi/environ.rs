@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::cache::Cache;
-use super::exchange::FileBody;
+use super::file::FileBody;
 use super::input::Input;
 use super::request::{Key, RequestHead, Variable};
 use super::start_response::Answer;
@@ -126,8 +126,7 @@ impl Vocabulary {
         let found = self.regular_file.bind(py).call1((iterable,)).ok()?;
         let (descriptor, position) = found.extract::<(i32, u64)>().ok()?;
         let file = crate::python::file::duplicate(descriptor).ok()?;
-        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-        Some(FileBody { file, offset: position, length: metadata.len().saturating_sub(position) })
+        py.detach(|| FileBody::new(file, position))
     }
 
     /// The `start_response` of one call.

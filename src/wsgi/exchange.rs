@@ -1,9 +1,9 @@
 //! The seam between WSGI and the server: one request's answer on its way out.
 
 use std::fmt;
-use std::fs::File;
 use std::sync::Arc;
 
+use super::file::FileBody;
 use super::head::ResponseHead;
 use crate::python::log::Sink;
 
@@ -24,14 +24,6 @@ pub enum End {
     Complete,
     /// It is not: an error page if the head is not out yet, a visibly broken connection otherwise.
     Failed,
-}
-
-/// A part of a regular file that is a body.
-#[derive(Debug)]
-pub struct FileBody {
-    pub file: File,
-    pub offset: u64,
-    pub length: u64,
 }
 
 /// A call that waits for its exchange and holds no thread meanwhile. Used on the event loop thread.

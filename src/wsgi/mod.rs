@@ -9,6 +9,7 @@ pub mod call;
 pub mod debug_page;
 pub mod environ;
 pub mod exchange;
+pub mod file;
 pub mod head;
 pub mod input;
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::exchange::{Disconnected, End, Exchange, FileBody, Suspended};
+use super::exchange::{Disconnected, End, Exchange, Suspended};
+use super::file::FileBody;
 use super::head::ResponseHead;
 use crate::python::log::{Level, Sink};
 

@@ -6,7 +6,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
 
-use super::exchange::FileBody;
+use super::file::FileBody;
 use super::start_response::{Answer, Completion};
 use crate::python::fork;
 

@@ -7,7 +7,8 @@ use pyo3::exceptions::{PyBrokenPipeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use super::exchange::{Disconnected, End, Exchange, FileBody};
+use super::exchange::{Disconnected, End, Exchange};
+use super::file::FileBody;
 use super::head::ResponseHead;
 use crate::python::class::{Arguments, BoundMethod, Class, Method};
 use crate::python::fork;

@@ -1,6 +1,8 @@
 //! `wsgi.file_wrapper`: files that nginx sends.
 
-use crate::harness::{Conn, Engine, Framing, Nginx, Process, Site, both_engines, curl, venv, wait_for};
+use crate::harness::{
+    Conn, Engine, Framing, Nginx, Process, Site, both_engines, curl, make_certificate, venv, wait_for,
+};
 use std::fs::File;
 use std::time::Duration;
 
@@ -17,6 +19,10 @@ both_engines!(
     the_application_may_close_its_file_at_once,
     a_file_shorter_than_its_length_breaks_the_connection,
     a_file_that_shrinks_while_it_is_sent_breaks_the_connection,
+    a_file_that_shrinks_breaks_the_answer_of_any_protocol,
+    a_file_that_lies_about_its_size_is_read,
+    an_empty_file_is_an_empty_answer,
+    a_file_that_grows_is_sent_as_it_was,
     a_part_of_a_file_may_be_all_that_is_asked_for,
     files_arrive_whole_however_nginx_reads_them,
     thousands_of_files_leave_nothing_open,
@@ -174,6 +180,12 @@ def application(environ, start_response):
     write = start_response("200 OK", headers)
     if path == "/large":
         return wrap(opened(NAME + ".large"))
+    if path == "/noise":
+        with open(NAME + ".noise", "wb") as file:
+            file.write(os.urandom(16 << 20))
+        return wrap(opened(NAME + ".noise"))
+    if path.startswith("/named/"):
+        return wrap(open(path[6:], "rb"))
     file = opened()
     if path == "/seek":
         file.read(3)
@@ -411,19 +423,125 @@ fn a_file_shorter_than_its_length_breaks_the_connection(engine: Engine) {
     }
 }
 
+/// The file has become shorter while it was sent: the client can see it, the log names it, and it is no alert.
+#[track_caller]
+fn assert_told(nginx: &Nginx, how: &str, name: &str, path: &str) {
+    let said = nginx.wait_log("became shorter while it was sent");
+    let file = nginx.prefix().join(name);
+    assert!(said.contains("[error]") && said.contains(&format!("GET {path}")), "{how}: {said}");
+    assert!(
+        said.contains(&format!("\"{}\"", file.display())) && said.contains(&format!("{SHRUNK} bytes")),
+        "{how}: {said}"
+    );
+    nginx.wait_events(&["closed"]);
+    nginx.get("/quick").expect(200);
+}
+
+const SHRUNK: u64 = 1 << 20;
+
+fn shrink(nginx: &Nginx, name: &str) {
+    File::options().write(true).open(nginx.prefix().join(name)).unwrap().set_len(SHRUNK).unwrap();
+}
+
 fn a_file_that_shrinks_while_it_is_sent_breaks_the_connection(engine: Engine) {
-    for sendfile in ["on", "off"] {
-        let mut nginx = narrow(site(engine)).http(&format!("sendfile {sendfile};")).errors_expected().start();
-        let mut conn = stalled(&nginx);
-        File::options().write(true).open(nginx.prefix().join("letters.large")).unwrap().set_len(5 << 20).unwrap();
+    for how in [
+        "sendfile on;",
+        "sendfile on; sendfile_max_chunk 10k;",
+        "sendfile on; limit_rate 8m;",
+        "sendfile on; aio threads;",
+        "sendfile off;",
+        "sendfile off; output_buffers 2 3k;",
+        "sendfile off; aio threads;",
+        "sendfile on; aio threads; directio 4k; output_buffers 1 64k;",
+        "sendfile on; wsgi_allow_ranges on;",
+    ] {
+        let nginx = narrow(site(engine)).http(how).errors_expected().start();
+        let mut conn = nginx.connect();
+        conn.send("GET /large HTTP/1.1\r\nHost: a\r\nRange: bytes=0-27000000\r\n\r\n");
+        conn.read_until("\r\n\r\n");
+        assert!(conn.read_exactly(1000) == letters(0, 1000));
+        shrink(&nginx, "letters.large");
         let rest = conn.read_to_end();
-        assert!(rest.len() < LARGE - 1000);
-        assert!(rest[..] == letters(1000, LARGE)[..rest.len()], "invented bytes");
-        nginx.wait_events(&["closed"]);
-        let said = nginx.wait_told("\"a file of the WSGI application\"");
-        assert!(said.contains("[alert]") && said.contains("GET /large"), "{said}");
-        nginx.get("/quick").expect(200);
+        assert!(rest.len() < 26_000_000, "{how}");
+        assert!(rest[..] == letters(1000, LARGE)[..rest.len()], "invented bytes, {how}");
+        assert_told(&nginx, how, "letters.large", "/large");
     }
+}
+
+fn a_file_that_shrinks_breaks_the_answer_of_any_protocol(engine: Engine) {
+    let tls = "listen 127.0.0.1:@port@ sndbuf=32k; listen 127.0.0.1:@tls@ ssl http2 sndbuf=32k;
+               listen 127.0.0.1:@h2@ http2 sndbuf=32k; ssl_certificate @prefix@/certificate.pem;
+               ssl_certificate_key @prefix@/key.pem;";
+    for (how, scheme, arguments, path) in [
+        ("sendfile on;", "https", &["--http1.1"][..], "/large"),
+        ("sendfile on;", "https", &["--http2"], "/large"),
+        ("sendfile on;", "h2", &["--http2-prior-knowledge"], "/large"),
+        ("sendfile on; aio threads;", "h2", &["--http2-prior-knowledge"], "/large"),
+        ("sendfile on; gzip on; gzip_types *;", "http", &["-H", "Accept-Encoding: gzip"], "/noise"),
+        ("sendfile on; ssi on; ssi_types *;", "http", &[], "/include.html"),
+    ] {
+        let site = site(engine).http(how).errors_expected().log_level("info");
+        let (tls_port, h2_port) = (site.another_port(), site.another_port());
+        make_certificate(site.prefix());
+        let ports = [("https", tls_port), ("h2", h2_port)];
+        let port = ports.iter().find(|(name, _)| *name == scheme).map(|(_, port)| *port);
+        let tls = tls.replace("@tls@", &tls_port.to_string()).replace("@h2@", &h2_port.to_string());
+        let site = site.location("= /include.html", "root @prefix@;");
+        let site = site.file("include.html", "<!--#include virtual=\"/large\" -->");
+        let nginx = site.listen(&tls).start();
+        let scheme = if scheme == "https" { "https" } else { "http" };
+        let url = format!("{scheme}://127.0.0.1:{}{path}", port.unwrap_or(nginx.port()));
+        let got = nginx.prefix().join("got");
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["-q", "-sS", "-k", "--noproxy", "*", "--max-time", "30", "--limit-rate", "2m", "-o"]);
+        let mut curl = curl.arg(&got).args(arguments).arg(&url).spawn().expect("run curl");
+        wait_for("the first of it", || std::fs::metadata(&got).is_ok_and(|file| file.len() > 1000).then_some(()));
+        let name = if path == "/noise" { "letters.noise" } else { "letters.large" };
+        shrink(&nginx, name);
+        assert!(!curl.wait().expect("its end").success(), "{how} {arguments:?}");
+        assert_told(&nginx, &format!("{how} {arguments:?}"), name, path);
+    }
+}
+
+/// Those of /proc say that they are empty, those of /sys that they have a page.
+fn a_file_that_lies_about_its_size_is_read(engine: Engine) {
+    let nginx = site(engine).http("sendfile on; wsgi_allow_ranges on;").start();
+    for path in [
+        "/proc/filesystems",
+        "/proc/version",
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+        "/sys/class/net/lo/address",
+    ] {
+        let Ok(wanted) = std::fs::read_to_string(path) else { continue };
+        let mut conn = nginx.connect();
+        conn.send(format!("GET /named{path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let answer = conn.response().expect(200);
+        assert_eq!(answer.text(), wanted, "{path}");
+        assert_eq!(answer.framing, Framing::Chunked, "{path}");
+        conn.send(format!("HEAD /named{path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!(conn.response_to("HEAD").expect(200).header("Content-Length"), None);
+    }
+}
+
+fn an_empty_file_is_an_empty_answer(engine: Engine) {
+    let nginx = site(engine).http("sendfile on;").file("empty", "").start();
+    let mut conn = nginx.connect();
+    for _ in 0..2 {
+        conn.send(format!("GET /named{}/empty HTTP/1.1\r\nHost: a\r\n\r\n", nginx.prefix().display()));
+        let answer = conn.response().expect(200);
+        assert_eq!((answer.header("Content-Length"), answer.text().as_str()), (Some("0"), ""));
+    }
+}
+
+/// What is written to a log file while it is sent belongs to the next one who asks.
+fn a_file_that_grows_is_sent_as_it_was(engine: Engine) {
+    let nginx = narrow(site(engine)).http("sendfile on;").start();
+    let mut conn = stalled(&nginx);
+    let mut file = File::options().append(true).open(nginx.prefix().join("letters.large")).unwrap();
+    std::io::Write::write_all(&mut file, b"more").unwrap();
+    assert!(conn.read_exactly(LARGE - 1000) == letters(1000, LARGE));
+    conn.send("GET /quick HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(conn.response().expect(200).text(), "quick");
 }
 
 fn a_part_of_a_file_may_be_all_that_is_asked_for(engine: Engine) {
