@@ -101,13 +101,17 @@ impl RequestHead {
 
     /// Adds the HTTP headers as CONTENT_TYPE and HTTP_ variables (RFC 3875, section 4.1.18).
     ///
-    /// Repeated headers are joined, cookies by `; ` and others by `, `. Left out are Content-Length and
-    /// Transfer-Encoding, as the body is given decoded; `Proxy`, which CGI programs took for their HTTP_PROXY; and a name
-    /// with an underscore when the same name with a hyphen is there, as the two would meet.
+    /// White space around a value is no part of it. Repeated headers are joined, cookies by `; ` and others by `, `. Left
+    /// out are Content-Length and Transfer-Encoding, as the body is given decoded; `Proxy`, which CGI programs took for
+    /// their HTTP_PROXY; and a name with an underscore when the same name with a hyphen is there, as the two would meet.
     pub fn set_headers<'a>(&mut self, headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, pass_authorization: bool) {
         let mut fields: Vec<Field> = headers
             .filter(|(name, _)| !is_withheld(name, pass_authorization))
-            .map(|(name, value)| Field { key: self.store_key(name), has_underscore: name.contains(&b'_'), value })
+            .map(|(name, value)| Field {
+                key: self.store_key(name),
+                has_underscore: name.contains(&b'_'),
+                value: without_white_space(value),
+            })
             .collect();
         let arena = &self.arena;
         // Stable: repeated headers stay in their order.
@@ -194,6 +198,14 @@ fn is_withheld(name: &[u8], pass_authorization: bool) -> bool {
     }
 }
 
+/// A value without the spaces and tabs around it (RFC 9110, section 5.5); nginx takes away spaces alone.
+fn without_white_space(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part))
 }
@@ -238,6 +250,14 @@ mod tests {
         expect(
             &[("X-B", "1"), ("cookie", "a=1"), ("x-b", "2"), ("Cookie", "b=2"), ("Host", "h"), ("Host", "i")],
             &[("HTTP_COOKIE", "a=1; b=2"), ("HTTP_HOST", "h"), ("HTTP_X_B", "1, 2")],
+        );
+    }
+
+    #[test]
+    fn white_space_around_a_value_is_no_part_of_it() {
+        expect(
+            &[("A", "\t x\ty \t"), ("B", " \t"), ("C", "1\t"), ("C", "\t2"), ("Content-Type", "\tt/p")],
+            &[("HTTP_A", "x\ty"), ("HTTP_B", ""), ("HTTP_C", "1, 2"), ("CONTENT_TYPE", "t/p")],
         );
     }
 

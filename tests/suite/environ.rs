@@ -1,6 +1,6 @@
 //! What an application finds in its environ.
 
-use crate::harness::{Conn, Engine, Nginx, Response, Site, both_engines};
+use crate::harness::{Conn, Engine, Nginx, Response, Site, both_engines, curl};
 use serde_json::{Map, Value};
 
 both_engines!(
@@ -10,6 +10,8 @@ both_engines!(
     length_and_type_are_absent_without_a_body,
     length_and_type_of_a_body_are_given,
     headers_become_http_keys,
+    white_space_around_a_value_is_no_part_of_it,
+    white_space_in_http2_is_no_part_of_a_value_either,
     repeated_headers_are_joined_by_commas,
     repeated_cookies_are_joined_by_semicolons,
     many_copies_of_a_header_are_joined,
@@ -172,6 +174,46 @@ fn headers_become_http_keys(engine: Engine) {
     assert_eq!(environ["HTTP_X_EMPTY"], "");
     assert_eq!(environ["HTTP_ACCEPT"], "spaces");
     assert_eq!(environ["HTTP_HOST"], "localhost");
+}
+
+/// nginx takes spaces away, and leaves tabs (RFC 9110, section 5.5).
+fn white_space_around_a_value_is_no_part_of_it(engine: Engine) {
+    let nginx = site(engine).start();
+    let headers = b"X-A: \t a\tb \t\r\nX-Only:\t\r\nX-B:\t1\t\r\nX-B: \t2\r\nCookie: a=1\t\r\nCookie:\tb=2\r\nContent-Type:\tt/p\t\r\n\
+                    Authorization:\tBearer x\t\r\nAccept:\ttext/html\t\r\nContent-Length: 1\r\n";
+    let mut bytes = request("POST /", headers);
+    bytes.push(b'x');
+    let environ = environ_of_raw(&nginx, bytes);
+    for (key, value) in [
+        ("HTTP_X_A", "a\tb"),
+        ("HTTP_X_ONLY", ""),
+        ("HTTP_X_B", "1, 2"),
+        ("HTTP_COOKIE", "a=1; b=2"),
+        ("CONTENT_TYPE", "t/p"),
+        ("CONTENT_LENGTH", "1"),
+        ("HTTP_AUTHORIZATION", "Bearer x"),
+        ("HTTP_ACCEPT", "text/html"),
+    ] {
+        assert_eq!(environ[key], value, "{key}");
+    }
+    // Where the body ends is nginx's to say, and it refuses what it does not understand.
+    for headers in [&b"Content-Length:\t1\r\n"[..], b"Content-Length: 1\t\r\n"] {
+        let mut conn = nginx.connect();
+        conn.send([&request("POST /", headers)[..], b"x"].concat()).response().expect(400);
+    }
+}
+
+fn white_space_in_http2_is_no_part_of_a_value_either(engine: Engine) {
+    let nginx = site(engine).listen("listen 127.0.0.1:@port@ http2;").start();
+    let headers = ["-H", "X-A: a\tb \t", "-H", "X-B:\t1\t", "-H", "X-B: \t2", "-H", "Content-Type: t/p\t "];
+    let mut arguments = vec!["--http2-prior-knowledge", "--data", "x"];
+    arguments.extend(headers);
+    let url = nginx.url("/");
+    arguments.push(&url);
+    let environ = environ_of(curl(&arguments).expect(200));
+    for (key, value) in [("HTTP_X_A", "a\tb"), ("HTTP_X_B", "1, 2"), ("CONTENT_TYPE", "t/p")] {
+        assert_eq!(environ[key], value, "{key}");
+    }
 }
 
 fn repeated_headers_are_joined_by_commas(engine: Engine) {
