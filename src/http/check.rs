@@ -17,16 +17,18 @@ use crate::nginx::log::Level;
 
 /// Loads every application as a worker would, and logs which cannot be loaded, and why.
 ///
+/// Not where nothing runs yet, so that nothing is kept by refusing the configuration: one broken application must not keep
+/// the others down, and the workers, which would wait for this, say the same.
+///
 /// # Errors
-/// When one cannot be loaded and the configuration is to be refused for it. It is not where nothing runs yet: then one
-/// broken application must not keep the others down.
+/// When one cannot be loaded.
 pub fn run(conf: &MainConf, candidate: Candidate) -> Result<(), ()> {
     renewal::check(conf, candidate);
     let purpose = candidate.purpose();
     let applications: Vec<_> =
         conf.interpreters().into_iter().flat_map(|interpreter| interpreter.applications).collect();
     let applications: Vec<_> = applications.into_iter().map(|application| application.specification).collect();
-    if !conf.checks() || purpose == Purpose::Signal || applications.is_empty() {
+    if !conf.checks() || matches!(purpose, Purpose::Signal | Purpose::Start) || applications.is_empty() {
         return Ok(());
     }
     if worker::get().is_some() {
@@ -34,17 +36,13 @@ pub fn run(conf: &MainConf, candidate: Candidate) -> Result<(), ()> {
         candidate.log().write(Level::Notice, "wsgi_check is left out: applications run in this process");
         return Ok(());
     }
-    let level = if purpose == Purpose::Start { Level::Warn } else { Level::Emerg };
-    let check = Check { conf, candidate, level };
-    let passed = check.all(&applications);
-    if passed || purpose == Purpose::Start { Ok(()) } else { Err(()) }
+    let check = Check { conf, candidate };
+    if check.all(&applications) { Ok(()) } else { Err(()) }
 }
 
 struct Check<'a> {
     conf: &'a MainConf,
     candidate: Candidate,
-    /// Of messages about failures.
-    level: Level,
 }
 
 impl Check<'_> {
@@ -65,7 +63,7 @@ impl Check<'_> {
                     return false;
                 }
                 None => {
-                    self.log(self.level, &format!("wsgi_check has not tried {} more applications", trials.left()));
+                    self.log(Level::Emerg, &format!("wsgi_check has not tried {} more applications", trials.left()));
                     break;
                 }
             }
@@ -91,8 +89,8 @@ impl Check<'_> {
 
     fn failed(&self, application: &Specification, why: &str, text: &str) {
         let place = self.conf.place(application);
-        self.log(self.level, &format!("wsgi_pass \"{application}\" in {place}: {why}"));
-        self.log(self.level, text);
+        self.log(Level::Emerg, &format!("wsgi_pass \"{application}\" in {place}: {why}"));
+        self.log(Level::Emerg, text);
     }
 
     fn log(&self, level: Level, text: &str) {

@@ -16,7 +16,7 @@ pub enum Purpose {
     Test,
     /// For a reload, or by the new binary of an upgrade: other workers run and stay if it is refused.
     Replacement,
-    /// For the first workers: none will run if it is refused.
+    /// For the first workers: none run yet, so there is nothing to fall back on.
     Start,
 }
 

@@ -1,4 +1,4 @@
-//! `wsgi_check`: `nginx -t`, start and reload import the applications in a child that is thrown away.
+//! `wsgi_check`: `nginx -t` and reload import the applications in a child that is thrown away; a start does not.
 
 use crate::harness::{
     Check, Engine, Load, Nginx, PATIENCE, Process, Site, both_engines, in_repository, is_root, python_is_for_everybody,
@@ -402,6 +402,7 @@ fn a_worker_is_what_was_checked(engine: Engine) {
         .app(SELF);
     open_to_all(&site, "tmp");
     let nginx = site.start();
+    nginx.reload();
     let answer: Value = serde_json::from_str(&nginx.get("/").expect(200).text()).unwrap();
     let checked: Value = serde_json::from_str(&nginx.read("checked")).unwrap();
     assert_eq!(checked["environment"]["ONE"], "1");
@@ -475,6 +476,7 @@ if ngx_wsgi.checking:
     let nginx = checked().app(&after(app)).start();
     nginx.get("/").expect(200);
     nginx.reload();
+    nginx.reload();
     // Standard input, output and error, the reports, and what Python's sys.stdin reads. A program that it starts has the
     // first three, and one for the folder that it lists.
     let found = "['/dev/null', 'pipe', 'pipe', 'socket', '/dev/null'] ['0', '1', '2', '3']";
@@ -534,18 +536,37 @@ fn a_reload_with_broken_code_changes_nothing(engine: Engine) {
     end_after_refusals(nginx);
 }
 
+/// There is nothing to fall back on then, and the workers import it all the same.
 #[test]
-fn a_start_warns_and_serves_the_others() {
+fn a_start_opens_its_sockets_before_any_import() {
+    let app = format!(
+        "{NOTE}\nimport ngx_wsgi, os, time\nnote(int(ngx_wsgi.checking))\nwhile not os.path.exists('@prefix@/go'): time.sleep(0.01)\n{FINE}"
+    );
+    let nginx = checked().app(&app).start();
+    let mut conn = nginx.connect();
+    conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    nginx.wait_events(&["0"]);
+    nginx.write("go", "");
+    assert_eq!(conn.response().expect(200).text(), "fine");
+    assert_eq!(nginx.events(), ["0"], "imported more than once");
+}
+
+#[test]
+fn a_start_serves_the_others_and_the_worker_says_what_is_wrong() {
     let nginx = checked()
         .app_at("/fine", "fine.py", FINE)
         .app_at("/broken", "broken.py", "import not_there\n")
         .errors_expected()
         .start();
     assert_eq!(nginx.get("/fine").expect(200).text(), "fine");
+    let line = nginx.wait_log("broken.py\" could not be loaded: ModuleNotFoundError");
+    assert!(line.contains("[error]"), "{line}");
     nginx.get("/broken").expect(500);
-    let warning = nginx.wait_log("[warn]");
-    assert!(warning.contains("broken.py\" in ") && warning.contains("ModuleNotFoundError"), "{warning}");
-    assert!(nginx.read("logs/stderr").contains("nginx: [warn] wsgi_pass"), "{}", nginx.read("logs/stderr"));
+    assert!(nginx.logged("[warn]").is_empty(), "{}", nginx.error_log());
+    // A reload does not take what the start did.
+    nginx.signal(libc::SIGHUP);
+    nginx.wait_log("[emerg]");
+    end_after_refusals(nginx);
 }
 
 #[test]
@@ -558,14 +579,16 @@ if ngx_wsgi.checking:
 ";
     let nginx = checked().app(&after(app)).start();
     nginx.get("/").expect(200);
-    let master = format!("by {}", nginx.master());
+    assert!(nginx.events().is_empty(), "{:?}", nginx.events());
     // Started in the foreground: the master is who read the configuration.
-    nginx.wait_events(&[&master]);
-    let before = nginx.workers();
-    let output = nginx.run(&["-s", "reload"]);
-    assert!(output.status.success(), "{output:?}");
-    wait_for("a new worker", || nginx.workers().first().filter(|worker| !before.contains(worker)).copied());
-    nginx.wait_events(&[master.as_str(); 2]);
+    let master = format!("by {}", nginx.master());
+    for count in 1..=2 {
+        let before = nginx.workers();
+        let output = nginx.run(&["-s", "reload"]);
+        assert!(output.status.success(), "{output:?}");
+        wait_for("a new worker", || nginx.workers().first().filter(|worker| !before.contains(worker)).copied());
+        nginx.wait_events(&vec![master.as_str(); count]);
+    }
     let output = nginx.run(&["-s", "reopen"]);
     assert!(output.status.success(), "{output:?}");
     nginx.wait_events(&[master.as_str(); 2]);
