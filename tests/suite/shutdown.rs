@@ -23,6 +23,7 @@ both_engines!(
     an_endless_thread_is_given_up,
     an_endless_job_of_an_executor_is_given_up,
     a_busy_thread_does_not_crash_a_reload,
+    threads_have_all_their_memory_to_the_end,
     a_client_that_does_not_read_is_given_up,
 );
 
@@ -512,4 +513,39 @@ def application(environ, start_response):
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(nginx.events(), ["started", "closed"]);
     drop(conn);
+}
+
+/// What nginx frees when it ends takes a while where there is much of it, and threads of the application run on meanwhile:
+/// here one that reads the environment.
+fn threads_have_all_their_memory_to_the_end(engine: Engine) {
+    let reader = r#"
+import ctypes, os
+getenv = ctypes.CDLL(None).getenv
+getenv.restype = ctypes.c_char_p
+
+def read():
+    while True:
+        if getenv(b"MARK") != b"as configured":
+            # There may be no time for more.
+            os._exit(99)
+
+threading.Thread(target=read, daemon=True).start()
+"#;
+    let servers: String = (0..4000)
+        .map(|number| {
+            format!("server {{ listen 127.0.0.1:@port@; server_name s{number}; location / {{ return 204; }} }}\n")
+        })
+        .collect();
+    for process in ["on", "off"] {
+        // What is freed is overwritten at once.
+        let mut nginx = site(engine, reader)
+            .wrapped_in(&["env", "MALLOC_PERTURB_=165"])
+            .main(&format!("env \"MARK=as configured\"; master_process {process};"))
+            .listen("listen 127.0.0.1:@port@ default_server;")
+            .http("wsgi_shutdown_timeout 1s; server_names_hash_max_size 16384;")
+            .http(&servers)
+            .start();
+        nginx.get("/").expect(200);
+        end(&mut nginx, libc::SIGTERM);
+    }
 }
