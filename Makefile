@@ -8,7 +8,7 @@ export CALLER_DIR := $(if $(findstring w,$(firstword -$(MAKEFLAGS))),$(PWD),$(CU
 
 ##@ Variables
 export APP              ## make run: a script's path, package.module or module:callable (without it: the demo)
-export DIR              ## make run: where APP's modules are (the script's folder, or the current one)
+export DIR              ## make run: where APP's modules are (the folder of the script or its package, or the current one)
 export VENV             ## make run: the virtual environment with APP's packages; its Python is the one built for
 export PORT             ## make run: 8080
 export WORKERS          ## make run: number of nginx workers (1)
@@ -20,6 +20,7 @@ export NGINX_BUILD_DIR  ## the build directory of that source, where it is not o
 export SOAK_MINUTES     ## make soak: how long (10)
 export SOAK_RELOAD      ## make soak: seconds from reload to reload (27), 0: the same workers all the time
 export SOAK_THREADS     ## make soak: off for applications on the event loop
+export MODULE           ## make run, make install: a module that is built already, to be taken as it is
 export DESTDIR          ## make install: a folder put in front of each path
 export MATRIX           ## make matrix: Debian releases ("trixie sid")
 
@@ -32,16 +33,14 @@ help: ## list targets and variables
 	    /^(export )?[a-zA-Z_]+:? .*## / { sub(/^export /, ""); sub(/:.* ## /, " ## "); printf "  %-17s%s\n", $$1, $$2 }' \
 	    $(firstword $(MAKEFILE_LIST))
 
-run: ## serve the demo, or APP, in the foreground on http://127.0.0.1:PORT/; Ctrl-C ends it
-	@tools/setup.sh
+run: ## serve the demo, or APP, in the foreground on http://127.0.0.1:PORT/, anew after each edit; Ctrl-C ends it
 	@tools/run.sh
 
 build: ## build the module in release mode; the last line is its path
-	@tools/setup.sh
 	@tools/build.sh
 
 test: ## formatting, clippy, unit and integration tests, with each Python that is there
-	@tools/setup.sh python3-venv curl openssl valgrind
+	@tools/setup.sh python3-venv curl openssl valgrind shellcheck
 	@tools/test.sh
 
 model: ## run every interleaving of the threads that hand requests and answers over; a part of make test
@@ -51,13 +50,14 @@ model: ## run every interleaving of the threads that hand requests and answers o
 soak: ## minutes of mixed load with reloads, slow clients and clients that leave; fails on a lost request or growth
 	@tools/setup.sh
 	@tools/soak.sh
+
 matrix: ## the tests with the nginx and Python of other Debian releases, in folders; needs root
 	@tools/matrix.sh
 
-install: ## put the module where nginx looks for it, with a load_module snippet
+install: ## build the module and put it where nginx looks for it, with a load_module snippet
 	@tools/install.sh
 
-uninstall: ## take both away again
+uninstall: ## take both away again, unless nginx's configuration uses the module
 	@tools/install.sh --remove
 
 clean: ## remove all that was built, configured and installed below target/

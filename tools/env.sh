@@ -7,6 +7,8 @@
 
 set -euo pipefail
 shopt -s inherit_errexit
+# make sets it; a script that is run by hand, and those that it runs, mean the directory that it was run in.
+export CALLER_DIR=${CALLER_DIR:-$PWD}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { printf '%s\n' "$*" >&2; }
@@ -18,6 +20,25 @@ as_root() {
     else
         command -v sudo >/dev/null || die "This needs root, and there is no sudo here. As root: $*"
         sudo "$@"
+    fi
+}
+
+# A path as it is meant in the caller's directory.
+absolute() { if [[ $1 == /* ]]; then realpath -sm -- "$1"; else realpath -sm -- "$CALLER_DIR/$1"; fi; }
+
+# Who builds. Under sudo that is the user who called it, where this checkout is theirs: they have Rust, and what root
+# makes below target/ would be in their way the next time.
+builder=
+if ((EUID == 0)) && [[ ${SUDO_USER:-root} != root ]] && runuser -u "$SUDO_USER" -- test -w .; then
+    builder=$SUDO_USER
+    builder_home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
+fi
+
+as_builder() {
+    if [[ -n $builder ]]; then
+        runuser -u "$builder" -- env HOME="$builder_home" USER="$builder" LOGNAME="$builder" "$@"
+    else
+        "$@"
     fi
 }
 
@@ -42,8 +63,14 @@ PYTHON
 # "python3.13" of any Python.
 python_tag() { "$1" -c 'import sys; print("python%d.%d" % sys.version_info[:2])'; }
 
-# Rust's installer adds its folder to PATH in new logins only.
-PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+# Rust's installer adds its folder to PATH in new logins only, and sudo has a PATH of its own.
+PATH=$PATH:${CARGO_HOME:-${builder_home:-$HOME}/.cargo}/bin
+
+# A virtual environment holds packages for one Python: unless another is asked for, that is the one to build for.
+venv=${VENV:+$(absolute "$VENV")}
+if [[ -z ${PYTHON:-} && -x $venv/bin/python ]]; then
+    export PYTHON=$venv/bin/python
+fi
 
 # Python. Builds for another one get a target directory of their own, or they would undo each other's work.
 default_python=/usr/bin/python3
@@ -61,6 +88,7 @@ else
     export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/$(python_tag "$python")}
 fi
 target=${CARGO_TARGET_DIR:-$PWD/target}
+# shellcheck disable=SC2034 # for the scripts beside this one
 module=$target/release/libngx_http_wsgi_module.so
 
 # nginx, and its source: configured (elsewhere or by its user), or a copy of it below target/ that setup.sh configures.

@@ -1,25 +1,42 @@
 #!/bin/bash
-# Puts the module where nginx looks for modules, with a snippet that loads it; --remove takes both away again.
-# DESTDIR is put in front of each path.
+# Builds the module and puts it where nginx looks for modules, with a snippet that loads it; --remove takes both away
+# again, unless nginx's configuration uses the module. DESTDIR is put in front of each path.
 
 source "$(dirname "$0")/env.sh"
 
-# With sudo there is often no cargo on PATH: then what has been built before is installed as it is.
+# The first thing found that is newer than the build: a source, or the nginx that it was made for.
+newer_than_build() {
+    find src build.rs Cargo.toml Cargo.lock .cargo -type f -newer "$module" -print -quit
+    find -L "$nginx" -cnewer "$module" -print -quit 2>/dev/null || true
+}
+
+# There may be no Rust for root, and none where a build of another machine is installed. What was built before is
+# installed only if it is what these sources would make.
+require_current_build() {
+    local newer remedy="there is no Rust here to build it. Run make build as a user who has Rust, then make install again."
+    [[ -f $module ]] || die "$module is missing, and $remedy"
+    newer=$(newer_than_build | head -n 1)
+    [[ -z $newer ]] || die "$module is older than $newer, and $remedy"
+    grep -qF "lib$(python_tag "$python").so" "$module" || die "$module is for another Python than $python, and $remedy"
+}
+
 if [[ ${1:-} != --remove ]]; then
-    if command -v cargo >/dev/null; then
-        tools/setup.sh
-        tools/build.sh
+    if [[ -n ${MODULE:-} ]] || command -v cargo >/dev/null; then
+        module=$(tools/build.sh)
+    else
+        require_current_build
     fi
-    [[ -f $module ]] || die "There is no $module yet: run make build first."
 fi
 command -v "$nginx" >/dev/null || die "There is no nginx here (NGINX=/path/sbin/nginx names one)."
 
 configured() { "$nginx" -V 2>&1 | grep -oP -- "--$1=\K\S+" || true; }
 prefix=$(configured prefix)
 prefix=${prefix:-/usr/local/nginx}
+below_prefix() { if [[ $1 == /* ]]; then echo "$1"; else echo "$prefix/$1"; fi; }
 modules=$(configured modules-path)
-modules=${modules:-modules}
-[[ $modules == /* ]] || modules=$prefix/$modules
+modules=$(below_prefix "${modules:-modules}")
+configuration=$(configured conf-path)
+configuration=${DESTDIR:-}$(below_prefix "${configuration:-conf/nginx.conf}")
 
 name=ngx_http_wsgi_module.so
 destination=${DESTDIR:-}$modules/$name
@@ -34,9 +51,14 @@ place() {
 }
 
 if [[ ${1:-} == --remove ]]; then
+    # The link goes with the module.
+    uses=$(place tools/uses.sh "$configuration" "${DESTDIR:-}" | grep -vF "$link:" || true)
+    [[ -z $uses ]] || die "Not removed: nginx's configuration uses the module, and nginx would not start without it.
+Remove these directives, or the files that they are in, then run make uninstall again:
+$uses"
     place rm -f "$destination"
     ! like_debian || place rm -f "$link" "$snippet"
-    say "Removed. An nginx that runs keeps the module until its next restart, and needs wsgi_… directives taken out first."
+    say "Removed. An nginx that runs keeps the module until its next restart."
     exit
 fi
 

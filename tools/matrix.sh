@@ -21,6 +21,7 @@ done
 archive() {
     local uri=
     if command -v apt-get >/dev/null; then
+        # shellcheck disable=SC2016 # apt-get itself expands that.
         uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' |
             head -n 1)
     fi

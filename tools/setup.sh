@@ -64,7 +64,7 @@ check_rust() {
     needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
     command -v cargo >/dev/null ||
         die "Rust $needed or later is missing. Install it with rustup (Debian 12's own is too old), then run make again."
-    version=$(cargo --version | cut -d' ' -f2)
+    version=$(as_builder cargo --version | cut -d' ' -f2)
     printf '%s\n' "$needed" "$version" | sort -CV || die "Rust $needed or later is needed, and cargo here is $version."
 }
 
@@ -72,6 +72,7 @@ check_rust() {
 # module has no use for and its maker's machine had: compiler options, other modules, libraries' sources.
 configure_arguments() {
     if [[ -f $nginx_origin/conf_flags ]]; then
+        # shellcheck source=/dev/null
         source "$nginx_origin/conf_flags"
         printf '%s\n' "${NGX_CONF_FLAGS[@]}"
     else
@@ -105,12 +106,18 @@ configure_nginx() {
     printf '%s\n' "$nginx_origin" "$arguments" >"$stamp"
 }
 
+# First, as it is the one thing that cannot be installed here: the packages are a gigabyte.
+check_rust
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
     install_missing "$@"
 else
     check_by_hand
 fi
-check_rust
+if [[ -n $builder ]]; then
+    # The rest is done below target/, which is the builder's.
+    as_builder tools/setup.sh "$@"
+    exit
+fi
 if [[ -n $nginx_copy ]]; then
     configure_nginx
 elif [[ ! -f $NGINX_BUILD_DIR/ngx_auto_config.h ]]; then

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Formatting, lints and all tests, for the chosen Python; without a choice for the distribution's and the newer ones
-# that are here. What cargo says of the last tests stays the end of the output.
+# Formatting, lints (also of the scripts) and all tests, for the chosen Python; without a choice for the distribution's
+# and the newer ones that are here. What cargo says of the last tests stays the end of the output.
 
 source "$(dirname "$0")/env.sh"
 
@@ -35,6 +35,7 @@ fi
 # The tests wait more than they compute.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
 
+shellcheck tools/*.sh nginx-conf/*.sh
 cargo fmt --check
 cargo clippy --all-targets -- -D warnings
 

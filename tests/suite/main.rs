@@ -19,6 +19,7 @@ mod handed_on;
 mod harness;
 mod headers;
 mod input;
+mod install;
 mod integrity;
 mod interpreters;
 mod late;

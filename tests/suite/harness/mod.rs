@@ -10,6 +10,7 @@ mod load;
 mod module;
 mod nginx;
 mod process;
+mod script;
 mod site;
 pub mod storm;
 
@@ -20,6 +21,7 @@ pub use load::{Load, Tally};
 pub use module::module;
 pub use nginx::Nginx;
 pub use process::Process;
+pub use script::{RunningScript, Script};
 pub use site::{Check, Site, is_root};
 
 use std::path::PathBuf;
