@@ -1,15 +1,7 @@
 #!/bin/bash
-# Serves the demo, or the application that APP names, in the foreground: writes an nginx.conf below target/run/ and
-# starts nginx with it.
+# Serves the demo, or the application that APP names, in the foreground, for development: writes an nginx.conf below
+# target/run/ and starts nginx with it. ngx_wsgi_develop.py is what it does inside the application.
 
-here=${CALLER_DIR:-$PWD}
-absolute() { if [[ $1 == /* ]]; then realpath -sm -- "$1"; else realpath -sm -- "$here/$1"; fi; }
-
-# A virtual environment holds packages for one Python: unless another is asked for, that is the one to build for.
-venv=${VENV:+$(absolute "$VENV")}
-if [[ -z ${PYTHON:-} && -x $venv/bin/python ]]; then
-    export PYTHON=$venv/bin/python
-fi
 source "$(dirname "$0")/env.sh"
 
 port=${PORT:-8080} workers=${WORKERS:-1} threads=${THREADS:-}
@@ -26,11 +18,24 @@ app=${APP:-}
 if [[ -n $venv && $(python_tag "$venv/bin/python") != $(python_tag "$python") ]]; then
     die "VENV=$venv is for $(python_tag "$venv/bin/python"), PYTHON=$PYTHON is another: leave one out."
 fi
+# Now, not after the build. nginx itself would ask for the port five times before it gives up.
+if (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    die "PORT=$port of 127.0.0.1 is taken by another program: choose another, as in make run PORT=$((port + 1))"
+fi
 
 # Braces, quotes and spaces may be in a path; nginx takes them in quotes.
 quote() {
     local value=${1//\\/\\\\}
     echo "\"${value//\"/\\\"}\""
+}
+
+# Templates are no modules. In a directory of an application's own or in one for all; any deeper, a virtual environment
+# below the directory would be searched as well.
+watched() {
+    local directory
+    # shellcheck disable=SC2001 # ${//} knows no groups
+    directory=$(sed 's/[][*?]/[&]/g' <<<"$1")
+    [[ -z $1 ]] || echo " $(quote "$directory/templates/**/*") $(quote "$directory/*/templates/**/*")"
 }
 
 if [[ -z $app ]]; then
@@ -52,18 +57,30 @@ else
     if [[ $app == */* || $app == *.py || ( $app == *.wsgi && -f $(absolute "$app") ) ]]; then
         app=$(absolute "$app")
         [[ -f $app ]] || die "APP=$app: there is no such file."
-        dir=${dir:-${app%/*}}
+        if [[ -z $dir ]]; then
+            dir=${app%/*}
+            # A module's name begins with its outermost package.
+            while [[ -f $dir/__init__.py ]]; do dir=${dir%/*}; done
+        fi
         owned=$app
     else
         [[ $app =~ ^[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_.]*(\(\))?)?$ ]] ||
             die "APP=$app is neither the path of a script nor package.module or package.module:callable."
-        dir=${dir:-$here}
+        dir=${dir:-$CALLER_DIR}
         owned=$dir
     fi
     locations="location / {
             wsgi_pass $(quote "$app")${callable:+ $callable};
         }"
 fi
+
+module=$(tools/build.sh)
+
+# Python's part of it is where the workers' user can read it, and write that the application has been loaded.
+develop=$(mktemp -d)
+trap 'rm -rf "$develop"' EXIT
+cp tools/ngx_wsgi_develop.py "$develop"
+loaded=$develop/loaded
 
 # Workers of a master that runs as root change to another user, by default one who may read nobody's home. Here they
 # become whoever started this, or owns the application.
@@ -72,14 +89,19 @@ if ((EUID == 0)); then
     user=${SUDO_USER:-$(stat -L -c %U "$owned")}
     id "$user" >/dev/null 2>&1 || user=root
     main="user $user $(id -gn "$user");"
+    chown -R "$user" "$develop"
 fi
 
-# A development server: an uncaught exception is shown in the browser.
-http="wsgi_debug on;"
+# A development server: an uncaught exception is shown in the browser, and what is edited is served, templates too. The
+# application always starts afresh, as Django and others keep too much for less than that.
+http="wsgi_debug on;
+    wsgi_script_reloading on;
+    wsgi_reload_mechanism process;
+    wsgi_reload_watch modules$(watched "$dir");
+    wsgi_middleware ngx_wsgi_develop;
+    wsgi_python_path ${dir:+$(quote "$dir") }$(quote "$develop");"
 [[ -z $venv ]] || http+="
     wsgi_python_home $(quote "$venv");"
-[[ -z $dir ]] || http+="
-    wsgi_python_path $(quote "$dir");"
 [[ -z $threads ]] || http+="
     wsgi_threads $threads;"
 
@@ -125,13 +147,22 @@ http {
 }
 CONF
 
-tools/build.sh >/dev/null
-say "Serving ${app:-the demo} on http://127.0.0.1:$port/ (Ctrl-C ends it)"
-
 # nginx itself has a variable of this name: sockets to inherit from the nginx before it.
 unset NGINX
-"$nginx" -e stderr -p "$run" -c "$run/nginx.conf" -g 'daemon off;' &
+command=("$nginx" -e stderr -p "$run" -c "$run/nginx.conf")
 
+# It imports the application as a worker will, and says why it cannot.
+"${command[@]}" -t -q || die "Not served, for the reason above."
+
+"${command[@]}" -g 'daemon off;' &
+pid=$!
 # Not exec: nginx takes the hang-up of a closed terminal for "reload", and would stay behind.
-trap 'kill -TERM $! 2>/dev/null || true; wait $!; exit' HUP INT TERM
-wait $!
+trap 'kill -TERM "$pid" 2>/dev/null || true; wait "$pid"; exit' HUP INT TERM
+
+# nginx listens before it starts a worker, and a worker loads the application.
+until [[ -e $loaded ]]; do
+    kill -0 "$pid" 2>/dev/null || die "nginx has ended, for the reason above."
+    sleep 0.1
+done
+say "Serving ${app:-the demo} on http://127.0.0.1:$port/ (Ctrl-C ends it)"
+wait "$pid"

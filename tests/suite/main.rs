@@ -25,6 +25,7 @@ mod interpreters;
 mod late;
 mod limits;
 mod log;
+mod make_run;
 mod process;
 mod process_reloading;
 mod protocols;
