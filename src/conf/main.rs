@@ -1,5 +1,6 @@
 //! The configuration of the `http` block: Python, and the applications that all its locations name.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub struct MainConf {
     pub executable: Option<std::path::PathBuf>,
     pub path: Option<Vec<std::path::PathBuf>>,
     pub optimize: Option<u8>,
+    /// File and line of each directive that sets one of these.
+    pub python_places: BTreeMap<String, String>,
     pub shutdown_timeout: Option<Duration>,
     pub check: Option<bool>,
     pub check_timeout: Option<Duration>,

@@ -291,36 +291,44 @@ fn checked_path(
     Ok(path)
 }
 
-fn wsgi_python_home(cf: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
-    if conf.home.is_some() {
-        return Err(Problem::Duplicate);
+/// Notes where a setting of Python stands; a second one, often in the file of another site, is told where the first is and
+/// what to do instead.
+fn once_for_all(cf: &Conf, words: &[&str], conf: &mut MainConf, remedy: &str) -> Applied {
+    let name = words[0];
+    if let Some(first) = conf.python_places.get(name) {
+        return Err(Problem::Message(format!(
+            "\"{name}\" directive is duplicate, the first is in {first}: all applications of an nginx share one Python; \
+             {remedy}"
+        )));
     }
+    conf.python_places.insert(name.to_owned(), cf.place());
+    Ok(())
+}
+
+const ONE_ENVIRONMENT: &str = "set it once, to an environment that has the packages of all";
+
+fn wsgi_python_home(cf: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
+    once_for_all(cf, words, conf, ONE_ENVIRONMENT)?;
     once(&mut conf.home, checked_path(cf, words, words[1], check_home)?)
 }
 
 fn wsgi_python_executable(cf: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
-    if conf.executable.is_some() {
-        return Err(Problem::Duplicate);
-    }
+    once_for_all(cf, words, conf, ONE_ENVIRONMENT)?;
     let is_file =
         |path: &Path| if path.is_file() { Ok(()) } else { Err(format!("\"{}\" is not a file", path.display())) };
     once(&mut conf.executable, checked_path(cf, words, words[1], is_file)?)
 }
 
 fn wsgi_python_path(cf: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
-    if conf.path.is_some() {
-        return Err(Problem::Duplicate);
-    }
+    once_for_all(cf, words, conf, "name the directories of all in one directive")?;
     let is_directory =
         |path: &Path| if path.is_dir() { Ok(()) } else { Err(format!("\"{}\" is not a directory", path.display())) };
     let paths: Result<Vec<_>, _> = words[1..].iter().map(|path| checked_path(cf, words, path, is_directory)).collect();
     once(&mut conf.path, paths?)
 }
 
-fn wsgi_python_optimize(_: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
-    if conf.optimize.is_some() {
-        return Err(Problem::Duplicate);
-    }
+fn wsgi_python_optimize(cf: &Conf, words: &[&str], conf: &mut MainConf) -> Applied {
+    once_for_all(cf, words, conf, "set it once, for all")?;
     let level = match words[1] {
         "0" => 0,
         "1" => 1,

@@ -151,14 +151,30 @@ fn each_directive_is_refused_where_it_does_not_belong() {
     }
 }
 
+/// What is said of a directive that stands on two lines.
+fn duplicate(name: &str, check: &Check) -> String {
+    let remedy = match name {
+        "wsgi_python_home" | "wsgi_python_executable" => "set it once, to an environment that has the packages of all",
+        "wsgi_python_path" => "name the directories of all in one directive",
+        "wsgi_python_optimize" => "set it once, for all",
+        _ => return format!("\"{name}\" directive is duplicate"),
+    };
+    let mut lines = check.conf_text.lines();
+    let first = 1 + lines.position(|line| line.contains(name)).expect("the first of two");
+    let place = format!("{}:{first}", check.conf().display());
+    format!(
+        "\"{name}\" directive is duplicate, the first is in {place}: all applications of an nginx share one Python; {remedy}"
+    )
+}
+
 #[test]
 fn duplicates_are_refused() {
     for directive in single() {
         let Directive { name, right, .. } = directive;
         for level in directive.levels {
             let text = format!("{name} {right};\n{name} {right};");
-            let message = format!("\"{name}\" directive is duplicate");
-            with(*level, &text).check().assert_refused(&message, name);
+            let check = with(*level, &text).check();
+            check.assert_refused(&duplicate(name, &check), name);
         }
     }
 }
@@ -192,9 +208,26 @@ fn a_duplicate_with_another_value_is_refused_too() {
         ("wsgi_max_memory", "0", "1g"),
     ] {
         let text = format!("{name} {one};\n{name} {other};");
-        let message = format!("\"{name}\" directive is duplicate");
-        with(Http, &text).check().assert_refused(&message, name);
+        let check = with(Http, &text).check();
+        check.assert_refused(&duplicate(name, &check), name);
     }
+}
+
+#[test]
+fn a_second_environment_in_another_file_is_told_where_the_first_is_and_why() {
+    let site = Site::plain()
+        .file("sites/mysite", "wsgi_python_path @prefix@;\nwsgi_python_home @prefix@/venv;\n")
+        .file("sites/shop", "wsgi_python_home @prefix@/other;\n")
+        .http("include @prefix@/sites/*;");
+    make_venv(&site, "venv");
+    let prefix = site.prefix().display().to_string();
+    let check = site.check();
+    let message = format!(
+        "[emerg] \"wsgi_python_home\" directive is duplicate, the first is in {prefix}/sites/mysite:2: all applications \
+         of an nginx share one Python; set it once, to an environment that has the packages of all in \
+         {prefix}/sites/shop:1\n"
+    );
+    assert!(!check.ok && check.output.contains(&message), "{}", check.output);
 }
 
 #[test]
