@@ -1,6 +1,6 @@
 //! The configurations of `nginx-conf/`: each is accepted by `nginx -t` and serves.
 
-use crate::harness::{Conn, Response, Site, curl, in_repository, is_root, module, venv, wait_for};
+use crate::harness::{Conn, Machine, Response, Site, curl, in_repository, is_root, module, venv, wait_for};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -50,7 +50,7 @@ impl Prefix {
 
     /// What the files say, with the module under test, free ports, a user that is there, and folders that are ours.
     fn rewritten(&self, text: &str) -> String {
-        let mut text = text.replace("modules/ngx_http_wsgi_module.so", module().to_str().unwrap());
+        let mut text = text.replace("/usr/lib/nginx/modules/ngx_http_wsgi_module.so", module().to_str().unwrap());
         for (named, free) in &self.ports {
             text = text.replace(&format!("127.0.0.1:{named}"), &format!("127.0.0.1:{free}"));
         }
@@ -160,6 +160,34 @@ fn each_configuration_has_a_test_and_a_line_in_the_readme() {
     assert_eq!(names, tested);
     for name in names {
         assert!(readme.contains(&format!("[{name}]({name})")), "{name}");
+    }
+}
+
+/// The commands in the comments at the top of a configuration.
+fn commands(name: &str) -> String {
+    let text = fs::read_to_string(in_repository("nginx-conf").join(name)).unwrap();
+    let head = text.lines().take_while(|line| line.starts_with('#'));
+    head.filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn each_configuration_runs_as_its_comments_say() {
+    let said = [
+        ("hello.conf", &["Hello from Python inside nginx\nurl: http://127.0.0.1:"][..]),
+        ("several-applications.conf", &["Hello", "api: mounted at '/api', asked for '/users'\nA file.\n", "''"]),
+        ("limits.conf", &["\n200\n", "\n429\n"]),
+        ("django.conf", &["The install worked successfully!", "HTTP/1.1 200 OK", "Content-Type: text/css"]),
+        ("front.conf", &["We are working on it"]),
+        ("backend.conf", &["Hello from Python inside nginx\nurl: https://localhost:"]),
+    ];
+    let machine = Machine::new();
+    let folder = machine.copy(&in_repository("nginx-conf"), "/srv/try");
+    for (name, expected) in said {
+        let said = machine.paste(&folder, &commands(name));
+        for text in expected {
+            assert!(said.contains(text), "{name}: no {text:?} in\n{said}");
+        }
+        machine.wait_stopped();
     }
 }
 

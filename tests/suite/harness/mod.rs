@@ -7,6 +7,7 @@ mod curl;
 mod dice;
 mod http;
 mod load;
+mod machine;
 mod module;
 mod nginx;
 mod process;
@@ -18,13 +19,15 @@ pub use curl::{Curl, curl, make_certificate};
 pub use dice::Dice;
 pub use http::{Conn, Framing, Response, latin1};
 pub use load::{Load, Tally};
+pub use machine::Machine;
 pub use module::module;
 pub use nginx::Nginx;
 pub use process::Process;
 pub use script::{RunningScript, Script};
 pub use site::{Check, Site, is_root};
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long anything on this machine may take before a test says that it does not happen.
@@ -89,8 +92,11 @@ pub const PYTHON: &str = env!("WSGI_PYTHON_EXECUTABLE");
 
 /// Whether workers of any user can read that Python: one below somebody's home may be closed to others.
 pub fn python_is_for_everybody() -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    let open =
-        |path: &std::path::Path| std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
-    std::path::Path::new(PYTHON).ancestors().all(open)
+    is_for_everybody(PYTHON.as_ref())
+}
+
+/// Whether every user may enter each directory of the path, and what it leads to.
+pub fn is_for_everybody(path: &Path) -> bool {
+    let open = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
+    path.ancestors().all(open) && path.canonicalize().is_ok_and(|path| path.ancestors().all(open))
 }

@@ -1,7 +1,7 @@
 //! An nginx that runs: asks it, signals it, reads its logs, and leaves nothing behind.
 
 use super::site::{nginx_command, write_file};
-use super::{Conn, Framing, PATIENCE, Response, Site, latin1, wait_for};
+use super::{Conn, Framing, PATIENCE, Process, Response, Site, latin1, wait_for};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -227,12 +227,8 @@ impl Nginx {
 
     /// Every child of the master with its title.
     pub fn all_children(&self) -> Vec<(i32, String)> {
-        let mut found: Vec<(i32, String)> = fs::read_dir("/proc")
-            .unwrap()
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|pid| parent_of(*pid) == Some(self.master))
-            .map(|pid| (pid, title_of(pid)))
-            .collect();
+        let children = Process::all().into_iter().filter(|process| process.parent() == Some(self.master));
+        let mut found: Vec<(i32, String)> = children.map(|process| (process.0, process.title())).collect();
         found.sort();
         found
     }
@@ -332,7 +328,7 @@ impl Nginx {
         while start.elapsed() < PATIENCE {
             // Reaps the master when it is our child; a daemon is its own.
             let _ = self.child.try_wait();
-            if parent_of(self.master).is_none() {
+            if Process(self.master).parent().is_none() {
                 return true;
             }
             std::thread::sleep(std::time::Duration::from_millis(3));
@@ -385,20 +381,6 @@ fn conf_has_master(conf: &Path) -> bool {
 }
 
 /// The parent of a process that is there and no zombie.
-fn parent_of(pid: i32) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything.
-    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
-    let state = fields.next()?;
-    let parent = fields.next()?.parse().ok()?;
-    (state != "Z").then_some(parent)
-}
-
-fn title_of(pid: i32) -> String {
-    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    latin1(&bytes).trim_end_matches(['\0', ' ']).to_owned()
-}
-
 fn kill_group(leader: i32, signal: i32) {
     // SAFETY: no memory is involved; the group is nginx's own, made when it was started.
     unsafe { libc::kill(-leader, signal) };

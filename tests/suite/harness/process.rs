@@ -9,6 +9,24 @@ use std::time::Duration;
 pub struct Process(pub i32);
 
 impl Process {
+    /// All that there are.
+    pub fn all() -> Vec<Process> {
+        let entries = fs::read_dir("/proc").expect("Linux");
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Process)).collect()
+    }
+
+    /// Its parent, unless it is a zombie.
+    pub fn parent(self) -> Option<i32> {
+        let stat = self.stat();
+        if stat.first()? == "Z" { None } else { stat.get(1)?.parse().ok() }
+    }
+
+    /// Its command line, or the title that it has given itself.
+    pub fn title(self) -> String {
+        let bytes = fs::read(format!("/proc/{}/cmdline", self.0)).unwrap_or_default();
+        latin1(&bytes).trim_end_matches(['\0', ' ']).to_owned()
+    }
+
     /// It runs; a zombie does not.
     pub fn is_alive(self) -> bool {
         !matches!(self.stat().first().map(String::as_str), None | Some("Z"))
