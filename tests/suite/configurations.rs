@@ -181,9 +181,10 @@ fn each_configuration_runs_as_its_comments_say() {
         ("backend.conf", &["Hello from Python inside nginx\nurl: https://localhost:"]),
     ];
     let machine = Machine::new();
-    let folder = machine.copy(&in_repository("nginx-conf"), "/srv/try");
+    machine.copy(&in_repository("nginx-conf"), "/srv/try");
+    machine.paste("cd /srv/try");
     for (name, expected) in said {
-        let said = machine.paste(&folder, &commands(name));
+        let said = machine.paste(&commands(name));
         for text in expected {
             assert!(said.contains(text), "{name}: no {text:?} in\n{said}");
         }

@@ -4,6 +4,7 @@
 //! `PROGRAMS` which programs are others: those that would change this machine, or fetch from another.
 
 use super::{PYTHON, Process, Site, is_for_everybody, is_root, module, python_is_for_everybody, venv, wait_for};
+use std::cell::RefCell;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,8 @@ http {
     types { text/html html; text/css css; }
     include @root@/etc/nginx/conf.d/*.conf;
     include @root@/etc/nginx/sites-enabled/*;
+    # Debian's own site.
+    server { listen 127.0.0.1:@port@ default_server; return 404; }
 }
 ";
 
@@ -74,6 +77,7 @@ pub struct Machine {
     words: Vec<(String, String)>,
     port: u16,
     has_user: bool,
+    folder: RefCell<PathBuf>,
 }
 
 impl Machine {
@@ -84,7 +88,8 @@ impl Machine {
         let has_user = is_root() && python_is_for_everybody() && is_for_everybody(&packages);
         let port = site.another_port();
         let words = paths(&site, port);
-        let machine = Machine { site, words, port, has_user };
+        let folder = RefCell::new(site.prefix().to_owned());
+        let machine = Machine { site, words, port, has_user, folder };
         for folder in
             ["srv", "etc/nginx/conf.d", "etc/nginx/sites-available", "etc/nginx/sites-enabled", "var/log/nginx"]
         {
@@ -114,7 +119,8 @@ impl Machine {
         let text = text
             .replace("@root@", self.site.prefix().to_str().unwrap())
             .replace("@module@", module().to_str().unwrap())
-            .replace("@user@", if self.has_user { "www-data" } else { "root" })
+            .replace("@port@", &self.port.to_string())
+            .replace("@user@", self.user())
             .replace("@has_user@", if self.has_user { "yes" } else { "" })
             .replace("@nginx@", &nginx)
             .replace("@python@", PYTHON)
@@ -142,12 +148,16 @@ impl Machine {
         for (from, to) in &self.words {
             text = text.replace(from, to);
         }
-        let user = if self.has_user { "user www-data;" } else { "user root;" };
-        self.without_users(text.replace("user www-data;", user))
+        self.without_users(text.replace("user www-data;", &format!("user {};", self.user())))
     }
 
-    /// A copy of a folder with documents, mapped, in place of what is there.
-    pub fn copy(&self, from: &Path, to: &str) -> PathBuf {
+    /// The workers' user.
+    pub fn user(&self) -> &str {
+        if self.has_user { "www-data" } else { "root" }
+    }
+
+    /// A copy of a folder with documents, mapped.
+    pub fn copy(&self, from: &Path, to: &str) {
         let folder = self.path(to);
         fs::create_dir_all(&folder).unwrap();
         for entry in fs::read_dir(from).unwrap() {
@@ -155,33 +165,36 @@ impl Machine {
             let text = fs::read_to_string(entry.path()).unwrap();
             fs::write(folder.join(entry.file_name()), self.mapped(&text)).unwrap();
         }
-        folder
     }
 
-    /// Runs commands of a document in a folder, one after the other; the first that fails ends it. Whether all succeeded,
-    /// and what they said.
-    pub fn run(&self, folder: &Path, commands: &str) -> (bool, String) {
+    /// Runs commands of a document, one after the other, in the folder that those before have changed to. The first that
+    /// fails is the last. Whether all succeeded, and what they said.
+    pub fn run(&self, commands: &str) -> (bool, String) {
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap_or_default());
         let script = self.path("pasted");
-        fs::write(&script, format!("set -eo pipefail\ncd '{}'\n{}", folder.display(), self.mapped(commands))).unwrap();
+        let left = self.path("left");
+        let first = format!("set -eo pipefail\ntrap 'pwd >{}' EXIT\n", left.display());
+        fs::write(&script, first + &self.mapped(commands)).unwrap();
         // One that stays in the foreground ends after a while.
         let output = Command::new("timeout")
             .args(["60", "bash"])
             .arg(&script)
+            .current_dir(&*self.folder.borrow())
             .env_clear()
             .env("PATH", path)
             .env("HOME", self.site.prefix())
             .env("USER", if is_root() { "root".to_owned() } else { std::env::var("USER").unwrap_or_default() })
             .output()
             .expect("run bash");
+        *self.folder.borrow_mut() = fs::read_to_string(left).expect("the folder at the end").trim_end().into();
         let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
         (output.status.success(), said)
     }
 
     /// The same, and all of them succeed; what they said.
     #[track_caller]
-    pub fn paste(&self, folder: &Path, commands: &str) -> String {
-        let (succeeded, said) = self.run(folder, commands);
+    pub fn paste(&self, commands: &str) -> String {
+        let (succeeded, said) = self.run(commands);
         assert!(succeeded, "{said}\n---- error log ----\n{}", self.error_log());
         said
     }

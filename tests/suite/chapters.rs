@@ -1,0 +1,112 @@
+//! The chapters of README.md that are followed step by step: their commands work, as they stand there.
+
+use crate::harness::{Conn, Machine, Response, in_repository, wait_for};
+use std::fs;
+use std::net::SocketAddr;
+
+fn readme() -> String {
+    fs::read_to_string(in_repository("README.md")).unwrap()
+}
+
+/// The shell commands of a chapter, block by block.
+fn blocks(title: &str) -> Vec<String> {
+    let readme = readme();
+    let (_, chapter) = readme.split_once(&format!("{title}\n")).unwrap_or_else(|| panic!("no chapter {title}"));
+    let chapter = chapter.split("\n## ").next().unwrap().split("\n### ").next().unwrap();
+    chapter.split("\n```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// Asks a site of the machine; more headers end with a line break each.
+fn ask(machine: &Machine, host: &str, request: &str, headers: &str, body: &str) -> Response {
+    let address = SocketAddr::from(([127, 0, 0, 1], machine.port()));
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let head = format!("{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}{length}");
+    Conn::open(address).send(format!("{head}\r\n{body}")).response()
+}
+
+fn get(machine: &Machine, path: &str) -> Response {
+    ask(machine, SITE, &format!("GET {path}"), "", "")
+}
+
+/// Runs blocks of a chapter. A reload of nginx takes a moment: commands that ask are repeated until `answer` comes.
+fn follow(machine: &Machine, blocks: &[String], answer: &str) {
+    assert!(blocks.iter().any(|block| block.starts_with("curl ")), "{blocks:?}");
+    for block in blocks {
+        if block.starts_with("curl ") {
+            wait_for(&format!("{answer:?} of {block}"), || machine.run(block).1.contains(answer).then_some(()));
+        } else {
+            machine.paste(block);
+        }
+    }
+}
+
+const DJANGO: &str = "## A first deployment: Django on Debian 12";
+const SITE: &str = "www.example.com";
+
+#[test]
+fn the_django_chapter_makes_a_site_and_the_flask_chapter_another_beside_it() {
+    let machine = Machine::new();
+    follow(&machine, &blocks(DJANGO), "Hello from Django\n");
+    follow(&machine, &blocks("### Flask"), "Hello from Flask\n");
+
+    assert_eq!(get(&machine, "/").expect(200).text(), "Hello from Django\n");
+    let style = get(&machine, "/static/admin/css/base.css").expect(200);
+    assert_eq!(style.header("Content-Type"), Some("text/css"));
+    fs::write(machine.path("/srv/mysite/media/note.txt"), "noted").unwrap();
+    let note = get(&machine, "/media/note.txt").expect(200);
+    assert_eq!(note.header("X-Content-Type-Options"), Some("nosniff"));
+
+    // The workers' user writes the database, and what makes entries at the command line is that user.
+    let user = format!("sudo -u {} env DJANGO_SUPERUSER_PASSWORD=secret", machine.user());
+    machine.paste(&format!(
+        "cd /srv/mysite/app; {user} /srv/venv/bin/python manage.py createsuperuser --noinput --username me --email me@localhost"
+    ));
+    let form = get(&machine, "/admin/login/").expect(200);
+    let cookie = form.header("Set-Cookie").unwrap().split(';').next().unwrap().to_owned();
+    let token = cookie.split_once('=').unwrap().1;
+    let headers = format!("Cookie: {cookie}\r\nContent-Type: application/x-www-form-urlencoded\r\n");
+    let login = format!("csrfmiddlewaretoken={token}&username=me&password=secret&next=/admin/");
+    ask(&machine, SITE, "POST /admin/login/", &headers, &login).expect(302);
+    let log = machine.error_log();
+    assert!(!log.contains("Traceback"), "{log}");
+}
+
+const MIGRATION: &str = "
+from django.db import migrations
+
+def change(apps, schema_editor):
+    raise SystemExit(3)
+
+class Migration(migrations.Migration):
+    operations = [migrations.RunPython(change)]
+";
+
+#[test]
+fn a_release_whose_migration_fails_is_not_brought_live() {
+    let machine = Machine::new();
+    let blocks = blocks(DJANGO);
+    let (release, before) = blocks.split_last().unwrap();
+    assert_eq!(release, "/srv/mysite/release.sh\n");
+    follow(&machine, before, "Hello from Django\n");
+    wait_for("the old workers to end", || (machine.workers().len() == 2).then_some(()));
+
+    let workers = machine.workers();
+    let reloads = machine.error_log().matches(" reconfiguring\n").count();
+    let app = machine.path("/srv/mysite/app/mysite");
+    let urls = fs::read_to_string(app.join("urls.py")).unwrap().replace("Hello from", "New");
+    let settings = fs::read_to_string(app.join("settings.py")).unwrap() + "\nINSTALLED_APPS.append('mysite')\n";
+    fs::write(app.join("urls.py"), urls).unwrap();
+    fs::write(app.join("settings.py"), settings).unwrap();
+    fs::create_dir(app.join("migrations")).unwrap();
+    fs::write(app.join("migrations/__init__.py"), "").unwrap();
+    fs::write(app.join("migrations/0001_initial.py"), MIGRATION).unwrap();
+    let (succeeded, said) = machine.run(release);
+    assert!(!succeeded && said.contains("Applying mysite.0001_initial"), "{said}");
+    assert_eq!(machine.workers(), workers, "{said}");
+    assert_eq!(machine.error_log().matches(" reconfiguring\n").count(), reloads, "nginx was told to reload");
+
+    fs::write(app.join("migrations/0001_initial.py"), MIGRATION.replace("raise SystemExit(3)", "pass")).unwrap();
+    machine.paste(release);
+    wait_for("new workers", || machine.workers().iter().all(|worker| !workers.contains(worker)).then_some(()));
+    assert_eq!(get(&machine, "/").expect(200).text(), "New Django\n");
+}
