@@ -1,8 +1,10 @@
 //! The chapters of README.md that are followed step by step: their commands work, as they stand there.
 
-use crate::harness::{Conn, Machine, Response, in_repository, wait_for};
+use crate::harness::{Conn, Machine, Response, Site, in_repository, wait_for};
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
 
 fn readme() -> String {
     fs::read_to_string(in_repository("README.md")).unwrap()
@@ -109,4 +111,52 @@ fn a_release_whose_migration_fails_is_not_brought_live() {
     machine.paste(release);
     wait_for("new workers", || machine.workers().iter().all(|worker| !workers.contains(worker)).then_some(()));
     assert_eq!(get(&machine, "/").expect(200).text(), "New Django\n");
+}
+
+/// A server that takes a WebSocket's handshake, sends back what it was asked, then what comes.
+fn echo(listener: TcpListener) {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut asked = Vec::new();
+    let mut byte = [0];
+    while !asked.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        asked.push(byte[0]);
+    }
+    let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&asked).unwrap();
+    stream.read_exact(&mut byte).unwrap();
+    stream.write_all(&byte).unwrap();
+}
+
+#[test]
+fn the_proxy_for_asgi_applications_passes_web_sockets() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let readme = readme();
+    let (_, rest) = readme.split_once("**ASGI is not supported**").unwrap();
+    let lines = rest.lines().skip_while(|line| !line.starts_with("    "));
+    let location: String = lines.take_while(|line| line.starts_with("    ")).map(|line| format!("{line}\n")).collect();
+    let nginx = Site::plain().server(&location.replace("127.0.0.1:8000", &format!("127.0.0.1:{port}"))).start();
+    let server = thread::spawn(|| echo(listener));
+
+    let mut client = TcpStream::connect(nginx.address()).unwrap();
+    let asked = "GET /live/x?y HTTP/1.1\r\nHost: www.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    client.write_all(asked.as_bytes()).unwrap();
+    let mut said = Vec::new();
+    let mut byte = [0];
+    while said.windows(4).filter(|end| end == b"\r\n\r\n").count() < 2 {
+        client.read_exact(&mut byte).unwrap();
+        said.push(byte[0]);
+    }
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 101 "), "{said}");
+    for line in ["GET /live/x?y HTTP/1.1", "Host: www.example.com", "Upgrade: websocket", "Connection: Upgrade"] {
+        assert!(said.contains(&format!("{line}\r\n")), "{line} in {said}");
+    }
+    client.write_all(b"z").unwrap();
+    client.read_exact(&mut byte).unwrap();
+    assert_eq!(byte, *b"z");
+    server.join().unwrap();
 }
