@@ -28,15 +28,15 @@ absolute() { if [[ $1 == /* ]]; then realpath -sm -- "$1"; else realpath -sm -- 
 
 # Who builds. Under sudo that is the user who called it, where this checkout is theirs: they have Rust, and what root
 # makes below target/ would be in their way the next time.
-builder=
+builder='' home=$HOME
 if ((EUID == 0)) && [[ ${SUDO_USER:-root} != root ]] && runuser -u "$SUDO_USER" -- test -w .; then
     builder=$SUDO_USER
-    builder_home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
+    home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
 fi
 
 as_builder() {
     if [[ -n $builder ]]; then
-        runuser -u "$builder" -- env HOME="$builder_home" USER="$builder" LOGNAME="$builder" "$@"
+        runuser -u "$builder" -- env HOME="$home" USER="$builder" LOGNAME="$builder" "$@"
     else
         "$@"
     fi
@@ -56,7 +56,7 @@ if not usable or not os.path.exists(os.path.join(var("LIBDIR"), var("LDLIBRARY")
     sys.exit(1)
 print(sys._base_executable)
 PYTHON
-    done < <(type -ap -- "$1" || true; compgen -G "${PYENV_ROOT:-$HOME/.pyenv}/versions/*/bin/$1" | sort -rV)
+    done < <(type -ap -- "$1" || true; compgen -G "${PYENV_ROOT:-$home/.pyenv}/versions/*/bin/$1" | sort -rV)
     return 1
 }
 
@@ -64,7 +64,7 @@ PYTHON
 python_tag() { "$1" -c 'import sys; print("python%d.%d" % sys.version_info[:2])'; }
 
 # Rust's installer adds its folder to PATH in new logins only, and sudo has a PATH of its own.
-PATH=$PATH:${CARGO_HOME:-${builder_home:-$HOME}/.cargo}/bin
+PATH=$PATH:${CARGO_HOME:-$home/.cargo}/bin
 
 # A virtual environment holds packages for one Python: unless another is asked for, that is the one to build for.
 venv=${VENV:+$(absolute "$VENV")}

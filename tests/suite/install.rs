@@ -208,6 +208,8 @@ fn under_sudo_the_user_who_called_it_builds_with_their_rust() {
         .set("DESTDIR", dir.path().join("root"))
         .set("PATH", &programs)
         .set("SUDO_USER", "nobody")
+        // That of the tests may be closed to this user.
+        .unset("PYTHON")
         .set("NGINX_BUILD_DIR", checkout.join("objs"))
         .unset("CARGO_HOME")
         .set("CARGO_TARGET_DIR", checkout.join("target"))
