@@ -87,6 +87,7 @@ impl Interpreter {
         if let Err(error) = result {
             log::error(&traceback::format(&error, py));
         }
+        py.detach(log::flush);
     }
 }
 

@@ -7,9 +7,10 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::sync::{Arc, OnceLock};
 
-use pyo3::types::PyString;
+use pyo3::types::{PyBytes, PyBytesMethods, PyString};
 
 use super::class::{Arguments, Method};
+use super::line::Line;
 use super::{fork, text};
 
 /// How much a record matters.
@@ -35,12 +36,19 @@ static WORKER: OnceLock<Arc<dyn Sink>> = OnceLock::new();
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<dyn Sink>>> = const { RefCell::new(None) };
-    /// The unfinished line of this thread.
-    static PARTIAL: RefCell<String> = const { RefCell::new(String::new()) };
+    static LINE: ThreadLine = const { ThreadLine(RefCell::new(Line::new())) };
 }
 
-/// A line without an end is logged in pieces of this many bytes, so that it does not grow without bound.
-const LONGEST_PARTIAL_LINE: usize = 64 * 1024;
+/// The unfinished line of a thread. What is left of it is logged when the thread ends.
+struct ThreadLine(RefCell<Line>);
+
+impl Drop for ThreadLine {
+    fn drop(&mut self) {
+        if let Some(rest) = self.0.get_mut().take_all() {
+            error(&rest);
+        }
+    }
+}
 
 /// Names the sink for text that belongs to no request. The first call counts.
 pub fn set_worker_sink(sink: Arc<dyn Sink>) {
@@ -79,7 +87,9 @@ pub fn write_record(level: Level, text: &str) {
         let _ = writeln!(std::io::stderr(), "{text}");
         return;
     }
-    let sink = CURRENT.with_borrow(Clone::clone).or_else(|| WORKER.get().cloned());
+    // There is no current one any more where a thread ends.
+    let current = CURRENT.try_with(|current| current.borrow().clone()).ok().flatten();
+    let sink = current.or_else(|| WORKER.get().cloned());
     if let Some(sink) = sink {
         sink.write(level, text);
     }
@@ -87,45 +97,44 @@ pub fn write_record(level: Level, text: &str) {
 
 /// Logs what there is of an unfinished line.
 pub fn flush() {
-    let partial = PARTIAL.take();
-    if !partial.is_empty() {
-        error(&partial);
+    log_from_line(Line::take_all);
+}
+
+/// Logs what `take` takes from this thread's line.
+fn log_from_line(take: impl FnOnce(&mut Line) -> Option<String>) {
+    // Not while the line is borrowed: the sink may write itself.
+    let taken = LINE.with(|line| take(&mut line.0.borrow_mut()));
+    if let Some(text) = taken {
+        error(&text);
     }
 }
 
 /// Adds to this thread's line and logs all lines that are whole.
-fn write(text: &str) {
-    let whole = PARTIAL.with_borrow_mut(|partial| {
-        partial.push_str(text);
-        let end = match partial.rfind('\n') {
-            Some(newline) => newline + 1,
-            None if partial.len() > LONGEST_PARTIAL_LINE => partial.len(),
-            None => return None,
-        };
-        let rest = partial.split_off(end);
-        Some(std::mem::replace(partial, rest))
-    });
-    if let Some(whole) = whole {
-        error(&whole);
-    }
+fn write(bytes: &[u8]) {
+    log_from_line(|line| line.add(bytes));
 }
 
-/// `_write(text)` for the streams of the prelude.
+/// `_write(data)` for the streams of the prelude: text or bytes.
 pub static WRITE: Method = Method::function(c"_write", |arguments: &Arguments<'_, '_, ()>| {
-    let [text] = arguments.bind("write", ["text"], 1)?;
+    let [data] = arguments.bind("write", ["data"], 1)?;
     let py = arguments.py;
-    if let Some(text) = text {
-        let text = text::utf8_lossless(&*text.cast::<PyString>()?);
+    if let Some(data) = data {
         // The sink may have to wait for the log.
-        py.detach(|| write(&text));
+        if let Ok(data) = data.cast::<PyBytes>() {
+            let bytes = data.as_bytes();
+            py.detach(|| write(bytes));
+        } else {
+            let text = text::utf8_lossless(&*data.cast::<PyString>()?);
+            py.detach(|| write(text.as_bytes()));
+        }
     }
     Ok(py.None().into_bound(py))
 });
 
-/// `_flush()` for the streams of the prelude.
+/// `_flush()` for the streams of the prelude. The end of a character may come with the next write.
 pub static FLUSH: Method = Method::function(c"_flush", |arguments: &Arguments<'_, '_, ()>| {
     let py = arguments.py;
-    py.detach(flush);
+    py.detach(|| log_from_line(Line::take_characters));
     Ok(py.None().into_bound(py))
 });
 
@@ -144,12 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_logged_when_whole_and_the_rest_when_the_request_ends() {
+    fn what_is_left_of_a_line_is_logged_when_the_request_ends() {
         let lines = Arc::new(Lines::default());
         {
             let _entered = enter(lines.clone());
-            write("a");
-            write("b\nc\nd");
+            write(b"a");
+            write(b"b\nc\nd");
             assert_eq!(*lines.0.lock().unwrap(), ["ab\nc"]);
         }
         assert_eq!(*lines.0.lock().unwrap(), ["ab\nc", "d"]);

@@ -8,6 +8,7 @@ pub mod file;
 pub mod fork;
 pub mod interpreter;
 pub mod interrupt;
+mod line;
 pub mod log;
 pub mod runtime;
 pub mod state;

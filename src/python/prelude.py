@@ -84,7 +84,7 @@ class LogBuffer(io.BufferedIOBase):
         if isinstance(data, str):
             raise TypeError("a bytes-like object is required, not 'str'")
         with memoryview(data) as view:
-            _write(bytes(view).decode("utf-8", "backslashreplace"))
+            _write(bytes(view))
             return view.nbytes
 
     def flush(self):
@@ -175,7 +175,6 @@ class Shutdown:
         joiner.start()
         joiner.join(max(0.0, deadline - time.monotonic()))
         atexit._run_exitfuncs()
-        _flush()
 
 
 def end_threads():

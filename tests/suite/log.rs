@@ -9,6 +9,8 @@ both_engines!(
     output_of_a_background_thread_is_logged,
     half_lines_are_joined,
     an_unfinished_line_is_logged_at_the_end_of_the_request,
+    an_unfinished_line_is_logged_at_the_end_of_its_thread,
+    a_character_may_be_written_in_pieces,
     lines_of_two_requests_never_mix,
     a_long_line_is_whole,
     a_long_traceback_is_whole,
@@ -218,6 +220,60 @@ print("unfinished in stdout", end="")
     for line in ["unfinished in errors", "unfinished in stdout"] {
         assert!(nginx.wait_log(line).contains("request: \"GET / HTTP/1.1\""));
     }
+}
+
+fn an_unfinished_line_is_logged_at_the_end_of_its_thread(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+import _thread
+import threading
+for name, stream in {"stdout": sys.stdout, "errors": environ["wsgi.errors"]}.items():
+    thread = threading.Thread(target=stream.write, args=(f"unfinished in {name} of a thread",))
+    thread.start()
+    thread.join()
+_thread.start_new_thread(lambda: sys.stderr.buffer.write(b"unfinished in stderr of a thread \xe2\x82"), ())
+"#,
+    )
+    .start();
+    nginx.get("/").expect(200);
+    for text in ["unfinished in stdout of a thread", "unfinished in errors of a thread"] {
+        nginx.wait_log(text);
+    }
+    assert!(nginx.wait_log("unfinished in stderr of a thread").ends_with("a thread \\xe2\\x82"));
+}
+
+fn a_character_may_be_written_in_pieces(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+streams = {"stdout": sys.stdout, "stderr": sys.stderr, "errors": environ["wsgi.errors"]}
+for name, stream in streams.items():
+    for byte in f"bytes of {name}: \u00e9\u20ac\U0001f40d\n".encode():
+        stream.buffer.write(bytes([byte]))
+    stream.write(f"flushed in {name}")
+    stream.buffer.write(b"\xe2\x82")
+    stream.flush()
+    stream.buffer.write(b"\xac after the flush\n")
+    stream.buffer.write(b"invalid in " + name.encode() + b": \xff\xe2\x82 and \xc3")
+    stream.write("\n")
+stream.buffer.write(b"cut off \xf0\x9f")
+"#,
+    )
+    .start();
+    nginx.get("/").expect(200);
+    assert_eq!(message(&nginx.wait_log("cut off")), r"cut off \xf0\x9f");
+    let lines: Vec<String> = nginx.error_log().lines().filter(|line| line.contains('#')).map(String::from).collect();
+    for name in ["stdout", "stderr", "errors"] {
+        for wanted in [
+            format!("bytes of {name}: \u{e9}\u{20ac}\u{1f40d}"),
+            format!("flushed in {name}"),
+            format!(r"invalid in {name}: \xff\xe2\x82 and \xc3"),
+        ] {
+            assert!(lines.iter().any(|line| message(line) == wanted), "{wanted} is missing");
+        }
+    }
+    assert_eq!(nginx.logged("\u{20ac} after the flush").len(), 3);
 }
 
 fn lines_of_two_requests_never_mix(engine: Engine) {
