@@ -198,6 +198,14 @@ def end_threads():
             thread.join()
 
 
+def signal_name(number):
+    """As `signal.Signals` names it, which has no names for most of the real-time signals."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number in signal.valid_signals() else str(number)
+
+
 def guard_signals():
     """Keeps the application's signal handlers away from nginx, whose own they would replace."""
     install = signal.signal
@@ -211,13 +219,14 @@ def guard_signals():
         )
 
     def guarded(signalnum, handler):
-        if os.getpid() != worker or threading.current_thread() is not threading.main_thread():
+        is_here = os.getpid() == worker and threading.current_thread() is threading.main_thread()
+        if not is_here or signalnum not in signal.valid_signals():
             return install(signalnum, handler)
-        refuse(f"signal.signal({signal.Signals(signalnum).name})")
+        refuse(f"signal.signal({signal_name(signalnum)})")
         return signal.getsignal(signalnum)
 
     def register(signum, *_, **__):
-        refuse(f"faulthandler.register({signal.Signals(signum).name})")
+        refuse(f"faulthandler.register({signal_name(signum)})")
 
     guarded.__doc__ = install.__doc__
     signal.signal = guarded

@@ -16,6 +16,7 @@ both_engines!(
     a_forked_child_may_handle_signals,
     a_forked_child_that_leaves_the_application_ends,
     signal_handlers_of_the_application_are_kept_away,
+    every_signal_can_be_asked_for,
     an_empty_environment_is_no_obstacle,
     ngx_wsgi_says_where_the_code_runs,
     thread_locals_last_from_request_to_request,
@@ -301,6 +302,34 @@ def answer(environ):
     assert_eq!(nginx.events(), Vec::<String>::new());
     // The line that did it is in the log.
     assert!(log.contains("app.py"), "{log}");
+}
+
+fn every_signal_can_be_asked_for(engine: Engine) {
+    let source = r#"
+import faulthandler
+
+for number in sorted(signal.valid_signals()):
+    signal.signal(number, lambda *_: event("handled"))
+    if number not in (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL):
+        faulthandler.register(number)
+
+refused = []
+for number in (0, -1, signal.SIGRTMAX + 1):
+    try:
+        signal.signal(number, signal.SIG_IGN)
+    except ValueError:
+        refused.append(number)
+
+def answer(environ):
+    return [len(refused), signal.getsignal(signal.SIGRTMIN + 1) == signal.SIG_DFL]
+"#;
+    let nginx = site(engine, source).start();
+    assert_eq!(answer(&nginx), json!([3, true]));
+    for call in ["signal.signal(SIGRTMIN+1)", "signal.signal(SIGRTMAX)", "faulthandler.register(SIGRTMIN+2)"] {
+        nginx.wait_log(&format!("{call} ignored"));
+    }
+    nginx.reload();
+    assert_eq!(answer(&nginx), json!([3, true]));
 }
 
 // ---- environment ----------------------------------------------------------------------------------------------------
