@@ -77,6 +77,14 @@ impl Interpreter {
         self.prelude(py, "adopt_thread")?.call1((name,)).map(drop)
     }
 
+    /// The calling thread, which was adopted, uses Python no more.
+    ///
+    /// # Errors
+    /// As [`Interpreter::adopt_thread`].
+    pub fn leave_thread(&self, py: Python<'_>) -> PyResult<()> {
+        self.prelude(py, "leave_thread")?.call0().map(drop)
+    }
+
     /// Runs `on_shutdown` callbacks, joins threads and runs `atexit` handlers; at most about `limit` if they allow it.
     ///
     /// To be called once, on the thread that prepared it.

@@ -244,6 +244,12 @@ def adopt_thread(name):
     thread._daemonic = False
 
 
+def leave_thread():
+    """This thread of the server ends: `threading` would keep it among those that run."""
+    with threading._active_limbo_lock:
+        threading._active.pop(threading.get_ident(), None)
+
+
 def add_paths(directories):
     """Puts `directories` and what their .pth files name in front of sys.path, once and in order."""
     before = list(sys.path)

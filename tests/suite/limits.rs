@@ -49,6 +49,9 @@ class Body:
 def fine(environ):
     return [b"fine"]
 
+def names(environ):
+    return [" ".join(sorted(thread.name for thread in threading.enumerate())).encode()]
+
 def wait(environ):
     event(environ["QUERY_STRING"])
     gate("open")
@@ -519,6 +522,7 @@ fn a_thread_that_comes_back_serves_on() {
         .errors_expected()
         .start();
     let first = nginx.get("/ident").expect(200).text();
+    let names = nginx.get("/names").expect(200).text();
     let worker = Process(nginx.workers()[0]);
     let threads = worker.threads();
     for _ in 0..5 {
@@ -528,6 +532,7 @@ fn a_thread_that_comes_back_serves_on() {
     wait_for("the first thread to serve", || (nginx.get("/ident").expect(200).text() == first).then_some(()));
     // Its substitutes have ended; one thread more looks into calls.
     wait_for("the substitutes to end", || (worker.threads() <= threads + 1).then_some(()));
+    assert_eq!(nginx.get("/names").expect(200).text(), names);
     assert_eq!(nginx.workers(), [worker.0]);
 }
 

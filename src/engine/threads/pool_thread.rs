@@ -86,6 +86,9 @@ fn pool_thread(shared: &Arc<Shared>, world: Arc<World>, copy: usize, member: usi
                 Next::End => break,
             }
         }
+        if let Err(error) = world.interpreter.leave_thread(py) {
+            log::error(&traceback::format(&error, py));
+        }
     });
     // Not after it has left: its main thread is to release the last reference.
     drop(world);
