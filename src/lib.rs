@@ -202,6 +202,7 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
         let workers = unsafe { process::worker_count(cycle) };
         if let Some(start) = http::worker::Start::new(conf, workers > 1) {
             process::leave_children_alone();
+            process::leave_closed_directory();
             // SAFETY: nginx passes the live cycle before it runs the event loop.
             unsafe { nginx::sockets::close_on_exec(cycle) };
             // SAFETY: nginx's process has one thread until the worker is started.

@@ -93,6 +93,10 @@ impl Loader {
         let namespace = PyDict::new(py);
         namespace.set_item("__name__", "_ngx_wsgi_loader")?;
         namespace.set_item("is_main", is_main)?;
+        namespace.set_item("is_child", false)?;
+        namespace.set_item("scripts", PyDict::new(py))?;
+        namespace.set_item("source", include_str!("scripts.py"))?;
+        run_code(py, c_str!(include_str!("scripts.py")), c"ngx_wsgi/scripts.py", &namespace)?;
         run_code(py, c_str!(include_str!("loader.py")), c"ngx_wsgi/loader.py", &namespace)?;
         let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?.unbind();
         let modules_noted = AtomicUsize::new(0);

@@ -1,11 +1,10 @@
 """Loads applications: a script by its path or a module by its name, its callable, the middleware around it.
 
-`is_main` in the globals says whether this is the main interpreter.
+In the globals are `is_main`, whether this is the main interpreter, and the names of scripts.py.
 """
 
 import importlib
 import importlib.machinery
-import importlib.util
 import os
 import re
 import sys
@@ -13,13 +12,6 @@ import threading
 import time
 import types
 import zlib
-
-
-class ScriptLoader(importlib.machinery.SourceFileLoader):
-    """Loads a script from its text: byte code of the same second and size would be that of an older text."""
-
-    def get_code(self, fullname):
-        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 class ImportRecorder:
@@ -69,7 +61,7 @@ def reload(script, module, callable_, middleware, files):
     """As `load`, with the script's module and those of `files` imported anew; on failure the old ones are back."""
     files = set(files)
     names = {name for name, module in list(sys.modules.items()) if source_file(module) in files}
-    names.add(script_module(script)[0] if script else module)
+    names.add(script_module(script) if script else module)
     old = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     importlib.invalidate_caches()
     try:
@@ -122,7 +114,7 @@ def load(script, module, callable_, middleware, is_reloaded):
     recorder = ImportRecorder()
     sys.meta_path.insert(0, recorder)
     try:
-        loaded = import_script(script, recorder) if script else importlib.import_module(module)
+        loaded = import_script(script) if script else importlib.import_module(module)
         application = find_callable(loaded, place, callable_, "wsgi_pass")
         for module, callable_ in reversed(middleware):
             wrap = find_callable(importlib.import_module(module), module, callable_, "wsgi_middleware")
@@ -200,10 +192,7 @@ def find_callable(module, place, callable_, directive):
 
 
 def script_module(path):
-    """The name under which a script is imported, and the package it is a part of.
-
-    Without a package the name is made from its path.
-    """
+    """The name under which a script is imported: in the package it is a part of, or else made from its path."""
     directory, file = os.path.split(path)
     stem, extension = os.path.splitext(file)
     root, names = directory, [stem]
@@ -217,24 +206,16 @@ def script_module(path):
         package = importlib.import_module(".".join(names[:-1]))
         # Another package of the same name may come first on the path.
         if os.path.realpath(directory) in map(os.path.realpath, package.__path__):
-            return ".".join(names), package
-    return f"_wsgi_{stem}_{zlib.crc32(os.fsencode(path)):08x}", None
+            return ".".join(names)
+    # With a dot it would be a part of a package.
+    return f"_wsgi_{stem.replace('.', '_')}_{zlib.crc32(os.fsencode(path)):08x}"
 
 
-def import_script(path, recorder):
+def import_script(path):
     """Imports a script under the name of `script_module`."""
-    name, package = script_module(path)
-    if name in sys.modules:
-        return sys.modules[name]
-    loader = ScriptLoader(name, path)
-    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    recorder.names.append(name)
-    if package:
-        setattr(package, name.rpartition(".")[2], module)
-    loader.exec_module(module)
-    return module
+    name = script_module(path)
+    scripts[name] = path
+    return importlib.import_module(name)
 
 
 def forget(names):

@@ -97,6 +97,7 @@ impl Candidate {
             let error = io::Error::last_os_error();
             return Err(format!("cannot enter the working_directory {}: {error}", directory.to_string_lossy()));
         }
+        super::process::leave_closed_directory();
         for (name, value) in variables() {
             // SAFETY: this process has one thread, as the one that it is a child of.
             unsafe { std::env::set_var(name, value) };

@@ -108,6 +108,18 @@ pub fn leave_children_alone() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
+/// Leaves a working directory that this process's user may not enter: nginx was started there as root.
+///
+/// Nothing can be opened relative to it anyway, and a program that is told to enter it fails.
+pub fn leave_closed_directory() {
+    // SAFETY: the paths are null-terminated. Where neither can be entered, nothing changes.
+    unsafe {
+        if libc::access(c".".as_ptr(), libc::X_OK) != 0 {
+            libc::chdir(c"/".as_ptr());
+        }
+    }
+}
+
 /// Makes the coming end of this process leave out what its other threads would not survive: they may still read nginx's
 /// memory (the cycle, its log and connections, the environment), and may be inside of libraries.
 ///

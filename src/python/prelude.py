@@ -250,6 +250,12 @@ def leave_thread():
         threading._active.pop(threading.get_ident(), None)
 
 
+def check_executable():
+    """multiprocessing would wait for ever for a process that cannot be started; without a path it fails at once."""
+    if not (sys.executable and os.access(sys.executable, os.X_OK)):
+        sys.executable = None
+
+
 def add_paths(directories):
     """Puts `directories` and what their .pth files name in front of sys.path, once and in order."""
     before = list(sys.path)
@@ -277,5 +283,6 @@ sys.stdout = sys.__stdout__ = LogStream("<stdout>")
 sys.stderr = sys.__stderr__ = LogStream("<stderr>")
 errors = LogStream("<wsgi.errors>")
 guard_signals()
+check_executable()
 add_paths(path)
 public_module()

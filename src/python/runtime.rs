@@ -54,7 +54,7 @@ impl Settings {
         }
         match &self.home {
             Some(home) if is_virtual_environment(home) => Some(home.join("bin/python")),
-            Some(_) => None,
+            Some(home) => Some(home.join(concat!("bin/python", env!("WSGI_PYTHON_VERSION")))),
             None => Some(PathBuf::from(BUILD_EXECUTABLE)).filter(|program| program.exists()),
         }
     }

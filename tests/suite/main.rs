@@ -27,6 +27,7 @@ mod late;
 mod limits;
 mod log;
 mod make_run;
+mod multiprocessing;
 mod process;
 mod process_reloading;
 mod protocols;
