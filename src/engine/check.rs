@@ -12,6 +12,7 @@ use super::python::{Configuration, Plan, World};
 use crate::app::application::Application;
 use crate::app::files::Reloading;
 use crate::app::specification::Specification;
+use crate::python::crash::STANDARD_ERROR;
 use crate::python::log::{Level, Sink};
 use crate::python::{log, traceback};
 
@@ -72,15 +73,13 @@ fn load(
     })
 }
 
-/// Lets `faulthandler` write where a crash happened, and what an import that takes too long was doing.
+/// Lets `faulthandler` write what an import that takes too long was doing.
 fn show_stacks(py: Python<'_>, limit: Duration) -> PyResult<()> {
-    const STANDARD_ERROR: i32 = 2;
     const BEFORE: Duration = Duration::from_secs(1);
     let Ok(faulthandler) = py.import("faulthandler") else {
         // An interpreter with a GIL of its own cannot load it.
         return Ok(());
     };
-    faulthandler.call_method1("enable", (STANDARD_ERROR,))?;
     let after = limit - BEFORE.min(limit / 4);
     let (repeat, exit) = (false, false);
     faulthandler.call_method1("dump_traceback_later", (after.as_secs_f64(), repeat, STANDARD_ERROR, exit))?;

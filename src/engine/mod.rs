@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use crate::python::class::panic_text;
+use crate::python::crash::SignalStack;
 use crate::python::log;
 use crate::wsgi::exchange::{End, Exchange};
 
@@ -25,6 +26,10 @@ const STACK_SIZE: usize = 8 * 1024 * 1024;
 
 /// Starts a thread that may run Python.
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    let body = || {
+        let _stack = SignalStack::new();
+        body();
+    };
     thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(body)
 }
 

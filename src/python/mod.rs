@@ -4,6 +4,7 @@
 //! it is safe to call with an attached [`pyo3::Python`] token.
 
 pub mod class;
+pub mod crash;
 pub mod file;
 pub mod fork;
 pub mod interpreter;

@@ -31,9 +31,10 @@ class LogStream(io.TextIOBase):
     line_buffering = True
     mode = "w"
 
-    def __init__(self, name):
+    def __init__(self, name, descriptor=None):
         self.name = name
         self.buffer = LogBuffer(self)
+        self._descriptor = descriptor
 
     def write(self, text):
         if not isinstance(text, str):
@@ -65,6 +66,8 @@ class LogStream(io.TextIOBase):
         return False
 
     def fileno(self):
+        if self._descriptor is not None:
+            return self._descriptor
         raise io.UnsupportedOperation("this stream writes to nginx's error log and has no descriptor")
 
     def __repr__(self):
@@ -280,7 +283,8 @@ def public_module():
 shutdown = Shutdown()
 sys.stdin = open(os.devnull)
 sys.stdout = sys.__stdout__ = LogStream("<stdout>")
-sys.stderr = sys.__stderr__ = LogStream("<stderr>")
+# For programs and C code: descriptor 2 is nginx's error log as well, but for descriptor 1 that is not so.
+sys.stderr = sys.__stderr__ = LogStream("<stderr>", 2)
 errors = LogStream("<wsgi.errors>")
 guard_signals()
 check_executable()

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use super::fork;
+use super::{crash, fork, log, traceback};
 
 /// The minor version this module is linked with, as `3.11`.
 pub const BUILD_VERSION: &str = env!("WSGI_PYTHON_VERSION");
@@ -141,6 +141,9 @@ pub fn start(settings: &Settings) -> Result<(), String> {
         unsafe { ffi::PyEval_SaveThread() };
         // pyo3 makes the one type it has for all interpreters when it takes the first error: here it lasts.
         Python::attach(|py| drop(py.None().bind(py).call0()));
+        if let Err(error) = Python::attach(|py| crash::show_stacks(py).map_err(|error| traceback::format(&error, py))) {
+            log::error(&format!("the stacks of a crash will not be in the log: {error}"));
+        }
     }
     STARTED.get_or_init(|| result).clone()
 }

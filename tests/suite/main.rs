@@ -7,6 +7,7 @@ mod chapters;
 mod check;
 mod configurations;
 mod costs;
+mod crash;
 mod directives;
 mod documents;
 mod endless;
