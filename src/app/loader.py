@@ -114,10 +114,10 @@ def load(script, module, callable_, middleware, is_reloaded):
     recorder = ImportRecorder()
     sys.meta_path.insert(0, recorder)
     try:
-        loaded = import_script(script) if script else importlib.import_module(module)
+        loaded = import_script(script) if script else import_module(module)
         application = find_callable(loaded, place, callable_, "wsgi_pass")
         for module, callable_ in reversed(middleware):
-            wrap = find_callable(importlib.import_module(module), module, callable_, "wsgi_middleware")
+            wrap = find_callable(import_module(module), module, callable_, "wsgi_middleware")
             application = wrap(application)
             if not callable(application):
                 raise TypeError(f"middleware {callable_[0]!r} of {module!r} returned no callable")
@@ -203,7 +203,7 @@ def script_module(path):
     if root not in sys.path:
         sys.path.insert(0, root)
     if len(names) > 1 and extension == ".py" and all(name.isidentifier() for name in names):
-        package = importlib.import_module(".".join(names[:-1]))
+        package = import_module(".".join(names[:-1]))
         # Another package of the same name may come first on the path.
         if os.path.realpath(directory) in map(os.path.realpath, package.__path__):
             return ".".join(names)
@@ -215,7 +215,13 @@ def import_script(path):
     """Imports a script under the name of `script_module`."""
     name = script_module(path)
     scripts[name] = path
-    return importlib.import_module(name)
+    return import_module(name)
+
+
+def import_module(name):
+    """As importlib's, without a frame of its own in tracebacks."""
+    __import__(name)
+    return sys.modules[name]
 
 
 def forget(names):

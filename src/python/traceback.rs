@@ -1,7 +1,9 @@
 //! Exceptions as text, without ever printing or exiting as `PyErr_Print` does.
 
+use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyString, PyTuple};
+use rustc_hash::FxHashSet;
 
 use super::text::utf8_lossless;
 
@@ -21,8 +23,8 @@ pub fn summary(error: &PyErr, py: Python<'_>) -> String {
 pub fn class_name(error: &PyErr, py: Python<'_>) -> String {
     let class = error.get_type(py);
     let text = |name: &str| -> String {
-        let attribute = class.getattr(name).ok();
-        let string = attribute.and_then(|value| value.cast_into::<PyString>().ok());
+        let string = attribute(&class, name).ok();
+        let string = string.and_then(|value| value.cast_into::<PyString>().ok());
         string.map(|string| utf8_lossless(&string)).unwrap_or_default()
     };
     match text("__module__").as_str() {
@@ -31,16 +33,72 @@ pub fn class_name(error: &PyErr, py: Python<'_>) -> String {
     }
 }
 
-/// The whole traceback, as `traceback.format_exception` gives it.
+/// An attribute, by an interned name: CPython would keep each other string in its cache of types' attributes.
+fn attribute<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    object.getattr(PyString::intern(object.py(), name))
+}
+
+/// The whole traceback, as `traceback.format_exception` gives it, but for the frames of this module and of importlib.
 pub fn format(error: &PyErr, py: Python<'_>) -> String {
     let formatted = format_with_module(error, py);
     formatted.unwrap_or_else(|_| format!("{}\n(the traceback could not be formatted)", summary(error, py)))
 }
 
 fn format_with_module(error: &PyErr, py: Python<'_>) -> PyResult<String> {
+    let value = error.value(py).as_any();
     // Before Python 3.12 a fetched exception does not carry its traceback itself.
-    let parts = (error.get_type(py), error.value(py), error.traceback(py));
+    let frames = error.traceback(py).map(Bound::into_any);
+    leave_out_frames(value)?;
+    let parts = (error.get_type(py), value, frames.map(without_own).transpose()?.flatten());
     let lines = py.import("traceback")?.call_method1("format_exception", parts)?;
     let text = PyString::new(py, "").call_method1("join", (lines,))?;
     Ok(utf8_lossless(text.cast::<PyString>()?))
+}
+
+/// Takes the frames out of an exception and of those that it is chained to or a group of.
+fn leave_out_frames(exception: &Bound<'_, PyAny>) -> PyResult<()> {
+    let mut left = vec![exception.clone()];
+    let mut seen = FxHashSet::default();
+    while let Some(exception) = left.pop() {
+        if !exception.is_instance_of::<PyBaseException>() || !seen.insert(exception.as_ptr()) {
+            continue;
+        }
+        let frames = attribute(&exception, "__traceback__")?;
+        if !frames.is_none() {
+            exception.setattr(PyString::intern(exception.py(), "__traceback__"), without_own(frames)?)?;
+        }
+        left.extend([attribute(&exception, "__cause__")?, attribute(&exception, "__context__")?]);
+        // Other classes than that of groups may have anything by this name.
+        if let Ok(Ok(members)) = attribute(&exception, "exceptions").map(Bound::cast_into::<PyTuple>) {
+            left.extend(members);
+        }
+    }
+    Ok(())
+}
+
+/// A traceback without the frames that say nothing about the application; `None` if there are no others.
+fn without_own(frames: Bound<'_, PyAny>) -> PyResult<Option<Bound<'_, PyAny>>> {
+    let mut kept: Vec<Bound<'_, PyAny>> = Vec::new();
+    let mut next = Some(frames).filter(|frames| !frames.is_none());
+    while let Some(frame) = next {
+        next = Some(attribute(&frame, "tb_next")?).filter(|frames| !frames.is_none());
+        let code = attribute(&attribute(&frame, "tb_frame")?, "f_code")?;
+        if !is_own(&attribute(&code, "co_filename")?) {
+            kept.push(frame);
+        }
+    }
+    for (index, frame) in kept.iter().enumerate() {
+        let (next, is_next) = (kept.get(index + 1), attribute(frame, "tb_next")?);
+        // To set it takes as long as there are frames behind it.
+        if next.map_or_else(|| !is_next.is_none(), |next| !is_next.is(next)) {
+            frame.setattr(PyString::intern(frame.py(), "tb_next"), next)?;
+        }
+    }
+    Ok(kept.into_iter().next())
+}
+
+/// Whether code of this file is this module's, or Python's own way to import.
+fn is_own(file: &Bound<'_, PyAny>) -> bool {
+    let file = file.cast::<PyString>().map(|file| utf8_lossless(file)).unwrap_or_default();
+    file.starts_with("ngx_wsgi/") || file.starts_with("<frozen importlib.")
 }

@@ -76,11 +76,8 @@ fn a_module_that_is_missing_is_named_with_file_line_and_traceback() {
     let why = "ModuleNotFoundError: No module named 'not_there'";
     assert_refused(&check, &prefix, "wsgi_pass", "app.py", why);
     let said = said(&check);
-    assert_eq!(said[1], "Traceback (most recent call last):");
     let at = format!("  File \"{prefix}/app.py\", line 1, in <module>");
-    let at = said.iter().position(|line| *line == at).expect("the line of the import");
-    assert_eq!(said[at + 1], "    import not_there");
-    assert_eq!(said.last(), Some(&why));
+    assert_eq!(said[1..], ["Traceback (most recent call last):", &at, "    import not_there", why]);
 }
 
 #[test]
