@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use pyo3::ffi::c_str;
 use pyo3::prelude::*;
@@ -13,7 +13,8 @@ use pyo3::types::{PyDict, PyList};
 use super::files::{Files, Mechanism, Reloading};
 use super::specification::{Callable, Specification, Target};
 use crate::python::interpreter::run_code;
-use crate::python::{fork, log, traceback};
+use crate::python::log::{self, Level};
+use crate::python::{fork, traceback};
 
 /// An application of a worker. It may be loaded in several interpreters, so it holds nothing of Python.
 pub struct Application {
@@ -59,6 +60,14 @@ impl Application {
         log::error(&format!("application \"{}\" could not be loaded{anew}: {summary}\n{traceback}", self.name));
     }
 
+    /// Logs that it was loaded within `time` in an interpreter; `has_old` if another version of it was loaded before.
+    pub fn log_success(&self, time: Duration, interpreter: &str, has_old: bool) {
+        let anew = if has_old { " anew" } else { "" };
+        let (name, seconds) = (&self.name, time.as_secs_f64());
+        let text = format!("application \"{name}\" loaded{anew} in {seconds:.3} s, interpreter \"{interpreter}\"");
+        log::write_record(Level::Notice, &text);
+    }
+
     /// The time now, where the modules count that a call imports.
     pub fn look_at_clock(&self) -> Option<SystemTime> {
         self.reload.as_ref().filter(|reload| reload.files.has_modules()).map(|_| SystemTime::now())
@@ -78,6 +87,8 @@ impl Application {
 /// The loader of one interpreter, with the callables of the applications it has loaded. Released attached, in there.
 pub struct Loader {
     namespace: Py<PyDict>,
+    /// The name of its interpreter.
+    interpreter: Arc<str>,
     callables: Mutex<HashMap<usize, Py<PyAny>>>,
     /// `sys.modules`, and how many there were when somebody last looked which.
     modules: Py<PyDict>,
@@ -85,11 +96,11 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// The loader of the current interpreter.
+    /// The loader of the current interpreter, of this name.
     ///
     /// # Errors
     /// When Python cannot run the loader's code.
-    pub fn new(py: Python<'_>, is_main: bool) -> PyResult<Self> {
+    pub fn new(py: Python<'_>, interpreter: Arc<str>, is_main: bool) -> PyResult<Self> {
         let namespace = PyDict::new(py);
         namespace.set_item("__name__", "_ngx_wsgi_loader")?;
         namespace.set_item("is_main", is_main)?;
@@ -100,7 +111,7 @@ impl Loader {
         run_code(py, c_str!(include_str!("loader.py")), c"ngx_wsgi/loader.py", &namespace)?;
         let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?.unbind();
         let modules_noted = AtomicUsize::new(0);
-        Ok(Self { namespace: namespace.unbind(), callables: Mutex::default(), modules, modules_noted })
+        Ok(Self { namespace: namespace.unbind(), interpreter, callables: Mutex::default(), modules, modules_noted })
     }
 
     /// Loads an application whose files have been noted. With `is_replacement` another interpreter serves meanwhile.
@@ -109,10 +120,9 @@ impl Loader {
     /// The traceback, which is in the log already. What the attempt left in `sys.modules` is gone, so that another can
     /// start afresh.
     pub fn load(&self, py: Python<'_>, application: &Application, is_replacement: bool) -> Result<(), String> {
-        self.try_load(py, application).map_err(|failure| {
-            application.log_failure(&failure, is_replacement);
-            failure.traceback
-        })
+        let start = Instant::now();
+        let loaded = self.try_load(py, application);
+        self.report(application, start, loaded, is_replacement)
     }
 
     /// As [`Loader::load`], and logs nothing of its own.
@@ -129,9 +139,30 @@ impl Loader {
     pub fn reload(&self, py: Python<'_>, application: &Application) {
         let Some(Reload { files, .. }) = &application.reload else { return };
         let others: Vec<_> = files.but_script().into_iter().map(PathBuf::into_os_string).collect();
+        let start = Instant::now();
         let loaded = self.call(py, "reload", application, others);
-        if let Err(failure) = self.take(py, application, loaded) {
-            application.log_failure(&failure, true);
+        let loaded = self.take(py, application, loaded);
+        // Whether or not, something is loaded.
+        let _ = self.report(application, start, loaded, true);
+    }
+
+    /// Logs what loading an application has come to that began at `start`; `has_old` if it was loaded before.
+    fn report(
+        &self,
+        application: &Application,
+        start: Instant,
+        loaded: Result<(), Failure>,
+        has_old: bool,
+    ) -> Result<(), String> {
+        match loaded {
+            Ok(()) => {
+                application.log_success(start.elapsed(), &self.interpreter, has_old);
+                Ok(())
+            }
+            Err(failure) => {
+                application.log_failure(&failure, has_old);
+                Err(failure.traceback)
+            }
         }
     }
 

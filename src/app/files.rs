@@ -196,6 +196,18 @@ impl Files {
         are_new
     }
 
+    /// Which files are others than were noted, as [`Files::are_new`] has found them.
+    pub fn changed(&self) -> Vec<PathBuf> {
+        let others = self.others();
+        let script = self.script();
+        let script = script.path.clone().filter(|_| script.is_another());
+        let found = others.found.as_ref().unwrap_or(&others.states);
+        let paths: BTreeSet<&PathBuf> = found.keys().chain(others.states.keys()).collect();
+        let changed = paths.into_iter().filter(|path| found.get(*path) != others.states.get(*path)).cloned();
+        let changed: Vec<PathBuf> = changed.filter(|path| Some(path) != script.as_ref()).collect();
+        script.into_iter().chain(changed).collect()
+    }
+
     /// The next [`Files::is_script_new`] is true.
     pub fn make_stale(&self) {
         self.is_stale.store(true, Ordering::Relaxed);
@@ -409,12 +421,16 @@ mod tests {
             assert!(!files.are_new());
             fs::write(path(name), "new").unwrap();
             assert!(files.are_new() && !files.is_script_new(), "{name}");
+            assert_eq!(files.changed(), [path(name)]);
             files.note_script();
             assert!(files.are_new(), "only the script was noted");
             files.note();
         }
+        assert_eq!(files.changed(), Vec::<PathBuf>::new());
+        fs::write(path("app.py"), "new").unwrap();
         fs::remove_file(path("a.html")).unwrap();
         assert!(files.are_new());
+        assert_eq!(files.changed(), [path("app.py"), path("a.html")]);
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl World {
             multiprocess: configuration.multiprocess || plan.has_copies,
         };
         let vocabulary = Vocabulary::new(py, &interpreter, &server)?;
-        let loader = Loader::new(py, plan.is_main())?;
+        let loader = Loader::new(py, plan.name.clone(), plan.is_main())?;
         Ok(Self { home, interpreter, vocabulary, loader })
     }
 }

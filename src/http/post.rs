@@ -179,6 +179,7 @@ impl From<log::Level> for Level {
     fn from(level: log::Level) -> Self {
         match level {
             log::Level::Error => Self::Error,
+            log::Level::Notice => Self::Notice,
             log::Level::Info => Self::Info,
         }
     }

@@ -3,6 +3,7 @@
 //! The next worker has nothing but the code on disk. So when it is this worker's turn to retire, all applications that it
 //! has loaded are loaded once more in a process that is thrown away, and only if that succeeds it goes.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
@@ -65,7 +66,7 @@ pub fn look(worker: &'static Worker, application: &Hosted, files: &Files) {
     if !worker.is_loaded(application) || !files.are_new() {
         return;
     }
-    let changed = format!("the files of application \"{}\" have changed", application.application.name());
+    let changed = reason(application.application.name(), &files.changed());
     let tell: Box<dyn FnOnce() + Send> = match NURSERY.get() {
         Some(Ok(_)) => Box::new(move || retire::request_after(changed, begin_trial)),
         Some(Err(why)) => {
@@ -76,6 +77,21 @@ pub fn look(worker: &'static Worker, application: &Hosted, files: &Files) {
         None => return,
     };
     worker.post.mailbox.send(Message::Run(tell));
+}
+
+/// What is new about an application.
+fn reason(application: &str, changed: &[PathBuf]) -> String {
+    const NAMED: usize = 3;
+    let names: Vec<String> = changed.iter().take(NAMED).map(|path| path.display().to_string()).collect();
+    match changed.len() {
+        // What could not be loaded may find now what it needs.
+        0 => format!("it is time to try to load application \"{application}\" again"),
+        count if count > NAMED => {
+            let more = count - NAMED;
+            format!("files of application \"{application}\" have changed: {} and {more} more", names.join(", "))
+        }
+        _ => format!("files of application \"{application}\" have changed: {}", names.join(", ")),
+    }
 }
 
 /// It is this worker's turn. Never waits.
@@ -180,6 +196,14 @@ fn decode(answer: &[u8]) -> Option<Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_few_changed_files_are_named() {
+        let paths = ["/a", "/b", "/c", "/d", "/e"].map(PathBuf::from);
+        assert_eq!(reason("x", &paths[..1]), "files of application \"x\" have changed: /a");
+        assert_eq!(reason("x", &paths), "files of application \"x\" have changed: /a, /b, /c and 2 more");
+        assert_eq!(reason("x", &[]), "it is time to try to load application \"x\" again");
+    }
 
     #[test]
     fn an_answer_arrives_as_it_was() {

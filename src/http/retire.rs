@@ -44,6 +44,7 @@ struct State {
 
 struct Reason {
     text: String,
+    level: Level,
     /// Whether it can wait until the code on disk is good.
     can_wait: bool,
 }
@@ -123,7 +124,7 @@ pub fn count_call() {
     calls_left.set(left.checked_sub(1).filter(|left| *left > 0));
     if left <= 1 {
         let text = "it has served the calls of wsgi_max_requests".to_owned();
-        retirement.request(Reason { text, can_wait: true });
+        retirement.request(Reason { text, level: Level::Notice, can_wait: true });
     }
 }
 
@@ -186,7 +187,7 @@ fn look() {
     });
     if stuck > 0 {
         let text = format!("{stuck} of its threads did not come back from calls that ran out of time");
-        retirement.request(Reason { text, can_wait: false });
+        retirement.request(Reason { text, level: Level::Warn, can_wait: false });
     }
     if retirement.max_memory > 0
         && state.reason.borrow().as_ref().is_none_or(|reason| reason.can_wait)
@@ -195,7 +196,7 @@ fn look() {
     {
         let (memory, limit) = (memory >> 20, retirement.max_memory >> 20);
         let text = format!("it uses {memory} MB of memory, more than the {limit} MB of wsgi_max_memory");
-        retirement.request(Reason { text, can_wait: false });
+        retirement.request(Reason { text, level: Level::Notice, can_wait: false });
     }
     retirement.try_now();
     retirement.arm();
@@ -238,7 +239,11 @@ impl Retirement {
                 *code = Code::OnTrial { reason };
                 try_it();
             }
-            _ => self.leave(Level::Warn, reason.map_or("", |reason| &reason.text)),
+            _ => {
+                if let Some(Reason { text, level, .. }) = reason {
+                    self.leave(*level, text);
+                }
+            }
         }
     }
 

@@ -17,6 +17,8 @@ use super::{fork, text};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     Error,
+    /// What an administrator wants to find, as an application that was loaded.
+    Notice,
     /// What happens every day, as a client that leaves.
     Info,
 }

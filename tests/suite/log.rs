@@ -19,6 +19,7 @@ both_engines!(
     tracebacks_of_imports_have_no_frames_of_the_server,
     a_debug_page_has_no_frames_of_the_server,
     tracebacks_of_calls_have_no_frames_of_importlib,
+    a_loaded_application_is_logged_with_its_time,
     streams_behave_as_text_files_do,
     any_character_can_be_written,
     control_characters_do_not_reach_the_log,
@@ -540,6 +541,21 @@ raise failures[0]
     let log = nginx.error_log();
     assert!(log.contains("in import_module") && log.contains("/broken.py\", line 1"), "{log}");
     assert!(!log.contains("<frozen importlib"), "{log}");
+}
+
+fn a_loaded_application_is_logged_with_its_time(engine: Engine) {
+    let nginx = Site::new(engine)
+        .app_at("/fast", "fast.py", "application = print\n")
+        .app_at("/slow", "slow.py", "import time\ntime.sleep(0.3)\napplication = print\n")
+        .start();
+    let seconds = |name: &str| -> f64 {
+        let line = nginx.wait_log(&format!("application \"{}/{name}.py\" loaded in ", nginx.prefix().display()));
+        assert!(line.contains("[notice]") && line.contains("s, interpreter \"main\""), "{line}");
+        let (_, rest) = line.split_once(" loaded in ").unwrap();
+        rest.split_once(' ').unwrap().0.parse().unwrap()
+    };
+    let (fast, slow) = (seconds("fast"), seconds("slow"));
+    assert!(slow >= 0.3 && fast < slow, "{fast} and {slow}");
 }
 
 fn streams_behave_as_text_files_do(engine: Engine) {

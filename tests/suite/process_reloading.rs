@@ -139,8 +139,10 @@ fn an_edited_script(engine: Engine) {
     wait_version(&nginx, "two", old);
     Process(old).wait_gone();
     assert_eq!(refusals(&nginx), 0);
-    let line = nginx.wait_log("this worker retires after its calls: the files of application");
-    assert!(line.contains("[notice]") && line.ends_with("have changed"), "{line}");
+    let line = nginx.wait_log("this worker retires after its calls: files of application");
+    let script = nginx.prefix().join("app.py");
+    let end = format!("have changed: {}", script.display());
+    assert!(line.contains("[notice]") && line.ends_with(&end), "{line}");
 }
 
 fn a_script_replaced_by_rename(engine: Engine) {

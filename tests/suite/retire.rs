@@ -102,7 +102,8 @@ fn a_worker_retires_after_its_calls(engine: Engine) {
     assert_eq!(calls_of_one_worker(&nginx), 10);
     // The first call of the next one was made to find it.
     assert_eq!(calls_of_one_worker(&nginx), 9);
-    nginx.wait_log("this worker retires after its calls: it has served the calls of wsgi_max_requests");
+    let line = nginx.wait_log("this worker retires after its calls: it has served the calls of wsgi_max_requests");
+    assert!(line.contains("[notice]"), "{line}");
 }
 
 fn jitter_adds_some_calls(engine: Engine) {
