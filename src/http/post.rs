@@ -178,9 +178,12 @@ impl Receiver for Post {
 impl From<log::Level> for Level {
     fn from(level: log::Level) -> Self {
         match level {
+            log::Level::Crit => Self::Crit,
             log::Level::Error => Self::Error,
+            log::Level::Warn => Self::Warn,
             log::Level::Notice => Self::Notice,
             log::Level::Info => Self::Info,
+            log::Level::Debug => Self::Debug,
         }
     }
 }

@@ -10,10 +10,13 @@ use super::sys;
 pub enum Level {
     Emerg = sys::NGX_LOG_EMERG,
     Alert = sys::NGX_LOG_ALERT,
+    Crit = sys::NGX_LOG_CRIT,
     Error = sys::NGX_LOG_ERR,
     Warn = sys::NGX_LOG_WARN,
     Notice = sys::NGX_LOG_NOTICE,
     Info = sys::NGX_LOG_INFO,
+    /// Not only where nginx itself was built to log at this level.
+    Debug = sys::NGX_LOG_DEBUG,
 }
 
 /// An nginx log: that of a cycle, a connection or a configuration. Valid as long as what it was taken from.

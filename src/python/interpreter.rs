@@ -47,6 +47,7 @@ impl Interpreter {
         globals.set_item("__name__", "_ngx_wsgi_prelude")?;
         globals.set_item("_write", class::function(py, &log::WRITE)?)?;
         globals.set_item("_flush", class::function(py, &log::FLUSH)?)?;
+        globals.set_item("_record", class::function(py, &log::RECORD)?)?;
         globals.set_item("path", PyList::new(py, preparation.path.iter().map(|path| path.as_os_str()))?)?;
         let values = PyDict::new(py);
         for fact in preparation.facts {

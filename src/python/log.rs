@@ -16,11 +16,27 @@ use super::{fork, text};
 /// How much a record matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
+    Crit,
     Error,
+    Warn,
     /// What an administrator wants to find, as an application that was loaded.
     Notice,
     /// What happens every day, as a client that leaves.
     Info,
+    Debug,
+}
+
+impl Level {
+    /// Of a level of Python's `logging`; of one in between, that of the nearest below.
+    fn of_python(number: f64) -> Self {
+        match number {
+            number if number >= 50.0 => Self::Crit,
+            number if number >= 40.0 => Self::Error,
+            number if number >= 30.0 => Self::Warn,
+            number if number >= 20.0 => Self::Info,
+            _ => Self::Debug,
+        }
+    }
 }
 
 /// Takes whole lines of text into a log.
@@ -140,6 +156,19 @@ pub static FLUSH: Method = Method::function(c"_flush", |arguments: &Arguments<'_
     Ok(py.None().into_bound(py))
 });
 
+/// `_record(level, text)` for the log handler of the prelude: a record of `logging`, with its level there.
+pub static RECORD: Method = Method::function(c"_record", |arguments: &Arguments<'_, '_, ()>| {
+    let [level, text] = arguments.bind("record", ["level", "text"], 2)?;
+    let py = arguments.py;
+    if let (Some(level), Some(text)) = (level, text) {
+        let level = Level::of_python(level.extract()?);
+        let text = text::utf8_lossless(&*text.cast::<PyString>()?);
+        // The sink may have to wait for the log.
+        py.detach(|| write_record(level, &text));
+    }
+    Ok(py.None().into_bound(py))
+});
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +181,13 @@ mod tests {
         fn write(&self, _: Level, text: &str) {
             self.0.lock().unwrap().push(text.to_owned());
         }
+    }
+
+    #[test]
+    fn levels_of_python_are_those_of_nginx() {
+        use Level::{Crit, Debug, Error, Info, Warn};
+        let levels = [0.0, 5.0, 10.0, 19.0, 20.0, 25.0, 30.0, 39.5, 40.0, 49.0, 50.0, 60.0].map(Level::of_python);
+        assert_eq!(levels, [Debug, Debug, Debug, Debug, Info, Info, Warn, Warn, Error, Error, Crit, Crit]);
     }
 
     #[test]

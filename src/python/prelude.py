@@ -1,7 +1,7 @@
 """What every interpreter of a worker has before an application is loaded.
 
-Runs once an interpreter, with the native functions `_write` and `_flush` and the values
-`facts` and `path` in its globals.
+Runs once an interpreter, with the native functions `_write`, `_flush` and `_record` and the values `facts` and `path`
+in its globals.
 """
 
 import atexit
@@ -270,12 +270,41 @@ def add_paths(directories):
     sys.path[:] = front + [entry for entry in sys.path if entry not in front]
 
 
+def log_handler():
+    """The class `ngx_wsgi.LogHandler`: made when it is asked for, as few applications want all of `logging` imported."""
+    import logging
+
+    class LogHandler(logging.Handler):
+        """Writes each record to nginx's error log, at the level there that is nearest below its own."""
+
+        __module__ = "ngx_wsgi"
+        __qualname__ = "LogHandler"
+
+        def emit(self, record):
+            try:
+                _record(record.levelno, self.format(record))
+            except RecursionError:
+                raise
+            except Exception:
+                self.handleError(record)
+
+    return LogHandler
+
+
 def public_module():
     """The module `ngx_wsgi` that applications import."""
+
+    def __getattr__(name):
+        if name != "LogHandler":
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        # Two threads may ask at the same time.
+        return module.__dict__.setdefault(name, log_handler())
+
     module = types.ModuleType("ngx_wsgi", "The nginx worker that this code runs in.")
     RequestTimeout.__module__ = module.__name__
     module.RequestTimeout = RequestTimeout
     module.on_shutdown = shutdown.on_shutdown
+    module.__getattr__ = __getattr__
     module.__dict__.update(facts)
     sys.modules[module.__name__] = module
 

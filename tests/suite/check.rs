@@ -81,6 +81,16 @@ fn a_module_that_is_missing_is_named_with_file_line_and_traceback() {
 }
 
 #[test]
+fn what_a_log_handler_gets_is_shown_with_a_failure() {
+    let source = "import logging, ngx_wsgi\nlogging.basicConfig(handlers=[ngx_wsgi.LogHandler()])\n";
+    let site = checked().app(&format!("{source}logging.warning('two\\nlines')\nraise LookupError('bad')\n"));
+    let prefix = prefix_of(&site);
+    let check = site.check();
+    assert_refused(&check, &prefix, "wsgi_pass", "app.py", "LookupError: bad");
+    assert_eq!(said(&check)[1..3], ["WARNING:root:two", "lines"]);
+}
+
+#[test]
 fn what_can_be_imported_is_accepted() {
     let site = checked()
         .file("middle.py", "def middleware(application):\n    return application\n")
