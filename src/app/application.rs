@@ -21,6 +21,8 @@ pub struct Application {
     number: usize,
     specification: Specification,
     name: Arc<str>,
+    /// What messages for administrators call it: with its place in the configuration.
+    title: String,
     reload: Option<Reload>,
 }
 
@@ -31,15 +33,16 @@ pub struct Reload {
 }
 
 impl Application {
-    /// The application that `specification` names.
-    pub fn new(specification: Specification, reloading: Option<Reloading>) -> Self {
+    /// The application that `specification` names, in a `wsgi_pass` at this file and line.
+    pub fn new(specification: Specification, place: &str, reloading: Option<Reloading>) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = specification.to_string().into();
+        let name: Arc<str> = specification.to_string().into();
+        let title = format!("wsgi_pass \"{name}\" in {place}");
         let reload = reloading.map(|Reloading { mechanism, patterns }| {
             let files = Files::new(specification.target.script(), patterns);
             Reload { mechanism, files }
         });
-        Self { number: NEXT.fetch_add(1, Ordering::Relaxed), specification, name, reload }
+        Self { number: NEXT.fetch_add(1, Ordering::Relaxed), specification, name, title, reload }
     }
 
     /// What tells it from others of its worker.
@@ -108,6 +111,7 @@ impl Loader {
         namespace.set_item("scripts", PyDict::new(py))?;
         namespace.set_item("source", include_str!("scripts.py"))?;
         run_code(py, c_str!(include_str!("scripts.py")), c"ngx_wsgi/scripts.py", &namespace)?;
+        run_code(py, c_str!(include_str!("conflicts.py")), c"ngx_wsgi/conflicts.py", &namespace)?;
         run_code(py, c_str!(include_str!("loader.py")), c"ngx_wsgi/loader.py", &namespace)?;
         let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?.unbind();
         let modules_noted = AtomicUsize::new(0);
@@ -214,7 +218,8 @@ impl Loader {
             specification.middleware.iter().map(|(module, callable)| (module, pair(callable))).collect();
         let middleware = PyList::new(py, middleware)?;
         let function = self.namespace.bind(py).as_any().get_item(function)?;
-        function.call1((script, module, pair(&specification.callable), middleware, last))
+        let callable = pair(&specification.callable);
+        function.call1((application.number, &application.title, script, module, callable, middleware, last))
     }
 
     /// The file of an application that is a module, and those of all modules that may belong to it.

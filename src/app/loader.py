@@ -6,7 +6,6 @@ In the globals are `is_main`, whether this is the main interpreter, and the name
 import importlib
 import importlib.machinery
 import os
-import re
 import sys
 import threading
 import time
@@ -38,7 +37,7 @@ class JustEdited:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in sys.stdlib_module_names:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        spec = find(name, path, target)
         if not spec or type(spec.loader) is not importlib.machinery.SourceFileLoader:
             return None
         try:
@@ -57,7 +56,7 @@ just_edited = JustEdited()
 imported = {}
 
 
-def reload(script, module, callable_, middleware, files):
+def reload(number, title, script, module, callable_, middleware, files):
     """As `load`, with the script's module and those of `files` imported anew; on failure the old ones are back."""
     files = set(files)
     names = {name for name, module in list(sys.modules.items()) if source_file(module) in files}
@@ -65,7 +64,7 @@ def reload(script, module, callable_, middleware, files):
     old = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     importlib.invalidate_caches()
     try:
-        application = load(script, module, callable_, middleware, is_reloaded=True)
+        application = load(number, title, script, module, callable_, middleware, is_reloaded=True)
         # What nobody has imported anew is another application's.
         for other in imported.keys() - {script or module}:
             for name in imported[other] & old.keys():
@@ -99,10 +98,7 @@ def files_of(module):
     return source_file(sys.modules.get(module)), sorted(files)
 
 
-INSTALLED = re.compile("/(site|dist)-packages/")
-
-
-def load(script, module, callable_, middleware, is_reloaded):
+def load(number, title, script, module, callable_, middleware, is_reloaded):
     """Returns the WSGI callable; on failure leaves sys.modules as if nothing had been imported.
 
     `is_reloaded` for an application whose files may be edited at any time.
@@ -111,6 +107,7 @@ def load(script, module, callable_, middleware, is_reloaded):
         # To stay, as modules may be imported at any time.
         sys.meta_path.insert(0, just_edited)
     place = script or module
+    begin(number, title, script_package(script)[0] if script else None, module)
     recorder = ImportRecorder()
     sys.meta_path.insert(0, recorder)
     try:
@@ -121,15 +118,18 @@ def load(script, module, callable_, middleware, is_reloaded):
             application = wrap(application)
             if not callable(application):
                 raise TypeError(f"middleware {callable_[0]!r} of {module!r} returned no callable")
+        settle(recorder.names)
         imported[place] = set(recorder.names)
         return application
     except BaseException as error:
         refusal = find_refusal(error, recorder.names)
         forget(recorder.names)
+        give_up()
         if refusal:
             raise refusal from error
         raise
     finally:
+        end()
         # The application may have made a list of its own.
         if recorder in sys.meta_path:
             sys.meta_path.remove(recorder)
@@ -191,22 +191,31 @@ def find_callable(module, place, callable_, directive):
     return found
 
 
+def script_package(path):
+    """The directory that a script is imported from, and its name there, in parts."""
+    root, file = os.path.split(path)
+    names = [os.path.splitext(file)[0]]
+    while os.path.isfile(os.path.join(root, "__init__.py")) and os.path.dirname(root) != root:
+        root, name = os.path.split(root)
+        names.insert(0, name)
+    return root, names
+
+
 def script_module(path):
     """The name under which a script is imported: in the package it is a part of, or else made from its path."""
     directory, file = os.path.split(path)
     stem, extension = os.path.splitext(file)
-    root, names = directory, [stem]
-    while os.path.isfile(os.path.join(root, "__init__.py")) and os.path.dirname(root) != root:
-        root, name = os.path.split(root)
-        names.insert(0, name)
+    root, names = script_package(path)
     # As `python script.py` does, and for a package the directory that it is imported from.
     if root not in sys.path:
         sys.path.insert(0, root)
     if len(names) > 1 and extension == ".py" and all(name.isidentifier() for name in names):
         package = import_module(".".join(names[:-1]))
-        # Another package of the same name may come first on the path.
-        if os.path.realpath(directory) in map(os.path.realpath, package.__path__):
+        if os.path.realpath(directory) in map(os.path.realpath, getattr(package, "__path__", ())):
             return ".".join(names)
+        # Another package of the same name comes first on the path.
+        if loading:
+            loading.shadowed = names[0], os.path.join(root, names[0])
     # With a dot it would be a part of a package.
     return f"_wsgi_{stem.replace('.', '_')}_{zlib.crc32(os.fsencode(path)):08x}"
 

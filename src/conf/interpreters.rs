@@ -49,6 +49,8 @@ pub struct Interpreter {
 #[derive(Clone, Debug)]
 pub struct Configured {
     pub specification: Arc<Specification>,
+    /// File and line of its first `wsgi_pass`.
+    pub place: String,
     /// Whether it is to be loaded at the start.
     pub preload: bool,
     pub reloading: Option<Reloading>,
@@ -105,6 +107,7 @@ pub fn of(applications: &[Registered]) -> Vec<Interpreter> {
             Some(known) => known.preload |= application.preload,
             None => interpreter.applications.push(Configured {
                 specification: specification.clone(),
+                place: application.place.clone(),
                 preload: application.preload,
                 reloading: application.reloading.clone(),
             }),

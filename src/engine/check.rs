@@ -10,14 +10,12 @@ use pyo3::prelude::*;
 use super::STACK_SIZE;
 use super::python::{Configuration, Plan, World};
 use crate::app::application::Application;
-use crate::app::files::Reloading;
-use crate::app::specification::Specification;
 use crate::python::crash::STANDARD_ERROR;
 use crate::python::log::{Level, Sink};
 use crate::python::{log, traceback};
 
-/// An interpreter with the applications to load there, and how they are reloaded.
-pub type Candidates = (Plan, Vec<(Arc<Specification>, Option<Reloading>)>);
+/// An interpreter with the applications to load there.
+pub type Candidates = (Plan, Vec<Arc<Application>>);
 
 /// Starts Python on this thread, which has the main interpreter, the first of `interpreters`, and loads the applications
 /// of all, each with its callable and middleware. What they write, and tracebacks, goes to standard error; so does the
@@ -59,9 +57,8 @@ fn load(
     resident.attach(move |py| {
         let left = deadline.saturating_duration_since(Instant::now());
         show_stacks(py, left).map_err(|error| traceback::format(&error, py))?;
-        for (specification, reloading) in applications {
-            let application = Application::new(Specification::clone(specification), reloading.clone());
-            let result = world.loader.try_load(py, &application);
+        for application in applications {
+            let result = world.loader.try_load(py, application);
             loaded(result.map_err(|failure| {
                 log::error(&failure.traceback);
                 failure.summary

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::worker::{Planned, Start};
+use crate::app::application::Application;
 use crate::app::specification::Specification;
+use crate::conf::interpreters::Configured;
 use crate::engine::check::{Candidates, load_all};
 use crate::nginx::child::{Child, Event, Report, Reporter};
 
@@ -118,7 +120,9 @@ pub fn load(start: Start, applications: &[Arc<Specification>], deadline: Instant
 fn candidates(interpreters: Vec<Planned>, applications: &[Arc<Specification>]) -> Vec<Candidates> {
     let with_applications = |Planned { mut plans, applications: all, .. }: Planned| {
         let wanted = all.into_iter().filter(|application| applications.contains(&application.specification));
-        let wanted = wanted.map(|application| (application.specification, application.reloading));
+        let wanted = wanted.map(|Configured { specification, place, reloading, .. }| {
+            Arc::new(Application::new(Specification::clone(&specification), &place, reloading))
+        });
         // Copies are all the same.
         Some((plans.pop()?, wanted.collect::<Vec<_>>()))
     };

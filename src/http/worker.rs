@@ -169,8 +169,8 @@ pub fn start(start: Start) -> io::Result<()> {
     };
     for (interpreter, planned) in start.interpreters.into_iter().enumerate() {
         let mut preloaded = Vec::new();
-        for Configured { specification, preload, reloading } in planned.applications {
-            let application = Arc::new(Application::new(Specification::clone(&specification), reloading));
+        for Configured { specification, place, preload, reloading } in planned.applications {
+            let application = Arc::new(Application::new(Specification::clone(&specification), &place, reloading));
             preloaded.extend(preload.then(|| application.clone()));
             applications.push(Hosted { specification, application, interpreter });
         }
@@ -225,7 +225,8 @@ impl Worker {
         }
         let interpreter = find(&|known| known.shares_interpreter(specification))?.interpreter;
         drop(applications);
-        let application = Arc::new(Application::new(Specification::clone(specification), None));
+        let application =
+            Arc::new(Application::new(Specification::clone(specification), "the new configuration", None));
         let hosted = Hosted { specification: specification.clone(), application, interpreter };
         self.applications.write().unwrap_or_else(PoisonError::into_inner).push(hosted.clone());
         Some(hosted)

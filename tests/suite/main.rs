@@ -6,6 +6,7 @@ mod body;
 mod chapters;
 mod check;
 mod configurations;
+mod conflicts;
 mod costs;
 mod crash;
 mod directives;

@@ -1,0 +1,329 @@
+//! Applications that would get modules or Django settings of another one of their interpreter.
+
+use crate::harness::{Check, Engine, Nginx, Site, both_engines, venv};
+
+both_engines!(
+    a_worker_does_not_serve_the_second_of_two,
+    an_import_within_a_function_finds_its_own_file,
+    a_module_that_is_imported_late_is_looked_at,
+    an_edited_script_that_needs_a_module_of_another_is_not_taken,
+    settings_come_back_for_the_first_when_others_are_loaded,
+);
+
+/// An application that answers with an expression, after other code.
+fn app(code: &str, expression: &str) -> String {
+    format!(
+        "
+{code}
+def application(environ, start_response):
+    body = str({expression}).encode()
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [body]
+"
+    )
+}
+
+/// Django's habit.
+fn with_settings(settings: &str) -> String {
+    app(
+        &format!("import os\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', '{settings}')"),
+        "os.environ['DJANGO_SETTINGS_MODULE']",
+    )
+}
+
+/// Two applications of two directories, below `/a` and `/b`.
+fn two(site: Site, one: &str, other: &str) -> Site {
+    site.location("/a", &format!("wsgi_pass a/{one};")).location("/b", &format!("wsgi_pass b/{other};"))
+}
+
+fn checked() -> Site {
+    Site::plain().http("wsgi_check on;")
+}
+
+/// Refused: the line that says it is about the application at `/b`, and the lines below name both.
+#[track_caller]
+fn assert_refused(check: &Check, problem: &str, sides: [&str; 2]) {
+    assert!(!check.ok, "accepted: {}", check.conf_text);
+    let prefix = check.conf().parent().and_then(|conf| conf.parent()).unwrap().to_str().unwrap();
+    let lines: Vec<_> = check.output.lines().collect();
+    let first = lines.iter().find(|line| line.contains("[emerg] wsgi_pass")).unwrap_or(&"");
+    let remedy = "\"wsgi_enable_subinterpreters on;\" gives each application its own";
+    assert!(first.contains(problem) && first.ends_with(remedy), "{problem}: {}", check.output);
+    for (side, location) in sides.into_iter().zip(["/a", "/b"]) {
+        let line =
+            1 + check.conf_text.lines().position(|line| line.contains(&format!("location {location} "))).unwrap();
+        let place = format!("in {prefix}/conf/nginx.conf:{line}");
+        let side = side.replace("@prefix@", prefix);
+        let said = lines.iter().any(|line| line.contains(&side) && line.ends_with(&place));
+        assert!(said, "wanted: {side} … {place}\ngot: {}", check.output);
+    }
+}
+
+/// Two projects whose packages have one name, as Django's tool makes them.
+fn two_packages(site: Site) -> Site {
+    let site = ["a", "b"].into_iter().fold(site, |site, directory| {
+        site.file(&format!("{directory}/mysite/__init__.py"), "")
+            .file(&format!("{directory}/mysite/name.py"), &format!("name = '{directory}'\n"))
+            .file(&format!("{directory}/mysite/wsgi.py"), &app("from mysite.name import name", "name"))
+    });
+    two(site, "mysite/wsgi.py", "mysite/wsgi.py")
+}
+
+/// Two applications that import a module of one name, each from its directory.
+fn two_modules(site: Site, one: &str, other: &str) -> Site {
+    let site = site
+        .file("a/utils.py", "name = 'a'\n")
+        .file("b/utils.py", "name = 'b'\n")
+        .file("a/one.py", one)
+        .file("b/other.py", other);
+    two(site, "one.py", "other.py")
+}
+
+const NOW: &str = "import utils";
+const LATE: &str = "def late():\n    import utils\n    return utils";
+
+const MODULES: &str = "two applications of one interpreter have different modules of the name";
+const SETTINGS: &str = "two applications of one interpreter have different settings of Django";
+
+// ---- nginx -t -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn two_packages_of_one_name_are_refused() {
+    let sides = ["@prefix@/a/mysite", "@prefix@/b/mysite"];
+    for path in ["", "wsgi_python_path @prefix@/a @prefix@/b;", "wsgi_python_path @prefix@/b @prefix@/a;"] {
+        assert_refused(&two_packages(checked().http(path)).check(), &format!("{MODULES} 'mysite'"), sides);
+    }
+}
+
+#[test]
+fn two_modules_of_one_name_are_refused_however_they_are_imported() {
+    let ways = [
+        "import utils",
+        "from utils import name",
+        "try:\n    from utils import not_there\nexcept ImportError:\n    pass",
+        "import importlib\nfor part in ['tils']:\n    importlib.import_module('u' + part)",
+        "__import__('utils')",
+    ];
+    let sides = ["@prefix@/a/utils.py", "@prefix@/b/utils.py"];
+    for way in ways {
+        let site = two_modules(checked(), &app(NOW, "utils.name"), &app(way, "0"));
+        assert_refused(&site.check(), &format!("{MODULES} 'utils'"), sides);
+    }
+    for (one, other) in [(NOW, LATE), (LATE, NOW), (LATE, LATE)] {
+        let site = two_modules(checked(), &app(one, "0"), &app(other, "0"));
+        assert_refused(&site.check(), &format!("{MODULES} 'utils'"), sides);
+    }
+}
+
+#[test]
+fn directories_that_a_script_adds_to_the_path_are_its_own() {
+    let script =
+        |directory: &str| app(&format!("import sys\nsys.path.append('@prefix@/{directory}')\nimport utils"), "0");
+    let site = two(checked(), "apache/one.py", "apache/other.py")
+        .file("a/utils.py", "")
+        .file("b/utils.py", "")
+        .file("a/apache/one.py", &script("a"))
+        .file("b/apache/other.py", &script("b"));
+    assert_refused(&site.check(), &format!("{MODULES} 'utils'"), ["@prefix@/a/utils.py", "@prefix@/b/utils.py"]);
+}
+
+#[test]
+fn a_module_by_its_name_is_not_that_of_a_script() {
+    let site = checked()
+        .http("wsgi_python_path @prefix@/b;")
+        .file("a/utils.py", "")
+        .file("b/utils.py", "")
+        .file("a/one.py", &app(NOW, "0"))
+        .file("b/shop.py", &app(NOW, "0"))
+        .location("/a", "wsgi_pass a/one.py;")
+        .location("/b", "wsgi_pass shop;");
+    assert_refused(&site.check(), &format!("{MODULES} 'utils'"), ["@prefix@/a/utils.py", "@prefix@/b/utils.py"]);
+}
+
+#[test]
+fn directories_without_init_are_told_apart_by_their_modules() {
+    let site = |module: &str| {
+        let site = checked()
+            .file("a/conf/one.py", "")
+            .file(&format!("b/conf/{module}.py"), "")
+            .file("a/one.py", &app("import conf.one", "0"))
+            .file("b/other.py", &app(&format!("from conf import {module}"), "0"));
+        two(site, "one.py", "other.py")
+    };
+    site("two").check().assert_ok();
+    let sides = ["@prefix@/a/conf/one.py", "@prefix@/b/conf/one.py"];
+    assert_refused(&site("one").check(), &format!("{MODULES} 'conf.one'"), sides);
+}
+
+#[test]
+fn two_django_projects_are_refused() {
+    let site = |one: &str, other: &str| {
+        let site = checked().file("a/one.py", &with_settings(one)).file("b/other.py", &with_settings(other));
+        two(site.file("a/same/settings.py", "").file("b/same/settings.py", ""), "one.py", "other.py")
+    };
+    let sides = ["DJANGO_SETTINGS_MODULE=one.settings", "DJANGO_SETTINGS_MODULE=other.settings"];
+    assert_refused(&site("one.settings", "other.settings").check(), SETTINGS, sides);
+    let sides = ["(@prefix@/a/same/settings.py)", "(@prefix@/b/same/settings.py)"];
+    assert_refused(&site("same.settings", "same.settings").check(), SETTINGS, sides);
+    let assigned = app("import os\nos.environ['DJANGO_SETTINGS_MODULE'] = 'late.settings'", "0");
+    let site = site("one.settings", "other.settings").file("b/other.py", &assigned);
+    let sides = ["DJANGO_SETTINGS_MODULE=one.settings", "DJANGO_SETTINGS_MODULE=late.settings"];
+    assert_refused(&site.check(), SETTINGS, sides);
+}
+
+#[test]
+fn two_real_django_projects_are_refused_and_serve_in_sub_interpreters() {
+    let project = |site: Site, directory: &str| {
+        site.file(&format!("{directory}/{directory}_site/__init__.py"), "")
+            .file(
+                &format!("{directory}/{directory}_site/settings.py"),
+                &format!("SECRET_KEY = 'x'\nALLOWED_HOSTS = ['*']\nROOT_URLCONF = '{directory}_site.urls'\n"),
+            )
+            .file(
+                &format!("{directory}/{directory}_site/urls.py"),
+                &format!(
+                    "from django.http import HttpResponse\nfrom django.urls import re_path\n\
+                     urlpatterns = [re_path('', lambda request: HttpResponse('{directory}'))]\n"
+                ),
+            )
+            .file(
+                &format!("{directory}/{directory}_site/wsgi.py"),
+                &format!(
+                    "import os\nfrom django.core.wsgi import get_wsgi_application\n\
+                     os.environ.setdefault('DJANGO_SETTINGS_MODULE', '{directory}_site.settings')\n\
+                     application = get_wsgi_application()\n"
+                ),
+            )
+    };
+    let site = |site: Site| {
+        let site = project(project(site, "a"), "b").http(&format!("wsgi_python_home {};", venv().display()));
+        two(site, "a_site/wsgi.py", "b_site/wsgi.py")
+    };
+    let sides = ["DJANGO_SETTINGS_MODULE=a_site.settings", "DJANGO_SETTINGS_MODULE=b_site.settings"];
+    assert_refused(&site(checked()).check(), SETTINGS, sides);
+    let nginx = site(checked().http("wsgi_enable_subinterpreters on;")).start();
+    assert_eq!(nginx.get("/a").expect(200).text(), "a");
+    assert_eq!(nginx.get("/b").expect(200).text(), "b");
+}
+
+#[test]
+fn applications_of_a_named_interpreter_are_told_of_its_name() {
+    let site = two_packages(checked().http("wsgi_enable_subinterpreters on; wsgi_interpreter both;"));
+    let check = site.check();
+    assert!(!check.ok && check.output.contains("another \"wsgi_interpreter\" gives each"), "{}", check.output);
+}
+
+#[test]
+fn what_goes_together_is_accepted() {
+    let fine = [
+        // Only one of them imports the module that both have.
+        two_modules(checked(), &app(NOW, "0"), &app("", "0")),
+        two_modules(checked(), &app("", "0"), &app(NOW, "0")),
+        two_modules(checked(), &app(LATE, "0"), &app("", "0")),
+        two_modules(checked(), &app("", "0"), &app(LATE, "0")),
+        two_modules(
+            checked(),
+            &app(NOW, "0"),
+            &app("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import utils", "'utils'"),
+        ),
+        // Both import the same.
+        checked()
+            .file("utils.py", "")
+            .file("one.py", &app(NOW, "0"))
+            .file("two.py", &app(NOW, "0"))
+            .location("/a", "wsgi_pass one.py;")
+            .location("/b", "wsgi_pass two.py;"),
+        two_modules(checked().http("wsgi_enable_subinterpreters on;"), &app(NOW, "0"), &app(NOW, "0")),
+        // One project in two places, by two callables, by two scripts.
+        checked()
+            .file("one.py", &format!("{}\nother = application\n", with_settings("same.settings")))
+            .file("two.py", &with_settings("same.settings"))
+            .file("same/settings.py", "")
+            .location("/a", "wsgi_pass one.py;")
+            .location("/again", "wsgi_pass one.py;")
+            .location("/b", "wsgi_pass one.py other;")
+            .location("/c", "wsgi_pass two.py;"),
+        // One of them has nothing to do with Django.
+        two(
+            checked()
+                .http("wsgi_env DJANGO_SETTINGS_MODULE settings;")
+                .file("a/settings.py", "")
+                .file("b/settings.py", "")
+                .file("a/one.py", &app("import os", "0"))
+                .file("b/other.py", &app("", "0")),
+            "one.py",
+            "other.py",
+        ),
+    ];
+    for site in fine {
+        site.check().assert_ok();
+    }
+}
+
+// ---- workers --------------------------------------------------------------------------------------------------------
+
+/// The one that was loaded first serves, the other one is refused for this reason.
+#[track_caller]
+fn assert_first_serves(nginx: &Nginx, problem: &str) {
+    for _ in 0..2 {
+        assert_eq!(nginx.get("/a").expect(200).text(), "a");
+        nginx.get("/b").expect(500);
+    }
+    assert!(nginx.wait_log("could not be loaded").contains(problem), "{}", nginx.error_log());
+    let line = 1 + nginx.read("conf/nginx.conf").lines().position(|line| line.contains("location /a ")).unwrap();
+    nginx.wait_log(&format!("conf/nginx.conf:{line}"));
+}
+
+fn a_worker_does_not_serve_the_second_of_two(engine: Engine) {
+    for directives in ["wsgi_check off;", "wsgi_check off; wsgi_preload off;", "wsgi_check on;"] {
+        let nginx = two_packages(Site::new(engine).http(directives)).errors_expected().start();
+        assert_first_serves(&nginx, &format!("{MODULES} 'mysite'"));
+    }
+}
+
+fn an_import_within_a_function_finds_its_own_file(engine: Engine) {
+    let late = "def late():\n    import utils\n    return utils.name";
+    // The directory of the second one is in front of sys.path.
+    let nginx = two_modules(Site::new(engine), &app(late, "late()"), &app("", "'b'")).start();
+    assert_eq!(nginx.get("/b").expect(200).text(), "b");
+    assert_eq!(nginx.get("/a").expect(200).text(), "a");
+}
+
+fn a_module_that_is_imported_late_is_looked_at(engine: Engine) {
+    let late = "def late():\n    import more\n    return more.utils.name";
+    let site = two_modules(Site::new(engine), &app(late, "late()"), &app(NOW, "utils.name"));
+    let nginx = site.file("a/more.py", "import utils\n").errors_expected().start();
+    assert_eq!(nginx.get("/b").expect(200).text(), "b");
+    nginx.get("/a").expect(500);
+    nginx.wait_log(&format!("{MODULES} 'utils'"));
+    assert_eq!(nginx.get("/b").expect(200).text(), "b");
+}
+
+fn an_edited_script_that_needs_a_module_of_another_is_not_taken(engine: Engine) {
+    let site = two_modules(Site::new(engine), &app(NOW, "utils.name"), &app("", "'old'"));
+    let nginx = site.http("wsgi_script_reloading on;").errors_expected().start();
+    assert_eq!(nginx.get("/a").expect(200).text(), "a");
+    assert_eq!(nginx.get("/b").expect(200).text(), "old");
+    nginx.write("b/other.py", &app(NOW, "utils.name"));
+    crate::harness::wait_for("the refusal", || {
+        assert_eq!(nginx.get("/b").expect(200).text(), "old");
+        nginx.error_log().contains(&format!("{MODULES} 'utils'")).then_some(())
+    });
+    nginx.write("b/other.py", &app("", "'new'"));
+    crate::harness::wait_for("the new script", || (nginx.get("/b").expect(200).text() == "new").then_some(()));
+    assert_eq!(nginx.get("/a").expect(200).text(), "a");
+}
+
+fn settings_come_back_for_the_first_when_others_are_loaded(engine: Engine) {
+    let site = Site::new(engine)
+        .file("a/one.py", &with_settings("one.settings"))
+        .file("b/other.py", &app("import os", "os.environ['DJANGO_SETTINGS_MODULE']"))
+        .file("c/broken.py", &with_settings("broken.settings"))
+        .location("/c", "wsgi_pass c/broken.py; wsgi_preload off;");
+    let nginx = two(site, "one.py", "other.py").errors_expected().start();
+    assert_eq!(nginx.get("/a").expect(200).text(), "one.settings");
+    assert_eq!(nginx.get("/b").expect(200).text(), "one.settings");
+    nginx.get("/c").expect(500);
+    assert!(nginx.wait_log("could not be loaded").contains(SETTINGS));
+    assert_eq!(nginx.get("/a").expect(200).text(), "one.settings");
+}
