@@ -113,11 +113,17 @@ def load(number, title, script, module, callable_, middleware, is_reloaded):
     try:
         loaded = import_script(script) if script else import_module(module)
         application = find_callable(loaded, place, callable_, "wsgi_pass")
+        name, is_factory = callable_
+        call = f"{name}()"
+        seen_as = (f"what {call} returned", None) if is_factory else (repr(name), call)
         for module, callable_ in reversed(middleware):
             wrap = find_callable(import_module(module), module, callable_, "wsgi_middleware")
             application = wrap(application)
+            seen_as = f"what middleware {callable_[0]!r} of {module!r} returned", None
             if not callable(application):
                 raise TypeError(f"middleware {callable_[0]!r} of {module!r} returned no callable")
+        # The outermost alone: a middleware may make one kind of application of another.
+        check_callable(application, *seen_as)
         settle(recorder.names)
         imported[place] = set(recorder.names)
         return application

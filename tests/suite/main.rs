@@ -3,6 +3,7 @@
 mod accel;
 mod applications;
 mod body;
+mod callables;
 mod chapters;
 mod check;
 mod configurations;
