@@ -1,6 +1,7 @@
 """Loads applications: a script by its path or a module by its name, its callable, the middleware around it.
 
-In the globals are `is_main`, whether this is the main interpreter, and the names of scripts.py.
+In the globals are `is_main`, whether this is the main interpreter; `closed(path)`, which gives a sentence on what the user
+of this process cannot read there; and the names of scripts.py, callables.py and conflicts.py.
 """
 
 import importlib
@@ -128,7 +129,7 @@ def load(number, title, script, module, callable_, middleware, is_reloaded):
         imported[place] = set(recorder.names)
         return application
     except BaseException as error:
-        refusal = find_refusal(error, recorder.names)
+        refusal = find_closed(error) or find_refusal(error, recorder.names)
         forget(recorder.names)
         give_up()
         if refusal:
@@ -150,6 +151,37 @@ REFUSALS = (
     # NumPy
     "cannot load module more than once per process",
 )
+
+
+def find_closed(error):
+    """The error that names what the user of the worker cannot read, if that is why there is an `error`."""
+    while error:
+        if isinstance(error, PermissionError) and isinstance(error.filename, (str, bytes)):
+            if sentence := closed(error.filename):
+                return PermissionError(sentence)
+        # What cannot be read is not there for Python, or a package without any module.
+        elif isinstance(error, ImportError) and error.name:
+            for path in places_of(error.name):
+                if sentence := closed(path):
+                    return ImportError(f"{sentence}; {error}", name=error.name)
+        elif isinstance(error, AttributeError) and is_directory(spec_of(getattr(error, "obj", None))):
+            for path in error.obj.__path__:
+                if sentence := closed(path):
+                    return ImportError(f"{sentence}; {error}")
+        error = error.__cause__
+    return None
+
+
+def places_of(name):
+    """Where a module of this name and the packages around it would be looked for."""
+    parts = name.split(".")
+    directories = sys.path
+    for count, part in enumerate(parts, 1):
+        for directory in directories:
+            if isinstance(directory, str):
+                yield directory
+                yield os.path.join(directory, part)
+        directories = getattr(sys.modules.get(".".join(parts[:count])), "__path__", ())
 
 
 def find_refusal(error, imported):
@@ -187,9 +219,11 @@ def find_callable(module, place, callable_, directive):
         try:
             found = getattr(found, attribute)
         except AttributeError:
-            raise AttributeError(
+            error = AttributeError(
                 f"{place!r} has no {name!r}; the name of the callable is the second argument of {directive}"
-            ) from None
+            )
+            error.obj = module
+            raise error from None
     if is_factory:
         found = found()
     if not callable(found):

@@ -3,6 +3,7 @@
 //! Knows CPython and nothing of nginx or WSGI. All `unsafe` towards the C API of Python is in this room; what leaves
 //! it is safe to call with an attached [`pyo3::Python`] token.
 
+pub mod access;
 pub mod class;
 pub mod crash;
 pub mod file;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use super::{crash, fork, log, traceback};
+use super::{access, crash, fork, log, traceback};
 
 /// The minor version this module is linked with, as `3.11`.
 pub const BUILD_VERSION: &str = env!("WSGI_PYTHON_VERSION");
@@ -59,6 +59,28 @@ impl Settings {
         }
     }
 
+    /// One sentence on what of it this process's user cannot reach, without which Python would be another one.
+    fn closed(&self) -> Option<String> {
+        let ways =
+            self.homes().into_iter().chain(self.executable.as_deref().and_then(Path::parent).map(Path::to_owned));
+        let closed = ways.into_iter().find_map(|path| access::closed_way(&path));
+        closed.or_else(|| self.homes().iter().find_map(|home| access::closed(&home.join("pyvenv.cfg"))))
+    }
+
+    /// As that, on where Python may have its standard library from, once it has not found it.
+    fn closed_library(&self) -> Option<String> {
+        let bases = self.homes().into_iter().filter_map(|home| virtual_environment_value(&home, &["home"]).ok()?);
+        let programs = self.program().or_else(|| Some(PathBuf::from(BUILD_EXECUTABLE)));
+        programs.into_iter().chain(bases.map(PathBuf::from)).find_map(|path| access::closed_way(&path))
+    }
+
+    /// The virtual environment or the prefix, as it was named or as one that holds the executable.
+    fn homes(&self) -> Vec<PathBuf> {
+        let around = self.executable.as_deref().and_then(Path::parent).and_then(Path::parent);
+        let around = around.filter(|home| is_virtual_environment(home));
+        self.home.as_deref().into_iter().chain(around).map(Path::to_owned).collect()
+    }
+
     /// The prefix to look for the standard library in; never a virtual environment, which has none.
     fn prefix(&self) -> Option<&Path> {
         self.home.as_deref().filter(|home| !is_virtual_environment(home))
@@ -103,14 +125,18 @@ fn is_virtual_environment(home: &Path) -> bool {
 
 /// The `version` (venv) or `version_info` (virtualenv, uv) of a `pyvenv.cfg`.
 fn virtual_environment_version(home: &Path) -> Result<String, String> {
+    let version = virtual_environment_value(home, &["version", "version_info"])?;
+    version.ok_or_else(|| format!("\"{}\" names no version", home.join("pyvenv.cfg").display()))
+}
+
+/// What a `pyvenv.cfg` has under the first of these keys that it has.
+fn virtual_environment_value(home: &Path, keys: &[&str]) -> Result<Option<String>, String> {
     let file = home.join("pyvenv.cfg");
     let text =
         std::fs::read_to_string(&file).map_err(|error| format!("cannot read \"{}\": {error}", file.display()))?;
-    text.lines()
-        .filter_map(|line| line.split_once('='))
-        .find(|(key, _)| matches!(key.trim(), "version" | "version_info"))
-        .map(|(_, value)| value.trim().to_owned())
-        .ok_or_else(|| format!("\"{}\" names no version", file.display()))
+    let mut values = text.lines().filter_map(|line| line.split_once('='));
+    let value = values.find(|(key, _)| keys.contains(&key.trim()));
+    Ok(value.map(|(_, value)| value.trim().to_owned()))
 }
 
 /// Sets variables of the process environment.
@@ -135,7 +161,7 @@ pub fn start(settings: &Settings) -> Result<(), String> {
     if CALLED.swap(true, Ordering::Relaxed) {
         return Err("Python was started before in this process".to_owned());
     }
-    let result = fork::watch().and_then(|()| preinitialize()).and_then(|()| initialize(settings));
+    let result = fork::watch().and_then(|()| start_first(settings));
     if result.is_ok() {
         // SAFETY: initialisation left this thread attached; the state is kept by the thread's PyGILState slot.
         unsafe { ffi::PyEval_SaveThread() };
@@ -146,6 +172,18 @@ pub fn start(settings: &Settings) -> Result<(), String> {
         }
     }
     STARTED.get_or_init(|| result).clone()
+}
+
+fn start_first(settings: &Settings) -> Result<(), String> {
+    // Python itself would list all places where it has looked.
+    if let Some(closed) = settings.closed() {
+        return Err(format!("Python cannot be started: {closed}"));
+    }
+    let started = preinitialize().and_then(|()| initialize(settings));
+    started.map_err(|error| match settings.closed_library() {
+        Some(closed) => format!("{error}: {closed}"),
+        None => error,
+    })
 }
 
 /// Waits until [`start`] has been called, on whatever thread, and is done.

@@ -438,11 +438,15 @@ fn app_for_root_alone() -> Option<Site> {
     Some(site)
 }
 
+fn unreadable(prefix: &str) -> String {
+    format!("PermissionError: file \"{prefix}/secret.py\" cannot be read by user nobody (mode 0600, owner root)")
+}
+
 #[test]
 fn what_only_root_can_read_fails_as_it_would_in_a_worker() {
     let Some(site) = app_for_root_alone() else { return };
     let prefix = prefix_of(&site);
-    assert_refused(&site.check(), &prefix, "wsgi_pass", "app.py", "PermissionError: [Errno 13] Permission denied");
+    assert_refused(&site.check(), &prefix, "wsgi_pass", "app.py", &unreadable(&prefix));
 }
 
 #[test]
@@ -450,7 +454,7 @@ fn the_user_counts_also_where_it_stands_last() {
     let Some(site) = app_for_root_alone() else { return };
     let prefix = prefix_of(&site);
     let check = site.user_last().check();
-    assert_refused(&check, &prefix, "wsgi_pass", "app.py", "PermissionError: [Errno 13] Permission denied");
+    assert_refused(&check, &prefix, "wsgi_pass", "app.py", &unreadable(&prefix));
 }
 
 #[test]

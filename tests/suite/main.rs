@@ -1,6 +1,7 @@
 //! Integration tests: the module in a real nginx. One file a subject; `tests/README.md` says how to write one.
 
 mod accel;
+mod access;
 mod applications;
 mod body;
 mod callables;
