@@ -67,6 +67,11 @@ fn nginx() {
         println!("cargo:rustc-cfg=nginx_linked_headers");
     }
 
+    // As nginx was configured: some fields of its structures depend on it.
+    for feature in fact("FEATURES").split(',').filter(|feature| !feature.is_empty()) {
+        println!("cargo:rustc-cfg=ngx_feature=\"{feature}\"");
+    }
+
     println!("cargo:rerun-if-changed=src/nginx/flags.c");
     // nginx-sys 0.5 announces its definitions under a wrong name.
     let definitions = fact("METADATA");

@@ -381,6 +381,8 @@ fn script_name_is_empty_where_the_location_is_no_prefix(engine: Engine) {
     let nginx = site(engine)
         .location("= /exact", "wsgi_pass environ.py;")
         .location("~ ^/regex/", "wsgi_pass environ.py;")
+        // It reads like a prefix.
+        .location("~ /like", "wsgi_pass environ.py;")
         .location("~* \\.PY$", "wsgi_pass environ.py;")
         .location("/files/", "try_files /nothing @named;")
         .location("@named", "wsgi_pass environ.py;")
@@ -390,6 +392,7 @@ fn script_name_is_empty_where_the_location_is_no_prefix(engine: Engine) {
         &[
             ("/exact", "", "/exact"),
             ("/regex/x", "", "/regex/x"),
+            ("/like/x", "", "/like/x"),
             ("/a/b.py", "", "/a/b.py"),
             ("/files/x", "", "/files/x"),
         ],
