@@ -142,6 +142,7 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
             conf.emerg(&problem);
             return Status::NGX_ERROR.into();
         }
+        main.settle_mounts();
         match main.share(&conf).and_then(|()| nginx::withheld_body::withhold_from_subrequests(&conf)) {
             Ok(()) => Status::NGX_OK.into(),
             Err(()) => Status::NGX_ERROR.into(),

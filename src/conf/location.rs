@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::head_rules::HeadRules;
 use super::main::{MainConf, content_handler};
+use super::mounts::{Mount, Mounted, Place, Slot};
 use crate::app::files::{Mechanism, Patterns, Reloading};
 use crate::app::specification::{Callable, Placement, Specification, Target};
 use crate::engine::limits::Limits;
@@ -97,8 +98,8 @@ pub struct LocationConf {
     pub reload_watch: Option<Patterns>,
 
     buffering: Arc<Buffering>,
-    /// The location's own prefix: the default of `wsgi_script_name`.
-    mount: Vec<u8>,
+    place: Place,
+    mount: Slot,
     application: Option<Arc<Specification>>,
     head_rules: Arc<HeadRules>,
 }
@@ -149,7 +150,7 @@ impl LocationConf {
         self.buffering = Arc::new(self.merged_buffering(&location));
         if location.is_unnamed() {
             // `if` and `limit_except` stand in a location and are a part of it.
-            self.mount.clone_from(&outer.mount);
+            self.place.clone_from(&outer.place);
             inherit(&mut self.pass, &outer.pass);
             if location.is_limit_except()
                 && !location.has_handler()
@@ -159,7 +160,7 @@ impl LocationConf {
                 location.set_handler(handler);
             }
         } else {
-            self.mount = location.prefix().unwrap_or_default().to_vec();
+            self.place = place_of(&location, &outer.place);
         }
         if let Some(pass) = &self.pass {
             let specification = Specification {
@@ -168,7 +169,15 @@ impl LocationConf {
                 middleware: self.middleware.clone().unwrap_or_default(),
                 placement: self.placement(),
             };
-            self.application = Some(main.register(specification, self, &pass.place));
+            let application = main.register(specification, self, &pass.place);
+            main.mount(Mounted {
+                server: conf.server(),
+                application: application.clone(),
+                place: self.place.clone(),
+                script_name: self.script_name,
+                slot: self.mount.clone(),
+            });
+            self.application = Some(application);
         }
     }
 
@@ -202,9 +211,9 @@ impl LocationConf {
         self.application.as_ref()
     }
 
-    /// The default of `wsgi_script_name`.
-    pub fn mount(&self) -> &[u8] {
-        &self.mount
+    /// Where the application is mounted, once the whole configuration is read.
+    pub fn mount(&self) -> &Mount {
+        self.mount.get_or_init(Mount::default)
     }
 
     pub fn pass_authorization(&self) -> bool {
@@ -283,6 +292,19 @@ impl LocationConf {
     /// What holds for the heads of this location's answers.
     pub fn head_rules(&self) -> &Arc<HeadRules> {
         &self.head_rules
+    }
+}
+
+/// Where a location stands that is directly in one at `outer`, or in the server.
+fn place_of(location: &CoreLocation, outer: &Place) -> Place {
+    if let Some(prefix) = location.prefix() {
+        return Place::Prefix(prefix.to_vec());
+    }
+    match (location.exact(), outer) {
+        (Some(path), _) => Place::Within(path.to_vec()),
+        (None, _) if location.is_named() => Place::Named,
+        (None, Place::Prefix(path) | Place::Within(path)) => Place::Within(path.clone()),
+        (None, Place::Named) => Place::Named,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::interpreters::{self, Interpreter, Registered};
 use super::location::LocationConf;
+use super::mounts::{self, Mounted};
 use crate::app::files::Mechanism;
 use crate::app::specification::Specification;
 use crate::engine::agreement::Agreement;
@@ -58,6 +59,7 @@ pub struct MainConf {
     token: Option<SharedWords>,
     agreements: Option<OwnWords>,
     applications: Vec<Registered>,
+    mounted: Vec<Mounted>,
 }
 
 impl MainConf {
@@ -83,6 +85,16 @@ impl MainConf {
             place: place.to_owned(),
         });
         specification
+    }
+
+    /// Notes a location with an application, whose mount is found when all are known.
+    pub(super) fn mount(&mut self, location: Mounted) {
+        self.mounted.push(location);
+    }
+
+    /// Finds the mounts of all locations.
+    pub fn settle_mounts(&mut self) {
+        mounts::settle(&std::mem::take(&mut self.mounted));
     }
 
     /// Checks what can only be checked when all locations are known.

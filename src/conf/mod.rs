@@ -4,4 +4,5 @@ pub mod head_rules;
 pub mod interpreters;
 pub mod location;
 pub mod main;
+pub mod mounts;
 pub mod table;

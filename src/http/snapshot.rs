@@ -69,9 +69,10 @@ fn content_length(request: Request, conf: &LocationConf, body: &dyn BodySource) 
 }
 
 fn set_paths(head: &mut RequestHead, request: Request, conf: &LocationConf) -> Result<(), Failed> {
-    let (script_name, path_info) = match &conf.script_name {
+    let mount = conf.mount();
+    let (script_name, path_info) = match &mount.script_name {
         Some(value) => split_path(request.path(), &request.evaluate(value).ok_or(Failed)?),
-        None => split_path(request.path(), conf.mount()),
+        None => split_path(request.path(), &mount.prefix),
     };
     head.set(Variable::ScriptName, script_name);
     head.set(Variable::PathInfo, path_info);

@@ -119,6 +119,13 @@ impl Conf {
         }
     }
 
+    /// A number that tells the server that is being read or merged from others of the configuration.
+    pub fn server(&self) -> usize {
+        // SAFETY: within an http block the context is of this type; the address of the server's configurations is only
+        // compared.
+        unsafe { (*(*self.0).ctx.cast::<sys::ngx_http_conf_ctx_t>()).srv_conf as usize }
+    }
+
     /// This module's main configuration.
     ///
     /// # Safety
@@ -202,6 +209,18 @@ impl CoreLocation {
             return None;
         }
         (location.exact_match() == 0 && location.named() == 0).then_some(name)
+    }
+
+    /// The path of an exact location.
+    pub fn exact(&self) -> Option<&[u8]> {
+        let location = self.get();
+        // SAFETY: the name lives as long as the configuration.
+        (location.exact_match() != 0).then(|| unsafe { bytes(location.name) })
+    }
+
+    /// Whether it is reached by its name.
+    pub fn is_named(&self) -> bool {
+        self.get().named() != 0
     }
 
     /// `client_body_temp_path`, once the core module has merged it.

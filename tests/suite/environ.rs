@@ -48,6 +48,12 @@ fn site(engine: Engine) -> Site {
     Site::new(engine).repository_app("/", "environ.py")
 }
 
+/// One with another application at the root, so that other locations have mounts of their own.
+fn without_root(engine: Engine) -> Site {
+    let root = "from environ import application\n";
+    Site::new(engine).repository_app("= /unused", "environ.py").app_at("/", "root.py", root)
+}
+
 #[track_caller]
 fn environ_of(response: Response) -> Map<String, Value> {
     response.expect(200).json()["environ"].as_object().unwrap().clone()
@@ -344,7 +350,7 @@ fn assert_mounts(nginx: &Nginx, table: &[(&str, &str, &str)]) {
 }
 
 fn script_name_is_the_location(engine: Engine) {
-    let nginx = site(engine)
+    let nginx = without_root(engine)
         .location("/api", "wsgi_pass environ.py;")
         .location("/slash/", "wsgi_pass environ.py;")
         .location("/deep/er/", "wsgi_pass environ.py;")
@@ -430,13 +436,15 @@ fn script_name_may_hold_variables(engine: Engine) {
 }
 
 fn slashes_stay_as_nginx_leaves_them(engine: Engine) {
-    let nginx = site(engine).location("/api", "wsgi_pass environ.py;").http("merge_slashes off;").start();
+    let nginx = without_root(engine).location("/api", "wsgi_pass environ.py;").http("merge_slashes off;").start();
     assert_mounts(&nginx, &[("//a//b", "", "//a//b"), ("//api/x", "", "//api/x"), ("/api//x", "/api", "//x")]);
 }
 
 fn a_rewrite_changes_the_path_and_not_the_request_uri(engine: Engine) {
-    let nginx =
-        site(engine).location("/api", "wsgi_pass environ.py;").server("rewrite ^/old/(.*)$ /api/$1?extra=1;").start();
+    let nginx = without_root(engine)
+        .location("/api", "wsgi_pass environ.py;")
+        .server("rewrite ^/old/(.*)$ /api/$1?extra=1;")
+        .start();
     let environ = environ_of(nginx.get("/old/x%20y?q=1"));
     assert_eq!(environ["REQUEST_URI"], "/old/x%20y?q=1");
     assert_eq!(environ["SCRIPT_NAME"], "/api");

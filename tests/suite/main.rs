@@ -31,6 +31,7 @@ mod late;
 mod limits;
 mod log;
 mod make_run;
+mod mounts;
 mod multiprocessing;
 mod process;
 mod process_reloading;

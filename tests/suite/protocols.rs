@@ -279,7 +279,7 @@ fn an_application_may_authorize(engine: Engine) {
     let nginx = guarded(engine).file("file.txt", "a file").start();
     for _ in 0..3 {
         let entered = nginx.request("GET", "/guarded/a", &token("good"), b"").expect(200);
-        assert_eq!(entered.json()["PATH_INFO"], "/a");
+        assert_eq!(entered.json()["PATH_INFO"], "/guarded/a");
         assert_eq!(entered.header("X-User"), None, "the subrequest's headers are its own");
         let file = nginx.request("GET", "/file/file.txt", &token("good"), b"").expect(200);
         assert_eq!(file.text(), "a file");
@@ -326,7 +326,7 @@ fn ssi_includes_applications(engine: Engine) {
         // The page's own URI is the request's; what is included is told in PATH_INFO.
         assert!(one.starts_with("(<p>page of ") && two.starts_with("<p>page of "), "{text}");
         let seen: Value = serde_json::from_str(three.trim_end_matches(')')).expect(three);
-        assert_eq!((&seen["SCRIPT_NAME"], &seen["PATH_INFO"]), (&json!("/app"), &json!("/three")));
+        assert_eq!((&seen["SCRIPT_NAME"], &seen["PATH_INFO"]), (&json!(""), &json!("/app/three")));
         assert_eq!(seen["REQUEST_METHOD"], "GET");
     }
 }
@@ -444,7 +444,7 @@ fn addition_puts_applications_around_a_file(engine: Engine) {
     let text = nginx.get("/pages/index.html").expect(200).text();
     let parts: Vec<&str> = text.split('|').collect();
     assert_eq!((parts.len(), parts[1]), (3, "file"), "{text}");
-    for (part, path) in [(parts[0], "/a"), (parts[2], "/b")] {
+    for (part, path) in [(parts[0], "/app/a"), (parts[2], "/app/b")] {
         let seen: Value = serde_json::from_str(part).expect(part);
         assert_eq!(seen["PATH_INFO"], path);
     }
@@ -484,7 +484,7 @@ fn an_application_may_be_an_error_page(engine: Engine) {
         .start();
     let got = nginx.get("/files/absent?a=b").expect(404);
     let seen = got.json();
-    assert_eq!((&seen["SCRIPT_NAME"], &seen["PATH_INFO"]), (&json!("/errors"), &json!("/404")));
+    assert_eq!((&seen["SCRIPT_NAME"], &seen["PATH_INFO"]), (&json!(""), &json!("/errors/404")));
     assert_eq!((&seen["REQUEST_URI"], &seen["REQUEST_METHOD"]), (&json!("/files/absent?a=b"), &json!("GET")));
     let seen = nginx.get("/changed/absent").expect(200).json();
     assert_eq!((&seen["SCRIPT_NAME"], &seen["PATH_INFO"]), (&json!(""), &json!("/changed/absent")));
@@ -513,7 +513,7 @@ fn an_application_may_stand_in_for_one_that_failed(engine: Engine) {
         let seen = nginx.post("/other?raise", &body).expect(200).json();
         assert_eq!((&seen["body"], &seen["REQUEST_METHOD"]), (&json!(size), &json!("POST")));
         let redirected = nginx.post("/redirected?raise", &body).expect(500).json();
-        assert_eq!((&redirected["REQUEST_METHOD"], &redirected["PATH_INFO"]), (&json!("GET"), &json!("")));
+        assert_eq!((&redirected["REQUEST_METHOD"], &redirected["PATH_INFO"]), (&json!("GET"), &json!("/plan-b")));
     }
 }
 
@@ -530,7 +530,7 @@ fn a_rewrite_leads_to_an_application(engine: Engine) {
         .location("/old/", "rewrite ^/old/(.*)$ /app/new/$1?added=1;")
         .start();
     let seen = nginx.get("/old/x?y=1").expect(200).json();
-    assert_eq!((&seen["SCRIPT_NAME"], &seen["PATH_INFO"]), (&json!("/app"), &json!("/new/x")));
+    assert_eq!((&seen["SCRIPT_NAME"], &seen["PATH_INFO"]), (&json!(""), &json!("/app/new/x")));
     assert_eq!((&seen["QUERY_STRING"], &seen["REQUEST_URI"]), (&json!("added=1&y=1"), &json!("/old/x?y=1")));
 }
 
