@@ -55,6 +55,9 @@ class Neighbor:
         self.path_before = list(sys.path)
         self.settings_before = os.environ.get(SETTINGS)
         self._directories = None
+        self._sources = None
+        # sys.path when it was last looked at, and what of it is its own.
+        self._seen = None
         old = neighbors.get(number)
         self._inherited = old.directories() if old else []
         self.home = root or directory_of(PathFinder.find_spec(target.partition(".")[0], self.path()))
@@ -63,6 +66,9 @@ class Neighbor:
         """What sys.path has for its sake."""
         if self._directories is not None:
             return self._directories
+        if self._seen and self._seen[0] == sys.path:
+            return self._seen[1]
+        forget_owners()
         before = list(self.path_before)
         added = []
         for entry in sys.path:
@@ -71,11 +77,13 @@ class Neighbor:
             elif isinstance(entry, str):
                 added.append(entry)
         known = [self.root] if self.root and self.root not in first_path else []
-        return list(dict.fromkeys(known + self._inherited + added))
+        self._seen = list(sys.path), list(dict.fromkeys(known + self._inherited + added))
+        return self._seen[1]
 
     def settled(self):
         """It is loaded: what others add to sys.path from now on is not its own."""
         self._directories = self.directories()
+        self._sources = self.sources()
         neighbors[self.number] = self
 
     def path(self):
@@ -91,6 +99,8 @@ class Neighbor:
 
     def sources(self):
         """The directories that have modules of its own, and may have some of a name that others have as well."""
+        if self._sources is not None:
+            return self._sources
         home = [self.home] if self.home and not INSTALLED.search(self.home + "/") else []
         return {os.path.realpath(directory) for directory in home + self.directories()}
 
@@ -133,15 +143,40 @@ def spec_of(module):
 
 
 def is_loading_thread():
-    return loading is not None and loading.thread == threading.get_ident()
+    # Another thread may end it at any time.
+    now = loading
+    return now is not None and now.thread == threading.get_ident()
+
+
+# By file and by whether the thread loads an application: which one it belongs to. Every import asks for many files.
+owners = {}
 
 
 def owner(file):
     """The application that a file belongs to."""
-    if is_loading_thread() and loading.owns(file):
+    if file.startswith("<"):
+        return None
+    is_loading = is_loading_thread()
+    if is_loading:
+        # Forgets what is known if sys.path is another one.
+        loading.directories()
+    known = owners
+    if (file, is_loading) not in known:
+        known[file, is_loading] = find_owner(file, is_loading)
+    return known[file, is_loading]
+
+
+def forget_owners():
+    """They may be others now. A thread that is looking for one keeps it to itself."""
+    global owners
+    owners = {}
+
+
+def find_owner(file, is_loading):
+    if is_loading and loading.owns(file):
         return loading
-    owners = [neighbor for neighbor in list(neighbors.values()) if neighbor.owns(file)]
-    return max(owners, key=lambda neighbor: len(neighbor.home or ""), default=None)
+    found = [neighbor for neighbor in list(neighbors.values()) if neighbor.owns(file)]
+    return max(found, key=lambda neighbor: len(neighbor.home or ""), default=None)
 
 
 def importer():
@@ -205,6 +240,7 @@ def begin(number, title, root, target):
     global loading
     neighbor = Neighbor(number, title, root, target)
     loading = neighbor
+    forget_owners()
     if not neighbor.others():
         return neighbor
     if own_paths not in sys.meta_path:
@@ -221,6 +257,7 @@ def end():
     global loading
     watch(WatchedSpec, importlib.machinery.ModuleSpec)
     loading = None
+    forget_owners()
 
 
 def give_up():
@@ -241,8 +278,9 @@ def settle(names):
     if neighbor.others():
         # A module of a directory without __init__.py may be there as an attribute of that.
         directories = {name for name in watched if is_directory(spec_of(sys.modules.get(name)))}
-        watched += sorted(set().union(*(imports_in(file, directories, is_late=False) for file in own_files(neighbor))))
-        late = {one: late_imports(one) for one in everybody()}
+        if directories:
+            watched += sorted(imports_in_all(files_by_owner().get(neighbor, ()), directories, is_late=False))
+        late = all_late_imports()
         for name in watched:
             check(neighbor, name, late)
         for one, names in late.items():
@@ -255,15 +293,16 @@ def settle(names):
 
 def everybody():
     """The applications that are loaded, and the one that is being loaded."""
-    return [*loading.others(), loading] if loading else list(neighbors.values())
+    now = loading
+    return [*now.others(), now] if now else list(neighbors.values())
 
 
 def check_late(file):
     """Looks at a module that is imported after its application was loaded, and was not looked at then."""
     neighbor = owner(file) if file else None
-    needed = imports_in(file, contested(neighbor), is_late=False) if neighbor else ()
+    needed = imports_in(file, contested(neighbor, {}), is_late=False) if neighbor else ()
     if needed:
-        late = {one: late_imports(one) for one in everybody()}
+        late = all_late_imports()
         for name in sorted(needed):
             check(neighbor, name, late)
 
@@ -330,13 +369,20 @@ def same(one, other):
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def contested(neighbor):
-    """The names of modules in the directories of `neighbor` that others have as well, or have loaded from elsewhere."""
+def contested(neighbor, known):
+    """The names of modules in the directories of `neighbor` that others have as well, or have loaded from elsewhere.
+
+    `known` keeps the names of directories that have been looked at.
+    """
+
+    def names_in_all(directories):
+        return set().union(*(known.get(one) or known.setdefault(one, names_in(one)) for one in directories))
+
     sources = neighbor.sources()
     theirs = set().union(*(other.sources() for other in everybody() if other is not neighbor)) - sources
-    their_names = names_in(theirs)
+    their_names = names_in_all(theirs)
     found = set()
-    for name in names_in(sources) - first_modules:
+    for name in names_in_all(sources) - first_modules:
         if name in their_names:
             found.add(name)
         elif loaded := file_of(spec_of(sys.modules.get(name))):
@@ -346,33 +392,42 @@ def contested(neighbor):
     return found
 
 
-def names_in(directories):
+def names_in(directory):
     """The names of all top-level modules that could be imported from there."""
     names = set()
-    for directory in directories:
-        try:
-            entries = list(os.scandir(directory))
-        except OSError:
-            continue
-        for entry in entries:
-            stem, dot, _ = entry.name.partition(".")
-            if stem.isidentifier() and (entry.name.endswith((".py", ".pyc", ".so")) if dot else entry.is_dir()):
-                names.add(stem)
+    try:
+        entries = list(os.scandir(directory))
+    except OSError:
+        return names
+    for entry in entries:
+        stem, dot, _ = entry.name.partition(".")
+        if stem.isidentifier() and (entry.name.endswith((".py", ".pyc", ".so")) if dot else entry.is_dir()):
+            names.add(stem)
     return names
 
 
-def late_imports(neighbor):
-    """The modules of contested names that functions of `neighbor` import."""
-    names = contested(neighbor)
-    if not names:
-        return set()
-    return set().union(*(imports_in(file, names, is_late=True) for file in own_files(neighbor)))
+def all_late_imports():
+    """By application: the modules of contested names that its functions import."""
+    known = {}
+    names = {one: contested(one, known) for one in everybody()}
+    if not any(names.values()):
+        return dict.fromkeys(names, frozenset())
+    files = files_by_owner()
+    return {one: imports_in_all(files.get(one, ()), names[one], is_late=True) for one in names}
 
 
-def own_files(neighbor):
-    """The files of all its modules that are loaded."""
-    files = {file_of(spec_of(module)) for module in list(sys.modules.values())}
-    return [file for file in files if file and owner(file) is neighbor]
+def files_by_owner():
+    """The files of the modules that are loaded, by application."""
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = file_of(spec_of(module)) if name not in first_modules else None
+        if file and (one := owner(file)):
+            found.setdefault(one, []).append(file)
+    return found
+
+
+def imports_in_all(files, names, is_late):
+    return set().union(*(imports_in(file, names, is_late) for file in files))
 
 
 # Functions that import the module whose name they get.
