@@ -60,6 +60,9 @@ class Neighbor:
         self._seen = None
         old = neighbors.get(number)
         self._inherited = old.directories() if old else []
+        # Where another application has put its directory before, it is not in front.
+        is_behind = root in sys.path and root not in first_path
+        self._front = old._front if old else [root] if is_behind else []
         self.home = root or directory_of(PathFinder.find_spec(target.partition(".")[0], self.path()))
 
     def directories(self):
@@ -90,12 +93,14 @@ class Neighbor:
         """sys.path as it would have it alone, with what others have added behind that."""
         own = self.directories()
         foreign = {entry for other in self.others() for entry in other.directories()} - first_path - {*own}
-        front = [self.root] if self.root and self.root not in first_path else []
-        rest = [entry for entry in sys.path if isinstance(entry, str) and entry not in front]
-        return front + [e for e in rest if e not in foreign] + [e for e in rest if e in foreign]
+        entries = [entry for entry in sys.path if isinstance(entry, str) and entry not in self._front]
+        mine = [entry for entry in entries if entry not in foreign]
+        # Behind what it has put in front itself.
+        start = next((index for index, entry in enumerate(mine) if entry in self.path_before), len(mine))
+        return mine[:start] + self._front + mine[start:] + [entry for entry in entries if entry in foreign]
 
     def others(self):
-        return [other for other in list(neighbors.values()) if other.number != self.number]
+        return [other for other in everybody() if other.number != self.number]
 
     def sources(self):
         """The directories that have modules of its own, and may have some of a name that others have as well."""
@@ -294,7 +299,8 @@ def settle(names):
 def everybody():
     """The applications that are loaded, and the one that is being loaded."""
     now = loading
-    return [*now.others(), now] if now else list(neighbors.values())
+    loaded = [neighbor for neighbor in list(neighbors.values()) if not now or neighbor.number != now.number]
+    return loaded + [now] if now else loaded
 
 
 def check_late(file):

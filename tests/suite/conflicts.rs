@@ -128,6 +128,24 @@ fn directories_that_a_script_adds_to_the_path_are_its_own() {
 }
 
 #[test]
+fn the_order_of_directories_is_as_without_others() {
+    let script = |directory: &str| {
+        format!(
+            "import sys\nsys.path.insert(0, '@prefix@/{directory}/first')\nimport utils\n\
+             assert utils.__file__ == '@prefix@/{directory}/first/utils.py', utils\n"
+        )
+    };
+    let one = app("import sys\nsys.path.append('@prefix@/b')", "0");
+    let site = two_modules(checked(), &one, &app(&script("b"), "0")).file("b/first/utils.py", "");
+    site.check().assert_ok();
+    // The directory of the second is there already, at the end, behind one with a module of the same name.
+    let site = two_modules(checked().http("wsgi_python_path @prefix@/common;"), &one, &app(NOW, "0"))
+        .file("common/utils.py", "")
+        .file("b/other.py", &app("import utils\nassert utils.name == 'b'", "0"));
+    site.check().assert_ok();
+}
+
+#[test]
 fn a_module_by_its_name_is_not_that_of_a_script() {
     let site = checked()
         .http("wsgi_python_path @prefix@/b;")
