@@ -8,7 +8,6 @@ within its functions, which run later, the statements are read.
 Runs before loader.py, with the same globals.
 """
 
-import ast
 import importlib.machinery
 import os
 import re
@@ -438,13 +437,15 @@ def imports_in_all(files, names, is_late):
 
 # Functions that import the module whose name they get.
 IMPORTERS = {"__import__", "import_module", "import_string"}
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
 def imports_in(file, names, is_late):
     """The modules below these top-level names that a file imports; with `is_late` only what its functions do."""
     if not names:
         return set()
+    # Most interpreters do without it.
+    import ast
+
     try:
         with open(file, "rb") as stream:
             text = stream.read()
@@ -459,17 +460,17 @@ def imports_in(file, names, is_late):
     while nodes:
         node, counts = nodes.pop()
         if counts:
-            found.update(imported_by(node))
+            found.update(imported_by(node, ast))
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             children = node.orelse
         else:
             children = ast.iter_child_nodes(node)
-        counts = counts or isinstance(node, FUNCTIONS)
+        counts = counts or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         nodes.extend((child, counts) for child in children)
     return {name for name in found if name.partition(".")[0] in names}
 
 
-def imported_by(node):
+def imported_by(node, ast):
     """The modules that one statement or expression imports by name."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
