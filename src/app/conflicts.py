@@ -53,6 +53,9 @@ class Neighbor:
         self.thread = threading.get_ident()
         self.path_before = list(sys.path)
         self.settings_before = os.environ.get(SETTINGS)
+        # While the variable is hidden: the class of os.environ, and what this application has set.
+        self.environ = None
+        self.asked = None
         self._directories = None
         self._sources = None
         # sys.path when it was last looked at, and what of it is its own.
@@ -252,14 +255,15 @@ def begin(number, title, root, target):
         sys.meta_path.insert(sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0, own_paths)
     watch(importlib.machinery.ModuleSpec, WatchedSpec)
     if neighbor.settings_before != first_settings:
-        # As it would be without the others, so that `setdefault` sets it.
-        set_settings(first_settings)
+        hide_settings(neighbor)
     return neighbor
 
 
 def end():
     global loading
     watch(WatchedSpec, importlib.machinery.ModuleSpec)
+    if loading.environ:
+        os.environ.__class__ = loading.environ
     loading = None
     forget_owners()
 
@@ -270,8 +274,47 @@ def give_up():
     for entry in neighbor.directories():
         if entry not in neighbor.path_before and entry in sys.path:
             sys.path.remove(entry)
-    if os.environ.get(SETTINGS) != neighbor.settings_before:
-        set_settings(neighbor.settings_before)
+    if not neighbor.environ and os.environ.get(SETTINGS) != neighbor.settings_before:
+        if neighbor.settings_before is None:
+            del os.environ[SETTINGS]
+        else:
+            os.environ[SETTINGS] = neighbor.settings_before
+
+
+def hide_settings(neighbor):
+    """Lets the thread that loads `neighbor` see the variable as it was before any application, and set it.
+
+    So `setdefault` shows what is asked for. To other threads, which serve what is loaded, it stays as it is.
+    """
+    base = neighbor.environ = type(os.environ)
+    neighbor.asked = first_settings
+
+    class Environ(base):
+        def __getitem__(self, key):
+            if key != SETTINGS or not is_loading_thread():
+                return super().__getitem__(key)
+            if neighbor.asked is None:
+                raise KeyError(key)
+            return neighbor.asked
+
+        def __setitem__(self, key, value):
+            if key == SETTINGS and is_loading_thread():
+                neighbor.asked = value
+            else:
+                super().__setitem__(key, value)
+
+        def __delitem__(self, key):
+            if key == SETTINGS and is_loading_thread():
+                neighbor.asked = None
+            else:
+                super().__delitem__(key)
+
+        def __iter__(self):
+            hidden = is_loading_thread() and neighbor.asked is None
+            return (key for key in super().__iter__() if not (hidden and key == SETTINGS))
+
+    # It may be known to others already, so it is changed and not replaced.
+    os.environ.__class__ = Environ
 
 
 def settle(names):
@@ -487,6 +530,7 @@ def imported_by(node, ast):
 
 def check_settings(neighbor):
     """Refuses settings of Django that are not those of the applications before."""
+    # Of this thread, if it is hidden.
     asked = os.environ.get(SETTINGS)
     # What was there before it began is its own only if it uses Django.
     if asked and (asked != first_settings or any(name.partition(".")[0] == "django" for name in neighbor.imports)):
@@ -506,12 +550,3 @@ def check_settings(neighbor):
                     (f"{SETTINGS}={other.settings} ({file or 'not found'})", other.title),
                     (f"{SETTINGS}={asked} ({wanted or 'not found'})", neighbor.title),
                 )
-    if os.environ.get(SETTINGS) == first_settings != neighbor.settings_before:
-        set_settings(neighbor.settings_before)
-
-
-def set_settings(value):
-    if value is None:
-        os.environ.pop(SETTINGS, None)
-    else:
-        os.environ[SETTINGS] = value

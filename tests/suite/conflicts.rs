@@ -332,6 +332,28 @@ fn an_edited_script_that_needs_a_module_of_another_is_not_taken(engine: Engine) 
     assert_eq!(nginx.get("/a").expect(200).text(), "a");
 }
 
+/// The first one is called while the second is being imported.
+#[test]
+fn settings_of_the_first_are_there_while_others_are_loaded() {
+    let waits = "
+import os, time
+assert 'DJANGO_SETTINGS_MODULE' not in os.environ and 'DJANGO_SETTINGS_MODULE' not in dict(os.environ)
+os.environ['DJANGO_SETTINGS_MODULE'] = 'other'
+del os.environ['DJANGO_SETTINGS_MODULE']
+open('@prefix@/events', 'a').write('importing\\n')
+while not os.path.exists('@prefix@/go'):
+    time.sleep(0.01)
+";
+    let site = Site::plain()
+        .file("a/one.py", &with_settings("one.settings"))
+        .file("b/other.py", &app(waits, "os.environ['DJANGO_SETTINGS_MODULE']"));
+    let nginx = two(site, "one.py", "other.py").start();
+    nginx.wait_events(&["importing"]);
+    assert_eq!(nginx.get("/a").expect(200).text(), "one.settings");
+    nginx.write("go", "");
+    assert_eq!(nginx.get("/b").expect(200).text(), "one.settings");
+}
+
 fn settings_come_back_for_the_first_when_others_are_loaded(engine: Engine) {
     let site = Site::new(engine)
         .file("a/one.py", &with_settings("one.settings"))
