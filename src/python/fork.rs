@@ -71,6 +71,9 @@ pub fn set_before_exec(hook: fn()) {
 /// not to.
 const STARTS_A_PROGRAM: [&CStr; 5] = [c"os.system", c"os.posix_spawn", c"os.exec", c"os.spawn", c"subprocess.Popen"];
 
+/// Those of functions that fork, in the main interpreter: in others there are none of these functions.
+const FORKS: [&CStr; 2] = [c"os.fork", c"os.forkpty"];
+
 unsafe extern "C" fn audit(event: *const c_char, _arguments: *mut ffi::PyObject, _data: *mut c_void) -> c_int {
     // SAFETY: CPython passes the null-terminated name of the event.
     let event = unsafe { CStr::from_ptr(event) };
@@ -79,7 +82,23 @@ unsafe extern "C" fn audit(event: *const c_char, _arguments: *mut ffi::PyObject,
     {
         hook();
     }
+    if FORKS.contains(&event) && has_sub_interpreters() {
+        let message =
+            c"a worker that has sub-interpreters cannot fork: use subprocess, or multiprocessing with the start \
+            method spawn, or give this application an nginx of its own";
+        // SAFETY: the thread that raises the event is attached. The event fails with this error, and what it is about
+        // does not happen.
+        unsafe { ffi::PyErr_SetString(ffi::PyExc_RuntimeError, message.as_ptr()) };
+        return -1;
+    }
     0
+}
+
+/// Whether there are other interpreters than the main one, which a forked child would have to remove: Python 3.11 waits
+/// there for ever for its own lock, Python 3.13 aborts.
+fn has_sub_interpreters() -> bool {
+    // SAFETY: the list has at least the main interpreter, and the calling thread is attached; a newer one is its head.
+    unsafe { !ffi::PyInterpreterState_Next(ffi::PyInterpreterState_Head()).is_null() }
 }
 
 /// Ends this process if it is a forked child, as a Python program ends that returned or raised `error`.

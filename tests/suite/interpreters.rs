@@ -590,6 +590,36 @@ def report(environ):
     }
 }
 
+/// Python would remove the others in the child, and hang or abort there.
+#[test]
+fn a_fork_is_refused_in_the_main_interpreter_beside_others() {
+    let source = reporting(
+        r#"
+import multiprocessing
+
+def refused(function):
+    try:
+        if function() == 0:
+            os._exit(1)
+    except RuntimeError as error:
+        return "has sub-interpreters" in str(error)
+
+def report(environ):
+    process = multiprocessing.get_context("fork").Process(target=print)
+    return [refused(os.fork), refused(os.forkpty), refused(process.start)]
+"#,
+    );
+    let nginx = Site::plain()
+        .http(ON)
+        .file("main.py", &source)
+        .file("other.py", &source)
+        .location("/main", "wsgi_use_main_interpreter on; wsgi_pass main.py;")
+        .location("/other", "wsgi_pass other.py;")
+        .start();
+    found(&nginx, "/other");
+    assert_eq!(found(&nginx, "/main"), json!([true, true, true]));
+}
+
 #[test]
 fn signal_handlers_are_ignored_as_in_the_main_interpreter() {
     let source = reporting(
