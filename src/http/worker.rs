@@ -21,7 +21,7 @@ use crate::engine::threads::{self, Ticket};
 use crate::nginx::mailbox;
 use crate::nginx::process::{self, NGINX_VERSION, SERVER_SOFTWARE};
 use crate::nginx::sockets;
-use crate::python::{fork, log};
+use crate::python::{after_fork, fork, log};
 use crate::wsgi::call::Call;
 use crate::wsgi::exchange::Suspended;
 
@@ -151,7 +151,7 @@ pub fn start(start: Start) -> io::Result<()> {
     let post = POST.get_or_init(|| post);
     mailbox::attach(post).map_err(io::Error::other)?;
     log::set_worker_sink(Arc::new(WorkerSink::new(post)));
-    fork::set_in_child(|| {
+    after_fork::set_in_child(|| {
         process::reset_signals();
         sockets::close_all();
     });

@@ -1,59 +1,14 @@
-//! Child processes of the application: what a forked child has no part in, what a started program must not inherit.
+//! Child processes of the application: programs that it starts, which must not inherit everything, and the end of forked
+//! children that come out of it.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use pyo3::exceptions::{PyOSError, PySystemExit};
+use pyo3::exceptions::PySystemExit;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use super::{log, traceback};
-
-static IS_CHILD: AtomicBool = AtomicBool::new(false);
-static IN_CHILD: OnceLock<fn()> = OnceLock::new();
-
-/// Notes each fork of this process from now on, by Python or by C code. To be called once, when Python is started.
-///
-/// # Errors
-/// When the system has no memory for it.
-pub fn watch() -> Result<(), String> {
-    extern "C" fn after_fork() {
-        IS_CHILD.store(true, Ordering::Relaxed);
-        if let Some(hook) = IN_CHILD.get() {
-            hook();
-        }
-    }
-    // SAFETY: the function is static, and allocates and locks nothing, as little as its hook does.
-    match unsafe { libc::pthread_atfork(None, None, Some(after_fork)) } {
-        0 => Ok(()),
-        error => Err(format!("cannot watch for forks: {}", std::io::Error::from_raw_os_error(error))),
-    }
-}
-
-/// Names what runs in every forked child, in the thread that forked it. The first call counts.
-///
-/// Between `fork` and `exec` the hook may only do what a signal handler may: other threads may have held any lock.
-pub fn set_in_child(hook: fn()) {
-    let _ = IN_CHILD.set(hook);
-}
-
-/// Whether this process was forked from the one that Python was started in: a copy of a worker with one thread.
-pub fn is_child() -> bool {
-    IS_CHILD.load(Ordering::Relaxed)
-}
-
-/// Keeps a forked child from the request of its parent: the client's connection and the event loop are the parent's, and
-/// their descriptors may be other files here by now.
-///
-/// # Errors
-/// `OSError` in a forked child.
-pub fn refuse_child() -> PyResult<()> {
-    if is_child() {
-        return Err(PyOSError::new_err("a forked process has no part in the request of its parent"));
-    }
-    Ok(())
-}
+use super::{after_fork, log, traceback};
 
 static BEFORE_EXEC: OnceLock<fn()> = OnceLock::new();
 
@@ -106,7 +61,7 @@ fn has_sub_interpreters() -> bool {
 /// To be called wherever code of an application returns, before any lock is taken: a child that went on would be a second
 /// worker, and take the events of the first.
 pub fn end_child(py: Python<'_>, error: Option<&PyErr>) {
-    if !is_child() {
+    if !after_fork::is_child() {
         return;
     }
     let status = error.map_or(0, |error| exit_status(py, error));

@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyBytesMethods, PyString};
 
 use super::class::{Arguments, Method};
 use super::line::Line;
-use super::{fork, text};
+use super::{after_fork, text};
 
 /// How much a record matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +99,7 @@ pub fn error(text: &str) {
 /// Logs `text`, which need not end with a newline, to this thread's sink.
 pub fn write_record(level: Level, text: &str) {
     let text = text.trim_end_matches('\n');
-    if fork::is_child() {
+    if after_fork::is_child() {
         // The event loop behind the sinks is not here. nginx's error log is stderr as well; there is nobody to tell that
         // it cannot be written.
         let _ = writeln!(std::io::stderr(), "{text}");

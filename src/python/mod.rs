@@ -4,6 +4,7 @@
 //! it is safe to call with an attached [`pyo3::Python`] token.
 
 pub mod access;
+pub mod after_fork;
 pub mod class;
 pub mod crash;
 pub mod file;

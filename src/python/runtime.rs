@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use super::{access, crash, fork, log, traceback};
+use super::{access, after_fork, crash, log, traceback};
 
 /// The minor version this module is linked with, as `3.11`.
 pub const BUILD_VERSION: &str = env!("WSGI_PYTHON_VERSION");
@@ -161,7 +161,7 @@ pub fn start(settings: &Settings) -> Result<(), String> {
     if CALLED.swap(true, Ordering::Relaxed) {
         return Err("Python was started before in this process".to_owned());
     }
-    let result = fork::watch().and_then(|()| start_first(settings));
+    let result = after_fork::watch().and_then(|()| start_first(settings));
     if result.is_ok() {
         // SAFETY: initialisation left this thread attached; the state is kept by the thread's PyGILState slot.
         unsafe { ffi::PyEval_SaveThread() };

@@ -10,8 +10,8 @@ use pyo3::types::{PyBytes, PyList};
 
 use super::body::{BodySource, Interrupt};
 use super::exchange::{Disconnected, Exchange};
+use crate::python::after_fork;
 use crate::python::class::{Arguments, Class, Method};
-use crate::python::fork;
 use crate::python::text::bytes_filled_detached;
 
 /// A handle of one request's input, kept by the call so that it can end it.
@@ -176,7 +176,7 @@ impl Input {
     }
 
     fn read_bytes<'py>(&self, py: Python<'py>, size: Option<usize>, once: bool) -> PyResult<Bound<'py, PyBytes>> {
-        fork::refuse_child()?;
+        after_fork::refuse_child()?;
         let limit = size.unwrap_or(usize::MAX);
         if self.0.interrupt.is_some() {
             let bytes = self.while_detached(py, |state| state.read_growing(limit, once))?;
@@ -196,7 +196,7 @@ impl Input {
     }
 
     fn line<'py>(&self, py: Python<'py>, limit: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
-        fork::refuse_child()?;
+        after_fork::refuse_child()?;
         let limit = limit.unwrap_or(usize::MAX);
         if self.0.interrupt.is_none() {
             // One that still comes tells of its end by itself, and another thread may have the state while it waits.

@@ -8,7 +8,7 @@ use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
 
 use super::file::FileBody;
 use super::start_response::{Answer, Completion};
-use crate::python::fork;
+use crate::python::after_fork;
 
 /// A running answer. Whoever has one calls [`Response::advance`] until it is done, then [`Response::into_closable`].
 pub struct Response {
@@ -137,7 +137,7 @@ impl Response {
             }
             let next = self.next(py);
             // Nothing of the answer is a child's, whose end the caller sees to.
-            if fork::is_child() {
+            if after_fork::is_child() {
                 return next.map(|_| Progress::Done).map_err(Failure::Raised);
             }
             let Some(piece) = next? else {

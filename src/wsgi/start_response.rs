@@ -10,8 +10,8 @@ use pyo3::types::{PyBytes, PyTuple};
 use super::exchange::{Disconnected, End, Exchange};
 use super::file::FileBody;
 use super::head::ResponseHead;
+use crate::python::after_fork;
 use crate::python::class::{Arguments, BoundMethod, Class, Method};
-use crate::python::fork;
 
 /// The answer of one call. Shared by its `start_response`, its `write` and its iteration.
 #[derive(Clone)]
@@ -257,7 +257,7 @@ impl Answer {
     }
 
     fn start<'py>(&self, arguments: &Arguments<'_, 'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        fork::refuse_child()?;
+        after_fork::refuse_child()?;
         let names = ["status", "response_headers", "exc_info"];
         let [status, headers, exc_info] = arguments.bind("start_response", names, 2)?;
         let exc_info = exc_info.filter(|exc_info| !exc_info.is_none());
@@ -306,7 +306,7 @@ pub static START_RESPONSE: BoundMethod<Answer> =
 
 /// `write(data)`.
 static WRITE: BoundMethod<Answer> = BoundMethod::of(c"write", |answer: &Answer, arguments| {
-    fork::refuse_child()?;
+    after_fork::refuse_child()?;
     let [data] = arguments.bind("write", ["data"], 1)?;
     let py = arguments.py;
     let Some(data) = data else {
