@@ -57,7 +57,12 @@ impl Request {
             self.set_request_body_no_buffering(u32::from(!buffering));
             sys::ngx_http_read_client_request_body(self.as_ptr(), Some(read))
         };
-        if status >= sys::NGX_HTTP_SPECIAL_RESPONSE as isize { Status(status) } else { Status::DONE }
+        if status < sys::NGX_HTTP_SPECIAL_RESPONSE as isize {
+            return Status::DONE;
+        }
+        // What came with the head is no body, and the error_page may be another location.
+        self.withhold_body();
+        Status(status)
     }
 
     /// Whether nginx has not read all of the body yet.

@@ -14,7 +14,14 @@ impl Request {
     /// reads the body without buffering. What the client still sends is dropped, and its connection is closed after the
     /// response.
     pub(super) fn withhold_streamed_body(self) {
-        if !self.is_main() || self.request_body_no_buffering() == 0 || self.get().request_body.is_null() {
+        if self.request_body_no_buffering() != 0 {
+            self.withhold_body();
+        }
+    }
+
+    /// As [`Request::withhold_streamed_body`], of a body that has been read in any way, if only in part.
+    pub(super) fn withhold_body(self) {
+        if !self.is_main() || self.get().request_body.is_null() {
             return;
         }
         if self.is_reading_body() {

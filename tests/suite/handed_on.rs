@@ -59,7 +59,8 @@ fn start() -> Nginx {
         }}
     }}"#
         ))
-        .server("error_page 404 500 504 = @proxied; wsgi_intercept_errors on; wsgi_request_timeout 300ms; ssi on;")
+        .server("error_page 400 404 500 504 = @proxied; wsgi_intercept_errors on; wsgi_request_timeout 300ms; ssi on;")
+        .location("/buffered", "wsgi_pass app.py; wsgi_request_buffering on;")
         .location("/proxied/", "proxy_pass http://other;")
         .location("@proxied", "proxy_pass http://other;")
         .start()
@@ -126,6 +127,22 @@ fn an_application_that_answers_instead_finds_no_body() {
             assert_eq!(conn.response().expect(200).text(), "GET  b''", "{framing:?} {read} {is_whole}");
         }
     }
+}
+
+/// It comes with the head, so that the call never begins.
+#[test]
+fn the_error_page_of_a_body_that_is_wrong_finds_no_body() {
+    let nginx = start();
+    for (number, path) in ["/app/never", "/buffered/never"].into_iter().enumerate() {
+        let mut conn = nginx.connect();
+        conn.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nabcdef\r\nwrong\r\n"
+        ));
+        assert_eq!(conn.response().expect(200).text(), format!("POST [] {}", 2 * number + 1), "{path}");
+        conn.assert_closed();
+        assert_eq!(nginx.get("/proxied/next").expect(200).text(), format!("GET [] {}", 2 * number + 2), "{path}");
+    }
+    assert!(!nginx.prefix().join("events").exists(), "called");
 }
 
 // ---- HTTP/2 ---------------------------------------------------------------------------------------------------------
