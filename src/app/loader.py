@@ -7,6 +7,7 @@ of this process cannot read there; and the names of scripts.py, callables.py and
 import importlib
 import importlib.machinery
 import os
+import site
 import sys
 import threading
 import time
@@ -175,7 +176,8 @@ def find_closed(error):
 def places_of(name):
     """Where a module of this name and the packages around it would be looked for."""
     parts = name.split(".")
-    directories = sys.path
+    # Python leaves out those of an environment if it cannot see them.
+    directories = sys.path + site.getsitepackages()
     for count, part in enumerate(parts, 1):
         for directory in directories:
             if isinstance(directory, str):

@@ -84,6 +84,13 @@ fn packages_that_cannot_be_read_are_named() {
     close(&site, packages, 0o711);
     let sentence = format!("\"@prefix@/{packages}\" cannot be read by user nobody (mode 0711, owner root)");
     assert_refused(&site.check_again(), &site, &sentence);
+    close(&site, packages, 0o755);
+    // What is in there is not on sys.path then.
+    close(&site, "private/venv/lib", 0o700);
+    let sentence = "\"@prefix@/private/venv/lib\" is closed to user nobody (mode 0700, owner root)";
+    assert_refused(&site.check_again(), &site, sentence);
+    let site = site.http("wsgi_enable_subinterpreters on;");
+    assert_refused(&site.check_again(), &site, sentence);
 }
 
 #[test]
