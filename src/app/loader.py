@@ -120,8 +120,10 @@ def load(number, title, script, module, callable_, middleware, is_reloaded):
         seen_as = (f"what {call} returned", None) if is_factory else (repr(name), call)
         for module, callable_ in reversed(middleware):
             wrap = find_callable(import_module(module), module, callable_, "wsgi_middleware")
-            application = wrap(application)
-            seen_as = f"what middleware {callable_[0]!r} of {module!r} returned", None
+            wrapped = wrap(application)
+            if wrapped is not application:
+                seen_as = f"what middleware {callable_[0]!r} of {module!r} returned", None
+            application = wrapped
             if not callable(application):
                 raise TypeError(f"middleware {callable_[0]!r} of {module!r} returned no callable")
         # The outermost alone: a middleware may make one kind of application of another.

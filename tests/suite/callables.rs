@@ -108,6 +108,9 @@ def middleware(application):
 
 def asynchronous(application):
     return instance
+
+def same(application):
+    return application
 "#;
 
 const ASGI: &str = "looks like an ASGI application; this module runs WSGI: proxy_pass to a server for ASGI";
@@ -135,6 +138,8 @@ fn asgi_is_refused() {
         "wsgi_pass app.py made; wsgi_middleware app asynchronous;",
         &format!("what middleware 'asynchronous' of 'app' returned {ASGI}"),
     );
+    // What it returns as it is is not of its making.
+    assert_refused("wsgi_pass app.py instance; wsgi_middleware app same;", &format!("'instance' {ASGI}"));
 }
 
 #[test]
