@@ -282,7 +282,8 @@ def forget(names):
 
     Not those of the standard library, nor packages with extension modules: those cannot be initialised twice.
     """
-    loaded = [name for name in names if name in sys.modules]
+    # A module may have been looked for more than once.
+    loaded = [name for name in dict.fromkeys(names) if name in sys.modules]
     fixed = set(sys.stdlib_module_names)
     for name in loaded:
         spec = getattr(sys.modules[name], "__spec__", None)

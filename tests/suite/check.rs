@@ -81,6 +81,15 @@ fn a_module_that_is_missing_is_named_with_file_line_and_traceback() {
 }
 
 #[test]
+fn the_reason_is_that_of_the_import_also_if_a_module_was_looked_for_twice() {
+    let source = "import importlib.util\nassert importlib.util.find_spec('helper')\nimport helper, not_there\n";
+    let site = checked().app(source).file("helper.py", "");
+    let prefix = prefix_of(&site);
+    let why = "ModuleNotFoundError: No module named 'not_there'";
+    assert_refused(&site.check(), &prefix, "wsgi_pass", "app.py", why);
+}
+
+#[test]
 fn what_a_log_handler_gets_is_shown_with_a_failure() {
     let source = "import logging, ngx_wsgi\nlogging.basicConfig(handlers=[ngx_wsgi.LogHandler()])\n";
     let site = checked().app(&format!("{source}logging.warning('two\\nlines')\nraise LookupError('bad')\n"));
