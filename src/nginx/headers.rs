@@ -127,6 +127,41 @@ impl Request {
         }
     }
 
+    /// Takes the conditions and ranges of a request that was no GET out of its headers, where it goes on as one: they are not
+    /// for what is shown then, and a server behind the next location would judge them, and answer 412, as nginx would.
+    ///
+    /// # Errors
+    /// When nginx has no memory.
+    pub(super) fn drop_conditions(&self) -> Result<(), NoMemory> {
+        const JUDGED: [&str; 6] =
+            ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "range"];
+        // SAFETY: the live request's own list: a chain of parts of nelts elements. What points to an element keeps it, as the
+        // new list has copies, in one part: its `last` is that part, in the place where the request has it.
+        unsafe {
+            let request = self.as_ptr();
+            let headers = &mut (*request).headers_in.headers;
+            let parts = std::iter::successors(Some(&headers.part), |part| part.next.as_ref());
+            let count: usize = parts.clone().map(|part| part.nelts).sum();
+            let list = sys::ngx_list_create((*request).pool, count.max(1), size_of::<sys::ngx_table_elt_t>());
+            if list.is_null() {
+                return Err(NoMemory);
+            }
+            for part in parts {
+                for index in 0..part.nelts {
+                    let element = part.elts.cast::<sys::ngx_table_elt_t>().add(index);
+                    let name = bytes((*element).key);
+                    if !JUDGED.iter().any(|judged| judged.as_bytes().eq_ignore_ascii_case(name)) {
+                        // There is room for all.
+                        sys::ngx_list_push(list).cast::<sys::ngx_table_elt_t>().copy_from_nonoverlapping(element, 1);
+                    }
+                }
+            }
+            *headers = *list;
+            headers.last = &raw mut headers.part;
+        }
+        Ok(())
+    }
+
     /// Lets nginx send this response whole, whatever version the client has.
     pub fn send_though_not_modified(&self) {
         self.set_disable_not_modified(1);

@@ -28,6 +28,10 @@ impl Request {
                     return self.finalize(Status::NOT_FOUND);
                 }
                 if !self.is_head() {
+                    let was_get = (*request).method == sys::NGX_HTTP_GET as usize;
+                    if !was_get && let Err(no_memory) = self.drop_conditions() {
+                        return self.finalize(no_memory.into());
+                    }
                     (*request).method = sys::NGX_HTTP_GET as usize;
                     (*request).method_name = sys::ngx_http_core_get_method;
                 }

@@ -11,6 +11,7 @@ both_engines!(
     a_redirect_becomes_get_unless_it_is_head,
     a_redirect_to_a_named_location_keeps_method_and_uri,
     a_redirect_to_a_proxy,
+    a_change_is_not_judged_again_behind_a_proxy,
     a_redirect_to_where_there_is_nothing,
     an_unsafe_uri_is_answered_by_404,
     a_loop_of_redirects_ends,
@@ -227,6 +228,28 @@ fn a_redirect_to_a_proxy(engine: Engine) {
     let response = ask(&nginx, "POST", &redirecting("/proxy/x?y=z"), "Content-Length: 2\r\n\r\nab").expect(200);
     assert_eq!(response.text(), "GET /x y=z /echo/x?y=z ab");
     assert_eq!(response.header("Content-Type"), Some("text/echo"));
+}
+
+/// The file has another version than the one that was changed.
+fn a_change_is_not_judged_again_behind_a_proxy(engine: Engine) {
+    let nginx = site(engine)
+        .file("files/page", "page")
+        .location("/open/", "alias @prefix@/files/;")
+        .location("/proxy/", "internal; proxy_pass http://127.0.0.1:@port@/open/;")
+        .workers(2)
+        .start();
+    let conditions = [
+        "If-Match: \"v1\"",
+        "If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT",
+        "If-None-Match: *",
+        "Range: bytes=0-0",
+    ];
+    for condition in conditions {
+        let response = ask(&nginx, "PUT", &redirecting("/proxy/page"), &format!("{condition}\r\n"));
+        assert_eq!((response.status, response.text().as_str()), (200, "page"), "{condition}");
+    }
+    // A proxied request of the client is judged there.
+    ask(&nginx, "GET", &redirecting("/proxy/page"), "If-None-Match: *\r\n").expect(304);
 }
 
 fn a_redirect_to_where_there_is_nothing(engine: Engine) {
