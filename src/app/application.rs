@@ -113,6 +113,7 @@ impl Loader {
         namespace.set_item("source", include_str!("scripts.py"))?;
         run_code(py, c_str!(include_str!("scripts.py")), c"ngx_wsgi/scripts.py", &namespace)?;
         run_code(py, c_str!(include_str!("callables.py")), c"ngx_wsgi/callables.py", &namespace)?;
+        run_code(py, c_str!(include_str!("settings.py")), c"ngx_wsgi/settings.py", &namespace)?;
         run_code(py, c_str!(include_str!("conflicts.py")), c"ngx_wsgi/conflicts.py", &namespace)?;
         run_code(py, c_str!(include_str!("loader.py")), c"ngx_wsgi/loader.py", &namespace)?;
         let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?.unbind();

@@ -1,12 +1,13 @@
 """Loads applications: a script by its path or a module by its name, its callable, the middleware around it.
 
 In the globals are `is_main`, whether this is the main interpreter; `closed(path)`, which gives a sentence on what the user
-of this process cannot read there; and the names of scripts.py, callables.py and conflicts.py.
+of this process cannot read there; and the names of scripts.py, callables.py, settings.py and conflicts.py.
 """
 
 import importlib
 import importlib.machinery
 import os
+import re
 import site
 import sys
 import threading
@@ -39,7 +40,7 @@ class JustEdited:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in sys.stdlib_module_names:
             return None
-        spec = find(name, path, target)
+        spec = PathFinder.find_spec(name, path, target)
         if not spec or type(spec.loader) is not importlib.machinery.SourceFileLoader:
             return None
         try:
@@ -92,6 +93,9 @@ def source_file(module):
     return file if isinstance(file, str) and isinstance(loader, importlib.machinery.SourceFileLoader) else None
 
 
+INSTALLED = re.compile("/(site|dist)-packages/")
+
+
 def files_of(module):
     """The file of the module of this name, and those of all modules from outside the standard library and site-packages."""
     installed = os.path.join(os.path.dirname(os.__file__), "")
@@ -108,41 +112,47 @@ def load(number, title, script, module, callable_, middleware, is_reloaded):
     if is_reloaded and just_edited not in sys.meta_path:
         # To stay, as modules may be imported at any time.
         sys.meta_path.insert(0, just_edited)
-    place = script or module
-    begin(number, title, script_package(script)[0] if script else None, module)
-    recorder = ImportRecorder()
-    sys.meta_path.insert(0, recorder)
-    try:
-        loaded = import_script(script) if script else import_module(module)
-        application = find_callable(loaded, place, callable_, "wsgi_pass")
-        name, is_factory = callable_
-        call = f"{name}()"
-        seen_as = (f"what {call} returned", None) if is_factory else (repr(name), call)
-        for module, callable_ in reversed(middleware):
-            wrap = find_callable(import_module(module), module, callable_, "wsgi_middleware")
-            wrapped = wrap(application)
-            if wrapped is not application:
-                seen_as = f"what middleware {callable_[0]!r} of {module!r} returned", None
-            application = wrapped
-            if not callable(application):
-                raise TypeError(f"middleware {callable_[0]!r} of {module!r} returned no callable")
-        # The outermost alone: a middleware may make one kind of application of another.
-        check_callable(application, *seen_as)
-        settle(recorder.names)
-        imported[place] = set(recorder.names)
-        return application
-    except BaseException as error:
-        refusal = find_closed(error) or find_refusal(error, recorder.names)
-        forget(recorder.names)
-        give_up()
-        if refusal:
-            raise refusal from error
-        raise
-    finally:
-        end()
-        # The application may have made a list of its own.
-        if recorder in sys.meta_path:
-            sys.meta_path.remove(recorder)
+    root, names = script_package(script) if script else (None, ())
+    with being_loaded(number, title, root, names[0] if len(names) > 1 else None):
+        recorder = ImportRecorder()
+        sys.meta_path.insert(0, recorder)
+        try:
+            # Before any code of the application runs.
+            check_modules()
+            application = make_application(script, module, callable_, middleware)
+            check_loaded()
+            imported[script or module] = set(recorder.names)
+            return application
+        except BaseException as error:
+            refusal = find_closed(error) or find_refusal(error, recorder.names)
+            forget(recorder.names)
+            if refusal:
+                raise refusal from error
+            raise
+        finally:
+            # The application may have made a list of its own.
+            if recorder in sys.meta_path:
+                sys.meta_path.remove(recorder)
+
+
+def make_application(script, module, callable_, middleware):
+    """Imports an application and puts its middleware around it."""
+    loaded = import_script(script) if script else import_module(module)
+    application = find_callable(loaded, script or module, callable_, "wsgi_pass")
+    name, is_factory = callable_
+    call = f"{name}()"
+    seen_as = (f"what {call} returned", None) if is_factory else (repr(name), call)
+    for module, callable_ in reversed(middleware):
+        wrap = find_callable(import_module(module), module, callable_, "wsgi_middleware")
+        wrapped = wrap(application)
+        if wrapped is not application:
+            seen_as = f"what middleware {callable_[0]!r} of {module!r} returned", None
+        application = wrapped
+        if not callable(application):
+            raise TypeError(f"middleware {callable_[0]!r} of {module!r} returned no callable")
+    # The outermost alone: a middleware may make one kind of application of another.
+    check_callable(application, *seen_as)
+    return application
 
 
 # What extension modules say that cannot be in more than one interpreter of a process.
@@ -167,12 +177,17 @@ def find_closed(error):
             for path in places_of(error.name):
                 if sentence := closed(path):
                     return ImportError(f"{sentence}; {error}", name=error.name)
-        elif isinstance(error, AttributeError) and is_directory(spec_of(getattr(error, "obj", None))):
+        elif isinstance(error, AttributeError) and is_directory(getattr(error, "obj", None)):
             for path in error.obj.__path__:
                 if sentence := closed(path):
                     return ImportError(f"{sentence}; {error}")
         error = error.__cause__
     return None
+
+
+def is_directory(module):
+    """Whether it is a module that is nothing but a directory, or several."""
+    return isinstance(module, types.ModuleType) and not getattr(module, "__file__", None) and hasattr(module, "__path__")
 
 
 def places_of(name):
@@ -257,9 +272,7 @@ def script_module(path):
         package = import_module(".".join(names[:-1]))
         if os.path.realpath(directory) in map(os.path.realpath, getattr(package, "__path__", ())):
             return ".".join(names)
-        # Another package of the same name comes first on the path.
-        if loading:
-            loading.shadowed = names[0], os.path.join(root, names[0])
+        # Otherwise another package of the same name comes first on the path.
     # With a dot it would be a part of a package.
     return f"_wsgi_{stem.replace('.', '_')}_{zlib.crc32(os.fsencode(path)):08x}"
 

@@ -1,12 +1,13 @@
 //! Applications that would get modules or Django settings of another one of their interpreter.
 
-use crate::harness::{Check, Engine, Nginx, Site, both_engines, venv};
+use crate::harness::{Check, Engine, Nginx, Site, both_engines, venv, wait_for};
 
 both_engines!(
     a_worker_does_not_serve_the_second_of_two,
-    an_import_within_a_function_finds_its_own_file,
-    a_module_that_is_imported_late_is_looked_at,
+    an_import_within_a_function_gets_no_file_of_another,
+    an_application_that_cannot_be_loaded_leaves_no_directory_behind,
     an_edited_script_that_needs_a_module_of_another_is_not_taken,
+    an_import_by_a_framework_gets_no_file_of_another,
     settings_come_back_for_the_first_when_others_are_loaded,
 );
 
@@ -109,7 +110,8 @@ fn two_modules_of_one_name_are_refused_however_they_are_imported() {
         let site = two_modules(checked(), &app(NOW, "utils.name"), &app(way, "0"));
         assert_refused(&site.check(), &format!("{MODULES} 'utils'"), sides);
     }
-    for (one, other) in [(NOW, LATE), (LATE, NOW), (LATE, LATE)] {
+    // It is enough that one of them does; the other may at any time.
+    for (one, other) in [(NOW, LATE), (LATE, NOW), (NOW, ""), ("", NOW)] {
         let site = two_modules(checked(), &app(one, "0"), &app(other, "0"));
         assert_refused(&site.check(), &format!("{MODULES} 'utils'"), sides);
     }
@@ -135,14 +137,46 @@ fn the_order_of_directories_is_as_without_others() {
              assert utils.__file__ == '@prefix@/{directory}/first/utils.py', utils\n"
         )
     };
-    let one = app("import sys\nsys.path.append('@prefix@/b')", "0");
-    let site = two_modules(checked(), &one, &app(&script("b"), "0")).file("b/first/utils.py", "");
-    site.check().assert_ok();
-    // The directory of the second is there already, at the end, behind one with a module of the same name.
-    let site = two_modules(checked().http("wsgi_python_path @prefix@/common;"), &one, &app(NOW, "0"))
-        .file("common/utils.py", "")
-        .file("b/other.py", &app("import utils\nassert utils.name == 'b'", "0"));
-    site.check().assert_ok();
+    let site = |one: &str| {
+        let site = checked().file("b/utils.py", "").file("b/first/utils.py", "").file("a/one.py", one);
+        two(site.file("b/other.py", &app(&script("b"), "0")), "one.py", "other.py")
+    };
+    site(&app("", "0")).check().assert_ok();
+    let adds = app("import sys\nsys.path.append('@prefix@/b')", "0");
+    let sides = ["@prefix@/b/utils.py", "@prefix@/b/first/utils.py"];
+    assert_refused(&site(&adds).check(), &format!("{MODULES} 'utils'"), sides);
+}
+
+#[test]
+fn a_module_that_hides_one_for_all_is_refused() {
+    let site =
+        checked().http("wsgi_python_path @prefix@/common;").file("common/utils.py", "").file("a/one.py", &app("", "0"));
+    let site = two(site.file("b/utils.py", "").file("b/other.py", &app(NOW, "0")), "one.py", "other.py");
+    let sides = ["@prefix@/common/utils.py", "@prefix@/b/utils.py"];
+    assert_refused(&site.check(), &format!("{MODULES} 'utils'"), sides);
+}
+
+#[test]
+fn a_refused_import_counts_also_if_the_application_goes_on_without() {
+    let guarded = "try:\n    import utils\nexcept ImportError:\n    pass";
+    let site = two_modules(checked(), &app("", "0"), &app(guarded, "0"));
+    assert_refused(&site.check(), &format!("{MODULES} 'utils'"), ["@prefix@/a/utils.py", "@prefix@/b/utils.py"]);
+}
+
+#[test]
+fn scripts_of_one_directory_are_told_apart() {
+    let script =
+        |directory: &str, code: &str| app(&format!("import sys\nsys.path.append('@prefix@/{directory}')\n{code}"), "0");
+    for (one, other) in [(NOW, NOW), (NOW, LATE), (LATE, NOW)] {
+        let site = checked()
+            .file("a/utils.py", "")
+            .file("b/utils.py", "")
+            .file("scripts/one.py", &script("a", one))
+            .file("scripts/other.py", &script("b", other))
+            .location("/a", "wsgi_pass scripts/one.py;")
+            .location("/b", "wsgi_pass scripts/other.py;");
+        assert_refused(&site.check(), &format!("{MODULES} 'utils'"), ["@prefix@/a/utils.py", "@prefix@/b/utils.py"]);
+    }
 }
 
 #[test]
@@ -171,6 +205,14 @@ fn directories_without_init_are_told_apart_by_their_modules() {
     site("two").check().assert_ok();
     let sides = ["@prefix@/a/conf/one.py", "@prefix@/b/conf/one.py"];
     assert_refused(&site("one").check(), &format!("{MODULES} 'conf.one'"), sides);
+    // The other part of it is in a directory of both.
+    let common = checked()
+        .http("wsgi_python_path @prefix@/common;")
+        .file("common/conf/two.py", "")
+        .file("a/conf/one.py", "")
+        .file("a/one.py", &app("import conf.one", "0"))
+        .file("b/other.py", &app("import conf.two", "0"));
+    two(common, "one.py", "other.py").check().assert_ok();
 }
 
 #[test]
@@ -234,16 +276,8 @@ fn applications_of_a_named_interpreter_are_told_of_its_name() {
 #[test]
 fn what_goes_together_is_accepted() {
     let fine = [
-        // Only one of them imports the module that both have.
-        two_modules(checked(), &app(NOW, "0"), &app("", "0")),
-        two_modules(checked(), &app("", "0"), &app(NOW, "0")),
-        two_modules(checked(), &app(LATE, "0"), &app("", "0")),
-        two_modules(checked(), &app("", "0"), &app(LATE, "0")),
-        two_modules(
-            checked(),
-            &app(NOW, "0"),
-            &app("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import utils", "'utils'"),
-        ),
+        // Nothing imports the module that both have.
+        two_modules(checked(), &app("", "0"), &app("", "0")),
         // Both import the same.
         checked()
             .file("utils.py", "")
@@ -299,36 +333,79 @@ fn a_worker_does_not_serve_the_second_of_two(engine: Engine) {
     }
 }
 
-fn an_import_within_a_function_finds_its_own_file(engine: Engine) {
-    let late = "def late():\n    import utils\n    return utils.name";
+fn an_import_within_a_function_gets_no_file_of_another(engine: Engine) {
     // The directory of the second one is in front of sys.path.
-    let nginx = two_modules(Site::new(engine), &app(late, "late()"), &app("", "'b'")).start();
-    assert_eq!(nginx.get("/b").expect(200).text(), "b");
-    assert_eq!(nginx.get("/a").expect(200).text(), "a");
+    for (module, error) in [("utils", "utils"), ("more", "utils")] {
+        let late = format!("def late():\n    import {module}\n    return 'a'");
+        let site = two_modules(Site::new(engine), &app(&late, "late()"), &app("", "'b'"));
+        let nginx = site.file("a/more.py", "import utils\n").errors_expected().start();
+        assert_eq!(nginx.get("/b").expect(200).text(), "b");
+        nginx.get("/a").expect(500);
+        nginx.wait_log(&format!("{MODULES} '{error}'"));
+        assert_eq!(nginx.get("/b").expect(200).text(), "b");
+    }
 }
 
-fn a_module_that_is_imported_late_is_looked_at(engine: Engine) {
-    let late = "def late():\n    import more\n    return more.utils.name";
-    let site = two_modules(Site::new(engine), &app(late, "late()"), &app(NOW, "utils.name"));
-    let nginx = site.file("a/more.py", "import utils\n").errors_expected().start();
-    assert_eq!(nginx.get("/b").expect(200).text(), "b");
-    nginx.get("/a").expect(500);
-    nginx.wait_log(&format!("{MODULES} 'utils'"));
-    assert_eq!(nginx.get("/b").expect(200).text(), "b");
+fn an_application_that_cannot_be_loaded_leaves_no_directory_behind(engine: Engine) {
+    let late = "def late():\n    import utils\n    return utils.name";
+    // Its own once more, and one of all once more in front.
+    for directory in ["b", "common"] {
+        let broken = format!("import sys\nsys.path.insert(0, '@prefix@/{directory}')\nimport not_there");
+        let site = two_modules(Site::new(engine), &app(late, "late()"), &app(&broken, "0"));
+        let site = site.http("wsgi_python_path @prefix@/common;").file("common/utils.py", "name = 'common'\n");
+        let nginx = site.errors_expected().start();
+        nginx.get("/b").expect(500);
+        nginx.get("/b").expect(500);
+        assert_eq!(nginx.get("/a").expect(200).text(), "a");
+    }
+}
+
+/// As `ROOT_URLCONF` of Django: no code of the application is on the stack, and its text does not tell the name.
+fn an_import_by_a_framework_gets_no_file_of_another(engine: Engine) {
+    let framework = "
+from importlib import import_module
+def make(module):
+    def application(environ, start_response):
+        body = import_module(module).name.encode()
+        start_response('200 OK', [('Content-Type', 'text/plain')])
+        return [body]
+    return application
+";
+    let application = |code: &str| format!("{code}\nfrom framework import make\napplication = make('urls')\n");
+    let site = |code: &str| {
+        let site = Site::new(engine).http("wsgi_python_path @prefix@/common;").file("common/framework.py", framework);
+        let site = site.file("a/urls.py", "name = 'a'\n").file("b/urls.py", "name = 'b'\n");
+        let site = site.file("a/one.py", &application(code)).file("b/other.py", &application(""));
+        two(site, "one.py", "other.py").errors_expected().start()
+    };
+    let nginx = site("");
+    // Whichever is loaded first may be asked before the other is there.
+    wait_for("both applications", || nginx.logged("loaded in").get(1).map(drop));
+    for path in ["/a", "/b", "/a"] {
+        nginx.get(path).expect(500);
+    }
+    nginx.wait_log(&format!("{MODULES} 'urls'"));
+    let nginx = site("import urls");
+    assert_eq!(nginx.get("/a").expect(200).text(), "a");
+    nginx.get("/b").expect(500);
+    nginx.wait_log(&format!("{MODULES} 'urls'"));
 }
 
 fn an_edited_script_that_needs_a_module_of_another_is_not_taken(engine: Engine) {
-    let site = two_modules(Site::new(engine), &app(NOW, "utils.name"), &app("", "'old'"));
+    let site = Site::new(engine).file("a/utils.py", "").file("a/one.py", &app(NOW, "'a'"));
+    let site = two(site.file("b/other.py", &app("", "'old'")), "one.py", "other.py");
     let nginx = site.http("wsgi_script_reloading on;").errors_expected().start();
     assert_eq!(nginx.get("/a").expect(200).text(), "a");
     assert_eq!(nginx.get("/b").expect(200).text(), "old");
-    nginx.write("b/other.py", &app(NOW, "utils.name"));
-    crate::harness::wait_for("the refusal", || {
+    nginx.write("b/utils.py", "");
+    nginx.write("b/other.py", &app(NOW, "'new'"));
+    wait_for("the refusal", || {
         assert_eq!(nginx.get("/b").expect(200).text(), "old");
         nginx.error_log().contains(&format!("{MODULES} 'utils'")).then_some(())
     });
+    std::fs::remove_file(nginx.prefix().join("b/utils.py")).unwrap();
     nginx.write("b/other.py", &app("", "'new'"));
-    crate::harness::wait_for("the new script", || (nginx.get("/b").expect(200).text() == "new").then_some(()));
+    wait_for("the new script", || (nginx.get("/b").expect(200).text() == "new").then_some(()));
     assert_eq!(nginx.get("/a").expect(200).text(), "a");
 }
 

@@ -370,8 +370,13 @@ fn edits_within_a_second(way: Way) {
     for round in 1..4 {
         // Of the same length, so that byte code of one would be taken for that of the other.
         for version in 1..6 {
-            nginx.write("site/helper.py", &helper(&format!("h{}", version * round % 10)));
-            nginx.write("site/app.py", &app(&format!("a{version}")));
+            // By renaming: a script that is read when it is half written is an error.
+            for (file, text) in
+                [("helper", helper(&format!("h{}", version * round % 10))), ("app", app(&format!("a{version}")))]
+            {
+                nginx.write("site/next", &text);
+                fs::rename(nginx.prefix().join("site/next"), nginx.prefix().join(format!("site/{file}.py"))).unwrap();
+            }
             answer(&nginx);
             std::thread::sleep(Duration::from_millis(30 * round));
         }
