@@ -499,8 +499,12 @@ fn tracebacks_of_imports_have_no_frames_of_the_server(engine: Engine) {
             .start();
         let prefix = nginx.prefix().display().to_string();
         let wanted: Vec<String> = wanted.iter().map(|line| line.replace("@prefix@", &prefix)).collect();
-        nginx.wait_log(wanted.last().unwrap());
-        let log = nginx.error_log();
+        // The headline says what the last line says.
+        let log = wait_for("the traceback", || {
+            let is_last = |line: &str| line.ends_with(wanted.last().unwrap()) && !line.contains("could not be loaded");
+            let log = nginx.error_log();
+            log.lines().any(is_last).then_some(log)
+        });
         let lines = log.lines().filter(|line| line.contains("[error]")).map(message);
         let found: Vec<&str> = lines.skip(1).filter(|line| is_of_every_version(line)).take(wanted.len()).collect();
         let wanted: Vec<&str> = wanted.iter().map(String::as_str).filter(|line| is_of_every_version(line)).collect();
