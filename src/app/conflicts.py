@@ -43,7 +43,7 @@ class Neighbor:
         # What importing has failed for: the application may have gone on without.
         self.refused = None
         self.thread = threading.get_ident()
-        self.path_before = Counter(entry for entry in sys.path if isinstance(entry, str))
+        self.path_before = list(sys.path)
         self.root = root
         self.package = package
         self._inherited = neighbors[number].directories() if number in neighbors else []
@@ -53,7 +53,7 @@ class Neighbor:
         """What sys.path has for its sake, in the order of sys.path."""
         if self._directories is not None:
             return self._directories
-        left = self.path_before.copy()
+        left = Counter(entry for entry in self.path_before if isinstance(entry, str))
         added = []
         for entry in sys.path:
             if isinstance(entry, str) and not left[entry]:
@@ -176,9 +176,7 @@ def being_loaded(number, title, root, package):
             yield
         neighbor.settled()
     except BaseException:
-        # What it has put there is in front of what was there before.
-        for entry in (Counter(entry for entry in sys.path if isinstance(entry, str)) - neighbor.path_before).elements():
-            sys.path.remove(entry)
+        sys.path[:] = neighbor.path_before
         del neighbors[number]
         if before:
             neighbors[number] = before

@@ -347,10 +347,11 @@ fn an_import_within_a_function_gets_no_file_of_another(engine: Engine) {
 }
 
 fn an_application_that_cannot_be_loaded_leaves_no_directory_behind(engine: Engine) {
-    let late = "def late():\n    import utils\n    return utils.name";
-    // Its own once more, and one of all once more in front.
-    for directory in ["b", "common"] {
-        let broken = format!("import sys\nsys.path.insert(0, '@prefix@/{directory}')\nimport not_there");
+    let late = "import sys\nbefore = list(sys.path)\ndef late():\n    import utils\n    \
+                return utils.name if sys.path == before else sys.path";
+    // Its own once more, one of all once more, in front or at the end.
+    for add in ["insert(0, '@prefix@/b')", "insert(0, '@prefix@/common')", "append('@prefix@/common')"] {
+        let broken = format!("import sys\nsys.path.{add}\nimport not_there");
         let site = two_modules(Site::new(engine), &app(late, "late()"), &app(&broken, "0"));
         let site = site.http("wsgi_python_path @prefix@/common;").file("common/utils.py", "name = 'common'\n");
         let nginx = site.errors_expected().start();
