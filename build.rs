@@ -72,11 +72,11 @@ fn nginx() {
         println!("cargo:rustc-cfg=ngx_feature=\"{feature}\"");
     }
 
-    println!("cargo:rerun-if-changed=src/nginx/flags.c");
+    println!("cargo:rerun-if-changed=src/nginx/request/flags.c");
     // nginx-sys 0.5 announces its definitions under a wrong name.
     let definitions = fact("METADATA");
     cc::Build::new()
-        .file("src/nginx/flags.c")
+        .file("src/nginx/request/flags.c")
         .includes(env::split_paths(&fact("INCLUDE")))
         .flags(definitions.trim_start_matches("cflags=").split_whitespace())
         .warnings(false)

@@ -15,8 +15,11 @@ mod conf;
 mod engine;
 mod http;
 mod nginx;
+mod os;
 mod python;
+mod reload;
 mod sync;
+mod worker;
 mod wsgi;
 
 use std::ffi::{c_char, c_void};
@@ -27,12 +30,12 @@ use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf};
 
 use conf::location::LocationConf;
 use conf::main::MainConf;
-use nginx::candidate::Candidate;
 use nginx::conf::Conf;
+use nginx::cycle::NewCycle;
 use nginx::log::{Level, Log};
-use nginx::process::{self, Role};
 use nginx::request::Request;
 use nginx::sys;
+use nginx::worker_process::{self, Role};
 
 /// What nginx's `load_module` looks for. (The macro of the `ngx` crate makes these for one module only.)
 #[unsafe(no_mangle)]
@@ -84,7 +87,7 @@ static CONTEXT: sys::ngx_http_module_t = sys::ngx_http_module_t {
     merge_loc_conf: Some(merge_loc_conf),
 };
 
-static mut COMMANDS: [sys::ngx_command_t; conf::table::DIRECTIVES.len()] = conf::table::DIRECTIVES;
+static mut COMMANDS: [sys::ngx_command_t; conf::directives::DIRECTIVES.len()] = conf::directives::DIRECTIVES;
 
 /// Makes configurations in the pool of their cycle, which drops them.
 struct Module;
@@ -143,7 +146,7 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
             return Status::NGX_ERROR.into();
         }
         main.settle_mounts();
-        match main.share(&conf).and_then(|()| nginx::withheld_body::withhold_from_subrequests(&conf)) {
+        match main.share(&conf).and_then(|()| nginx::request::withheld_body::withhold_from_subrequests(&conf)) {
             Ok(()) => Status::NGX_OK.into(),
             Err(()) => Status::NGX_ERROR.into(),
         }
@@ -155,8 +158,8 @@ unsafe extern "C" fn init_conf(cycle: *mut sys::ngx_cycle_t, _: *mut c_void) -> 
     let error = ngx::core::NGX_CONF_ERROR;
     nginx::guard(error, || {
         // SAFETY: nginx passes the cycle whose configuration it has read; create_main_conf makes this type.
-        let (conf, candidate) = unsafe { (nginx::module::main_conf::<MainConf>(cycle), Candidate::new(cycle)) };
-        match conf.map(|conf| http::check::run(conf, candidate)) {
+        let (conf, cycle) = unsafe { (nginx::module::main_conf::<MainConf>(cycle), NewCycle::new(cycle)) };
+        match conf.map(|conf| reload::check::run(conf, cycle)) {
             None | Some(Ok(())) => ptr::null_mut(),
             Some(Err(())) => error,
         }
@@ -192,7 +195,7 @@ unsafe extern "C" fn body_read(request: *mut sys::ngx_http_request_t) {
 /// Starts Python in a worker. Never an error: the master would not start that worker again, for good.
 unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
     nginx::guard((), || {
-        if process::role() == Role::Other {
+        if worker_process::role() == Role::Other {
             return;
         }
         // SAFETY: nginx passes the live cycle; create_main_conf makes this type.
@@ -200,16 +203,16 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
             return;
         };
         // SAFETY: as above.
-        let workers = unsafe { process::worker_count(cycle) };
-        if let Some(start) = http::worker::Start::new(conf, workers > 1) {
-            process::leave_children_alone();
-            process::leave_closed_directory();
+        let workers = unsafe { worker_process::worker_count(cycle) };
+        if let Some(start) = worker::Start::new(conf, workers > 1) {
+            worker_process::leave_children_alone();
+            worker_process::leave_closed_directory();
             // SAFETY: nginx passes the live cycle before it runs the event loop.
             unsafe { nginx::sockets::close_on_exec(cycle) };
             // SAFETY: nginx's process has one thread until the worker is started.
             unsafe { python::runtime::set_environment(&start.environment) };
-            match http::worker::start(start) {
-                Ok(()) => http::reload::start(conf.agreements(), workers),
+            match worker::start(start) {
+                Ok(()) => reload::start(conf.version_commits(), workers),
                 Err(error) => {
                     let message = format!("wsgi: this worker cannot run applications: {error}");
                     Log::cycle().write(Level::Alert, &message);
@@ -222,8 +225,8 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
 
 unsafe extern "C" fn exit_process(_: *mut sys::ngx_cycle_t) {
     nginx::guard((), || {
-        http::reload::leave();
-        if let Some(worker) = http::worker::get() {
+        reload::leave();
+        if let Some(worker) = worker::get() {
             worker.shut_down();
         }
     });

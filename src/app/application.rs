@@ -10,11 +10,11 @@ use pyo3::ffi::c_str;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use super::files::{Files, Mechanism, Reloading};
+use super::source_files::{Files, Mechanism, Reloading};
 use super::specification::{Callable, Specification, Target};
 use crate::python::interpreter::run_code;
 use crate::python::log::{self, Level};
-use crate::python::{access, class, fork, traceback};
+use crate::python::{access, fork, native_class, traceback};
 
 /// An application of a worker. It may be loaded in several interpreters, so it holds nothing of Python.
 pub struct Application {
@@ -107,7 +107,7 @@ impl Loader {
         let namespace = PyDict::new(py);
         namespace.set_item("__name__", "_ngx_wsgi_loader")?;
         namespace.set_item("is_main", is_main)?;
-        namespace.set_item("closed", class::function(py, &access::CLOSED)?)?;
+        namespace.set_item("closed", native_class::function(py, &access::CLOSED)?)?;
         namespace.set_item("is_child", false)?;
         namespace.set_item("scripts", PyDict::new(py))?;
         namespace.set_item("source", include_str!("scripts.py"))?;

@@ -1,6 +1,6 @@
 //! Applications: where their code is, and how it is loaded.
 
 pub mod application;
-pub mod files;
+pub mod file_watcher;
+pub mod source_files;
 pub mod specification;
-pub mod watch;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::location::Threads;
-use crate::app::files::{Mechanism, Reloading};
+use crate::app::source_files::{Mechanism, Reloading};
 use crate::app::specification::{Placement, Specification};
-use crate::python::state::Gil;
+use crate::python::threads::Gil;
 
 /// What one location says of its application.
 #[derive(Debug)]

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::head_rules::HeadRules;
+use super::header_rules::HeaderRules;
 use super::main::{MainConf, content_handler};
 use super::mounts::{Mount, Mounted, Place, Slot};
-use crate::app::files::{Mechanism, Patterns, Reloading};
+use crate::app::source_files::{Mechanism, Patterns, Reloading};
 use crate::app::specification::{Callable, Placement, Specification, Target};
 use crate::engine::limits::Limits;
 use crate::nginx::conf::{ComplexValue, Conf, CoreLocation, page_size};
-use crate::python::state::Gil;
+use crate::python::threads::Gil;
 
 /// Where calls of an application run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ pub struct LocationConf {
     place: Place,
     mount: Slot,
     application: Option<Arc<Specification>>,
-    head_rules: Arc<HeadRules>,
+    header_rules: Arc<HeaderRules>,
 }
 
 impl LocationConf {
@@ -139,7 +139,7 @@ impl LocationConf {
         inherit(&mut self.script_reloading, &outer.script_reloading);
         inherit(&mut self.reload_mechanism, &outer.reload_mechanism);
         inherit(&mut self.reload_watch, &outer.reload_watch);
-        self.head_rules = Arc::new(HeadRules::new(
+        self.header_rules = Arc::new(HeaderRules::new(
             self.allow_ranges(),
             self.intercept_errors(),
             self.hide_headers.as_deref().unwrap_or_default(),
@@ -290,8 +290,8 @@ impl LocationConf {
     }
 
     /// What holds for the heads of this location's answers.
-    pub fn head_rules(&self) -> &Arc<HeadRules> {
-        &self.head_rules
+    pub fn header_rules(&self) -> &Arc<HeaderRules> {
+        &self.header_rules
     }
 }
 

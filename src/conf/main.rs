@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::interpreters::{self, Interpreter, Registered};
 use super::location::LocationConf;
 use super::mounts::{self, Mounted};
-use crate::app::files::Mechanism;
+use crate::app::source_files::Mechanism;
 use crate::app::specification::Specification;
-use crate::engine::agreement::Agreement;
 use crate::nginx::conf::Conf;
-use crate::nginx::shared::{OwnWords, SharedWords};
+use crate::nginx::shared_memory::{AnonymousShm, ShmZone};
 use crate::nginx::sys;
 use crate::python::runtime::{self, Settings};
+use crate::reload::version_commit::VersionCommit;
 
 /// An nginx content handler.
 pub type ContentHandler = unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> isize;
@@ -39,7 +39,7 @@ pub struct MaxRequests {
 }
 
 /// For as many workers as nginx can have (its NGX_MAX_PROCESSES).
-const WORDS_OF_AGREEMENT: usize = Agreement::words(1024);
+const WORDS_OF_AGREEMENT: usize = VersionCommit::words(1024);
 
 /// The directives of the `http` level, and what merging the locations found.
 #[derive(Debug, Default)]
@@ -56,8 +56,8 @@ pub struct MainConf {
     pub max_requests: Option<MaxRequests>,
     pub max_memory: Option<u64>,
 
-    token: Option<SharedWords>,
-    agreements: Option<OwnWords>,
+    recycle_lock: Option<ShmZone>,
+    version_commits: Option<AnonymousShm>,
     applications: Vec<Registered>,
     mounted: Vec<Mounted>,
 }
@@ -122,25 +122,26 @@ impl MainConf {
     /// nginx has logged why.
     pub fn share(&mut self, conf: &Conf) -> Result<(), ()> {
         if !self.applications.is_empty() {
-            self.token = Some(SharedWords::add(conf, "ngx_http_wsgi_retirement", 1)?);
+            self.recycle_lock = Some(ShmZone::add(conf, "ngx_http_wsgi_retirement", 1)?);
         }
         let count = interpreters::replaced(&self.applications) * WORDS_OF_AGREEMENT;
         if count > 0 {
-            let words = OwnWords::new(count).map_err(|error| conf.emerg(&format!("no memory to share: {error}")))?;
-            self.agreements = Some(words);
+            let words =
+                AnonymousShm::new(count).map_err(|error| conf.emerg(&format!("no memory to share: {error}")))?;
+            self.version_commits = Some(words);
         }
         Ok(())
     }
 
     /// What the workers take turns with to retire; `None` where there is no master to replace one.
-    pub fn token(&self) -> Option<&'static AtomicU64> {
-        self.token.as_ref().and_then(SharedWords::get)?.first()
+    pub fn recycle_lock(&self) -> Option<&'static AtomicU64> {
+        self.recycle_lock.as_ref().and_then(ShmZone::get)?.first()
     }
 
     /// What the workers agree in on the versions of each application whose interpreter is replaced. To be called once, in
     /// a worker.
-    pub fn agreements(&self) -> Vec<&'static [AtomicU64]> {
-        let words = self.agreements.as_ref().map(OwnWords::keep).unwrap_or_default();
+    pub fn version_commits(&self) -> Vec<&'static [AtomicU64]> {
+        let words = self.version_commits.as_ref().map(AnonymousShm::keep).unwrap_or_default();
         words.chunks(WORDS_OF_AGREEMENT).collect()
     }
 

@@ -1,8 +1,8 @@
 //! The directives: one table, the configuration of a location and of the `http` block, how they merge.
 
-pub mod head_rules;
+pub mod directives;
+pub mod header_rules;
 pub mod interpreters;
 pub mod location;
 pub mod main;
 pub mod mounts;
-pub mod table;

@@ -6,15 +6,15 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use super::guarded;
+use super::inline_limits::{CallClock, InlineLimiter};
+use super::interpreter::{Configuration, InterpreterSpec, PreparedInterpreter};
 use super::limits::Limits;
-use super::python::{Configuration, Plan, World};
-use super::watch::{Clock, Watch};
 use crate::app::application::{Application, Reload};
-use crate::app::files::Mechanism;
+use crate::app::source_files::Mechanism;
 use crate::python::log;
+use crate::wsgi::body_iter::Progress;
 use crate::wsgi::call::{Call, Running};
-use crate::wsgi::exchange::{self, Exchange};
-use crate::wsgi::response::Progress;
+use crate::wsgi::transport::{self, Transport};
 
 /// The engine. All methods but [`Inline::has`] are for the event loop thread.
 pub struct Inline {
@@ -28,8 +28,8 @@ pub struct Inline {
 /// What lives as long as the process, which never finalises Python.
 #[derive(Clone, Copy)]
 struct Started {
-    world: &'static World,
-    watch: &'static Watch,
+    prepared: &'static PreparedInterpreter,
+    watch: &'static InlineLimiter,
 }
 
 /// How long an answer may go on before the event loop sees to others; a piece is never interrupted.
@@ -38,49 +38,49 @@ const TURN: Duration = Duration::from_millis(5);
 /// A call whose answer waits for the client, or for its next turn.
 struct Suspended {
     running: Running,
-    exchange: Arc<dyn Exchange>,
-    watch: &'static Watch,
-    clock: Option<Clock>,
+    exchange: Arc<dyn Transport>,
+    watch: &'static InlineLimiter,
+    clock: Option<CallClock>,
 }
 
 impl Inline {
     /// Starts Python on this thread.
-    pub fn start(configuration: &Configuration, plan: &Plan) -> Self {
-        let python = World::start(configuration, plan).map(|(world, _)| {
-            let world = &*Box::leak(Box::new(world));
-            Started { world, watch: Python::attach(|py| Watch::new(py, world)) }
+    pub fn start(configuration: &Configuration, spec: &InterpreterSpec) -> Self {
+        let python = PreparedInterpreter::start(configuration, spec).map(|(prepared, _)| {
+            let prepared = &*Box::leak(Box::new(prepared));
+            Started { prepared, watch: Python::attach(|py| InlineLimiter::new(py, prepared)) }
         });
         if let Err(error) = &python {
             log::error(error);
         }
-        Self { python, thread: "main".into(), interpreter: plan.name.clone() }
+        Self { python, thread: "main".into(), interpreter: spec.name.clone() }
     }
 
     /// Loads an application now instead of at its first request.
     pub fn preload(&self, application: &Application) {
-        if let Ok(Started { world, .. }) = &self.python {
+        if let Ok(Started { prepared, .. }) = &self.python {
             // A failure is in the log; the first request tries again.
-            let _ = load(world, application);
+            let _ = load(prepared, application);
         }
     }
 
     /// Whether an application is loaded. On any thread.
     pub fn has(&self, application: &Application) -> bool {
-        self.python.as_ref().is_ok_and(|Started { world, .. }| world.loader.has(application))
+        self.python.as_ref().is_ok_and(|Started { prepared, .. }| prepared.loader.has(application))
     }
 
     /// Runs a call until it is over or its answer has to wait.
-    pub fn run(&self, application: &Application, call: Call, limits: &Limits) -> Option<Box<dyn exchange::Suspended>> {
+    pub fn run(&self, application: &Application, call: Call, limits: &Limits) -> Option<Box<dyn transport::Suspended>> {
         let exchange = call.exchange.clone();
-        let Started { world, watch } = match &self.python {
+        let Started { prepared, watch } = match &self.python {
             Ok(started) => *started,
             Err(error) => {
                 guarded(&exchange, || call.refuse(error));
                 return None;
             }
         };
-        if !world.loader.has(application) {
-            let loaded = guarded(&exchange, || load(world, application))?;
+        if !prepared.loader.has(application) {
+            let loaded = guarded(&exchange, || load(prepared, application))?;
             if let Err(traceback) = loaded {
                 guarded(&exchange, || call.refuse(&traceback));
                 return None;
@@ -89,42 +89,42 @@ impl Inline {
             && files.is_stale()
         {
             files.note();
-            guarded(&exchange, || Python::attach(|py| world.loader.reload(py, application)))?;
+            guarded(&exchange, || Python::attach(|py| prepared.loader.reload(py, application)))?;
         }
         let since = application.look_at_clock();
-        let mut clock = Clock::new(&call, limits);
+        let mut clock = CallClock::new(&call, limits);
         exchange.start(&self.thread, &self.interpreter);
         let running = watch.during(&mut clock, || {
             guarded(&exchange, || {
                 Python::attach(|py| {
-                    let callable = world.loader.callable(py, application)?;
-                    Some(call.start(py, &world.vocabulary, &callable))
+                    let callable = prepared.loader.callable(py, application)?;
+                    Some(call.start(py, &prepared.environ_template, &callable))
                 })
             })
         })??;
-        let suspended = exchange::Suspended::resume(Box::new(Suspended { running, exchange, watch, clock }));
+        let suspended = transport::Suspended::resume(Box::new(Suspended { running, exchange, watch, clock }));
         if since.is_some() {
-            Python::attach(|py| world.loader.note_modules(py, application, since));
+            Python::attach(|py| prepared.loader.note_modules(py, application, since));
         }
         suspended
     }
 
     /// Runs what the application wants run at the end.
     pub fn shut_down(&self, limit: Duration) {
-        if let Ok(Started { world, .. }) = &self.python {
-            Python::attach(|py| world.interpreter.shut_down(py, limit));
+        if let Ok(Started { prepared, .. }) = &self.python {
+            Python::attach(|py| prepared.interpreter.shut_down(py, limit));
         }
     }
 }
 
 /// Loads an application as its files are now.
-fn load(world: &World, application: &Application) -> Result<(), String> {
+fn load(prepared: &PreparedInterpreter, application: &Application) -> Result<(), String> {
     application.note_files();
-    Python::attach(|py| world.loader.load(py, application, false))
+    Python::attach(|py| prepared.loader.load(py, application, false))
 }
 
-impl exchange::Suspended for Suspended {
-    fn resume(self: Box<Self>) -> Option<Box<dyn exchange::Suspended>> {
+impl transport::Suspended for Suspended {
+    fn resume(self: Box<Self>) -> Option<Box<dyn transport::Suspended>> {
         let Self { mut running, exchange, watch, mut clock } = *self;
         let progressed = watch.during(&mut clock, || {
             guarded(&exchange, || {

@@ -1,25 +1,21 @@
 //! Where calls run: on the event loop thread, or on pool threads of the worker.
 
-pub mod agreement;
-pub mod check;
-pub mod generations;
 pub mod inline;
+mod inline_limits;
+pub mod interpreter;
 pub mod limits;
-mod pool;
-pub mod python;
-pub mod queue;
-pub mod threads;
-mod turns;
-mod watch;
+pub mod load_check;
+pub mod pool;
+pub mod versions;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use crate::python::class::panic_text;
 use crate::python::crash::SignalStack;
 use crate::python::log;
-use crate::wsgi::exchange::{End, Exchange};
+use crate::python::native_class::panic_text;
+use crate::wsgi::transport::{End, Transport};
 
 /// As a thread of `python` itself has it; deep recursion must end in RecursionError and not in a crash.
 const STACK_SIZE: usize = 8 * 1024 * 1024;
@@ -34,7 +30,7 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<
 }
 
 /// Runs a part of a call: a panic ends here, in the log, and the answer fails.
-fn guarded<R>(exchange: &Arc<dyn Exchange>, body: impl FnOnce() -> R) -> Option<R> {
+fn guarded<R>(exchange: &Arc<dyn Transport>, body: impl FnOnce() -> R) -> Option<R> {
     let _entered = log::enter(exchange.clone().sink());
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(result) => Some(result),

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
+use super::call_stats::CallStats;
 use super::exchange::{Installed, RequestExchange};
-use super::record::Record;
-use super::worker::{self, Submitted};
-use super::{reload, retire, snapshot};
+use super::request_params;
 use crate::conf::location::LocationConf;
 use crate::nginx::log::Level;
 use crate::nginx::request::{Request, Status};
+use crate::reload;
+use crate::worker::{self, Submitted, recycle};
 use crate::wsgi::body::BodySource;
 use crate::wsgi::call::Call;
-use crate::wsgi::request::RequestHead;
+use crate::wsgi::params::CgiParams;
 
 /// Why a request is answered with an error before any application sees it.
 struct Refusal {
@@ -30,7 +31,7 @@ pub fn run(request: Request, conf: &LocationConf) {
     match submit(request, conf) {
         Ok(None) => {}
         // The call has run on this thread: its answer, or the first part of it, is there.
-        Ok(Some(exchange)) => exchange.pump(),
+        Ok(Some(exchange)) => exchange.run_output(),
         Err(Refusal { status, reason }) => {
             request.log().write(Level::Error, &reason);
             if status == Status::SERVICE_UNAVAILABLE {
@@ -46,16 +47,16 @@ fn snapshot(
     request: Request,
     conf: &LocationConf,
     exchange: &Arc<RequestExchange>,
-) -> Result<(RequestHead, Box<dyn BodySource>), Refusal> {
+) -> Result<(CgiParams, Box<dyn BodySource>), Refusal> {
     let body: Box<dyn BodySource> = match exchange.streamed_body() {
         Some(body) => Box::new(body),
         None => Box::new(
-            snapshot::body(request)
+            request_params::body(request)
                 .map_err(|error| Refusal::internal(format!("cannot take over the request body: {error}")))?,
         ),
     };
-    let head = snapshot::head(request, conf, &*body)
-        .map_err(|snapshot::Failed| Refusal::internal("cannot evaluate a variable for environ"))?;
+    let head = request_params::head(request, conf, &*body)
+        .map_err(|request_params::Failed| Refusal::internal("cannot evaluate a variable for environ"))?;
     Ok((head, body))
 }
 
@@ -72,7 +73,8 @@ fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExc
     })?;
     let application_name = application.application.name();
     let limits = conf.limits();
-    let exchange = RequestExchange::new(request, worker.post, conf, Record::new(application_name.clone(), limits));
+    let exchange =
+        RequestExchange::new(request, worker.requests, conf, CallStats::new(application_name.clone(), limits));
     let snapshot = snapshot(request, conf, &exchange).inspect_err(|_| exchange.release());
     let (head, body) = snapshot?;
     if request.install(Installed(exchange.clone())).is_err() {
@@ -90,13 +92,13 @@ fn submit(request: Request, conf: &LocationConf) -> Result<Option<Arc<RequestExc
         debug: conf.debug(),
         application_name: application_name.clone(),
     };
-    retire::count_call();
+    recycle::count_call();
     if reload::before_call(worker, &application) {
         exchange.ask_to_refresh();
     }
     match worker.submit(&application, call, &limits) {
-        Submitted::Queued(ticket) => {
-            exchange.hand_over(ticket);
+        Submitted::Queued(handle) => {
+            exchange.attach_handle(handle);
             Ok(None)
         }
         Submitted::Run(suspended) => {

@@ -134,7 +134,7 @@ impl Conf {
         // SAFETY: as above, and by the caller's promise.
         unsafe {
             let context = (*self.0).ctx.cast::<sys::ngx_http_conf_ctx_t>();
-            &mut *(*(*context).main_conf.add(super::module::ctx_index())).cast::<T>()
+            &mut *(*(*context).main_conf.add(crate::nginx::module::ctx_index())).cast::<T>()
         }
     }
 

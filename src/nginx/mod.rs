@@ -3,28 +3,19 @@
 //!
 //! Knows nginx and nothing of Python. Unless a type says otherwise it belongs to the event loop thread.
 
-pub mod body;
-pub mod candidate;
-pub mod cell;
-pub mod child;
 pub mod conf;
+pub mod cycle;
 pub mod directive;
-mod file_alerts;
-mod flags;
-pub mod headers;
 pub mod log;
-pub mod mailbox;
 pub mod module;
-pub mod nursery;
-pub mod output;
-pub mod process;
-pub mod redirect;
+pub mod notify;
 pub mod request;
-pub mod shared;
+pub mod shared_memory;
 pub mod sockets;
+pub mod thread_bound;
 pub mod timer;
 pub mod variable;
-pub mod withheld_body;
+pub mod worker_process;
 
 pub use ngx::ffi as sys;
 

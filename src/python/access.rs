@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use pyo3::prelude::*;
 
-use super::class::{Arguments, Method};
+use super::native_class::{Arguments, Method};
 
 /// As many symbolic links as the kernel follows.
 const MOST_LINKS: usize = 40;

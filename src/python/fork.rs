@@ -18,7 +18,7 @@ static BEFORE_EXEC: OnceLock<fn()> = OnceLock::new();
 pub fn set_before_exec(hook: fn()) {
     if BEFORE_EXEC.set(hook).is_ok() {
         // SAFETY: allowed before initialisation; the function is static and needs no data.
-        unsafe { super::missing::PySys_AddAuditHook(Some(audit), std::ptr::null_mut()) };
+        unsafe { crate::python::missing::PySys_AddAuditHook(Some(audit), std::ptr::null_mut()) };
     }
 }
 

@@ -1,4 +1,4 @@
-//! What every interpreter of a worker has before an application is loaded: the prelude, and through it the end.
+//! What every interpreter of a worker has before an application is loaded: the bootstrap, and through it the end.
 
 use std::ffi::{CStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +10,7 @@ use pyo3::ffi::c_str;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
-use super::{class, fork, log, traceback};
+use super::{fork, log, native_class, traceback};
 
 /// A fact for the module `ngx_wsgi`: its attribute name and value.
 pub enum Fact {
@@ -34,20 +34,20 @@ pub struct Preparation<'a> {
 
 /// An interpreter that is prepared. Its objects are to be released in it, attached.
 pub struct Interpreter {
-    prelude: Py<PyDict>,
+    bootstrap: Py<PyDict>,
 }
 
 impl Interpreter {
     /// Prepares the current interpreter; the calling thread becomes the one that `threading` calls the main thread.
     ///
     /// # Errors
-    /// When Python cannot run the prelude.
+    /// When Python cannot run the bootstrap.
     pub fn prepare(py: Python<'_>, preparation: &Preparation<'_>) -> PyResult<Self> {
         let globals = PyDict::new(py);
-        globals.set_item("__name__", "_ngx_wsgi_prelude")?;
-        globals.set_item("_write", class::function(py, &log::WRITE)?)?;
-        globals.set_item("_flush", class::function(py, &log::FLUSH)?)?;
-        globals.set_item("_record", class::function(py, &log::RECORD)?)?;
+        globals.set_item("__name__", "_ngx_wsgi_bootstrap")?;
+        globals.set_item("_write", native_class::function(py, &log::WRITE)?)?;
+        globals.set_item("_flush", native_class::function(py, &log::FLUSH)?)?;
+        globals.set_item("_record", native_class::function(py, &log::RECORD)?)?;
         globals.set_item("path", PyList::new(py, preparation.path.iter().map(|path| path.as_os_str()))?)?;
         let values = PyDict::new(py);
         for fact in preparation.facts {
@@ -61,13 +61,13 @@ impl Interpreter {
         if let Some(environment) = preparation.environment {
             isolate(py, environment)?;
         }
-        run_code(py, c_str!(include_str!("prelude.py")), c"ngx_wsgi/prelude.py", &globals)?;
-        Ok(Self { prelude: globals.unbind() })
+        run_code(py, c_str!(include_str!("bootstrap.py")), c"ngx_wsgi/bootstrap.py", &globals)?;
+        Ok(Self { bootstrap: globals.unbind() })
     }
 
-    /// A name of the prelude, as `errors` or `FileWrapper`.
-    pub fn prelude<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
-        self.prelude.bind(py).as_any().get_item(name)
+    /// A name of the bootstrap, as `errors` or `FileWrapper`.
+    pub fn bootstrap<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        self.bootstrap.bind(py).as_any().get_item(name)
     }
 
     /// Makes the calling thread one that the module `threading` knows, named `name`.
@@ -75,7 +75,7 @@ impl Interpreter {
     /// # Errors
     /// When Python is out of memory.
     pub fn adopt_thread(&self, py: Python<'_>, name: &str) -> PyResult<()> {
-        self.prelude(py, "adopt_thread")?.call1((name,)).map(drop)
+        self.bootstrap(py, "adopt_thread")?.call1((name,)).map(drop)
     }
 
     /// The calling thread, which was adopted, uses Python no more.
@@ -83,7 +83,7 @@ impl Interpreter {
     /// # Errors
     /// As [`Interpreter::adopt_thread`].
     pub fn leave_thread(&self, py: Python<'_>) -> PyResult<()> {
-        self.prelude(py, "leave_thread")?.call0().map(drop)
+        self.bootstrap(py, "leave_thread")?.call0().map(drop)
     }
 
     /// Runs `on_shutdown` callbacks, joins threads and runs `atexit` handlers; at most about `limit` if they allow it.
@@ -91,7 +91,7 @@ impl Interpreter {
     /// To be called once, on the thread that prepared it.
     pub fn shut_down(&self, py: Python<'_>, limit: Duration) {
         let result =
-            self.prelude(py, "shutdown").and_then(|shutdown| shutdown.call_method1("run", (limit.as_secs_f64(),)));
+            self.bootstrap(py, "shutdown").and_then(|shutdown| shutdown.call_method1("run", (limit.as_secs_f64(),)));
         fork::end_child(py, result.as_ref().err());
         if let Err(error) = result {
             log::error(&traceback::format(&error, py));

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 
 use pyo3::types::{PyBytes, PyBytesMethods, PyString};
 
-use super::class::{Arguments, Method};
 use super::line::Line;
+use super::native_class::{Arguments, Method};
 use super::{after_fork, text};
 
 /// How much a record matters.
@@ -132,7 +132,7 @@ fn write(bytes: &[u8]) {
     log_from_line(|line| line.add(bytes));
 }
 
-/// `_write(data)` for the streams of the prelude: text or bytes.
+/// `_write(data)` for the streams of the bootstrap: text or bytes.
 pub static WRITE: Method = Method::function(c"_write", |arguments: &Arguments<'_, '_, ()>| {
     let [data] = arguments.bind("write", ["data"], 1)?;
     let py = arguments.py;
@@ -149,14 +149,14 @@ pub static WRITE: Method = Method::function(c"_write", |arguments: &Arguments<'_
     Ok(py.None().into_bound(py))
 });
 
-/// `_flush()` for the streams of the prelude. The end of a character may come with the next write.
+/// `_flush()` for the streams of the bootstrap. The end of a character may come with the next write.
 pub static FLUSH: Method = Method::function(c"_flush", |arguments: &Arguments<'_, '_, ()>| {
     let py = arguments.py;
     py.detach(|| log_from_line(Line::take_characters));
     Ok(py.None().into_bound(py))
 });
 
-/// `_record(level, text)` for the log handler of the prelude: a record of `logging`, with its level there.
+/// `_record(level, text)` for the log handler of the bootstrap: a record of `logging`, with its level there.
 pub static RECORD: Method = Method::function(c"_record", |arguments: &Arguments<'_, '_, ()>| {
     let [level, text] = arguments.bind("record", ["level", "text"], 2)?;
     let py = arguments.py;

@@ -5,17 +5,17 @@
 
 pub mod access;
 pub mod after_fork;
-pub mod class;
 pub mod crash;
 pub mod file;
 pub mod fork;
 pub mod interpreter;
-pub mod interrupt;
 mod line;
 pub mod log;
+pub mod native_class;
 pub mod runtime;
-pub mod state;
+pub mod stack;
 pub mod text;
+pub mod threads;
 pub mod traceback;
 
 /// Functions of CPython that `pyo3::ffi` does not declare.

@@ -1,7 +1,7 @@
 //! The Python of one worker: initialised once, on the thread that becomes Python's main thread, and never finalised.
 //!
 //! Finalising with threads about aborts the process, and Python cannot be initialised twice; so a worker ends with
-//! [`Interpreter::shut_down`](super::interpreter::Interpreter::shut_down) and leaves by `_exit`.
+//! [`Interpreter::shut_down`](crate::python::interpreter::Interpreter::shut_down) and leaves by `_exit`.
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;

@@ -72,7 +72,7 @@ pub fn bytes_filled_detached<'py, E: Send>(
     // SAFETY: the only reference is ours; _PyBytes_Resize replaces it, or sets it to null with an exception.
     let object = unsafe {
         if filled < length {
-            super::missing::_PyBytes_Resize(&mut pointer, filled as ffi::Py_ssize_t);
+            crate::python::missing::_PyBytes_Resize(&mut pointer, filled as ffi::Py_ssize_t);
         }
         Bound::from_owned_ptr_or_err(py, pointer)?
     };

@@ -7,13 +7,13 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
 use super::body::BodySource;
+use super::body_iter::{BodyIterator, Failure, Progress};
 use super::debug_page;
-use super::environ::Vocabulary;
-use super::exchange::Exchange;
+use super::environ::EnvironTemplate;
 use super::input::Input;
-use super::request::RequestHead;
-use super::response::{Failure, Progress, Response};
-use super::start_response::Answer;
+use super::params::CgiParams;
+use super::start_response::Response;
+use super::transport::Transport;
 use crate::python::log::Level;
 use crate::python::{fork, log, traceback};
 
@@ -23,9 +23,9 @@ pub type CallNumber = u64;
 /// A request on its way to an application.
 pub struct Call {
     pub number: CallNumber,
-    pub head: RequestHead,
+    pub head: CgiParams,
     pub body: Box<dyn BodySource>,
-    pub exchange: Arc<dyn Exchange>,
+    pub exchange: Arc<dyn Transport>,
     /// `wsgi_debug`: show the client what went wrong.
     pub debug: bool,
     /// What the log calls the application.
@@ -34,15 +34,15 @@ pub struct Call {
 
 /// A call under way. Dropped attached to Python.
 pub struct Running {
-    answer: Answer,
+    response: Response,
     input: Input,
-    response: Option<Response>,
+    body_iter: Option<BodyIterator>,
     context: Context,
 }
 
 /// A call that is over, which its exchange has not heard of. Needs no Python.
 #[must_use]
-pub struct Finished(Answer);
+pub struct Finished(Response);
 
 impl Finished {
     /// Tells the exchange.
@@ -61,29 +61,29 @@ struct Context {
 impl Call {
     /// Calls the application. The caller has entered the log sink of the exchange and goes on with
     /// [`Running::advance`].
-    pub fn start<'py>(self, py: Python<'py>, vocabulary: &Vocabulary, application: &Bound<'py, PyAny>) -> Running {
+    pub fn start<'py>(self, py: Python<'py>, vocabulary: &EnvironTemplate, application: &Bound<'py, PyAny>) -> Running {
         let exchange = self.exchange.clone();
-        let answer = Answer::new(self.exchange, self.head.is_head);
+        let response = Response::new(self.exchange, self.head.is_head);
         let input = Input::new(self.body, Some(exchange));
         let context = Context {
             application_name: self.application_name,
             debug: self.debug,
             accepts_html: self.head.accepts_html,
         };
-        let mut running = Running { answer, input, response: None, context };
+        let mut running = Running { response, input, body_iter: None, context };
         let returned = vocabulary.environ(py, &self.head, &running.input).and_then(|environ| {
-            let start_response = vocabulary.start_response(py, &running.answer)?;
+            let start_response = vocabulary.start_response(py, &running.response)?;
             application.call1((environ, start_response))
         });
         fork::end_child(py, returned.as_ref().err());
-        let response = |iterable| {
+        let body_iter = |iterable| {
             let file = vocabulary.file_body(&iterable);
-            Response::new(running.answer.clone(), iterable, file)
+            BodyIterator::new(running.response.clone(), iterable, file)
         };
-        let response = returned.map(response);
-        fork::end_child(py, response.as_ref().ok().and_then(|made| made.as_ref().err()).map(|(error, _)| error));
-        match response {
-            Ok(Ok(response)) => running.response = Some(response),
+        let body_iter = returned.map(body_iter);
+        fork::end_child(py, body_iter.as_ref().ok().and_then(|made| made.as_ref().err()).map(|(error, _)| error));
+        match body_iter {
+            Ok(Ok(body_iter)) => running.body_iter = Some(body_iter),
             Ok(Err((error, iterable))) => {
                 running.report(py, error.into());
                 running.close_iterable(&iterable);
@@ -95,20 +95,20 @@ impl Call {
 
     /// Answers without the application, which could not be loaded: the traceback with `wsgi_debug`, else a plain error.
     pub fn refuse(self, traceback: &str) {
-        let answer = Answer::new(self.exchange, self.head.is_head);
+        let response = Response::new(self.exchange, self.head.is_head);
         if self.debug {
             let (head, body) = debug_page::page(traceback, self.head.accepts_html);
-            answer.replace(head, &body);
+            response.replace(head, &body);
         }
-        answer.close();
+        response.close();
     }
 }
 
 impl Running {
     /// Sends as much of the answer as there is room for, and time in this `turn`.
     pub fn advance(&mut self, py: Python<'_>, turn: Option<Duration>) -> Progress {
-        let Some(response) = &mut self.response else { return Progress::Done };
-        let advanced = response.advance(py, turn);
+        let Some(body_iter) = &mut self.body_iter else { return Progress::Done };
+        let advanced = body_iter.advance(py, turn);
         fork::end_child(py, advanced.as_ref().err().and_then(Failure::raised));
         match advanced {
             Ok(progress) => progress,
@@ -121,7 +121,7 @@ impl Running {
 
     /// Waits, detached, until [`Running::advance`] has room again.
     pub fn wait_for_room(&self, py: Python<'_>) {
-        let exchange = self.answer.exchange();
+        let exchange = self.response.exchange();
         // A client that has left is found again, and dealt with, by the next attempt to send.
         let _ = py.detach(|| exchange.wait_for_room());
     }
@@ -129,11 +129,11 @@ impl Running {
     /// Ends the call: `close()` of the iterable, then everything that the application may have kept. From here on no code of
     /// the application runs.
     pub fn finish(mut self, py: Python<'_>) -> Finished {
-        if self.answer.has_surplus() {
+        if self.response.has_surplus() {
             self.log("sent more than its Content-Length, the rest was cut off");
         }
-        if let Some(response) = self.response.take()
-            && let Some(iterable) = response.into_closable(py)
+        if let Some(body_iter) = self.body_iter.take()
+            && let Some(iterable) = body_iter.into_closable(py)
         {
             self.close_iterable(&iterable);
         }
@@ -142,7 +142,7 @@ impl Running {
         self.input.close();
         // With the context of the request, which goes when the answer is closed.
         log::flush();
-        Finished(self.answer)
+        Finished(self.response)
     }
 
     /// `close()` of an iterable that has one; an error of it is logged and changes nothing.
@@ -176,11 +176,11 @@ impl Running {
                 );
             }
             Failure::Raised(error) => {
-                self.answer.exchange().raised(&traceback::class_name(&error, py));
+                self.response.exchange().raised(&traceback::class_name(&error, py));
                 let text = self.log_traceback(py, &error, "");
                 if self.context.debug {
                     let (head, body) = debug_page::page(&text, self.context.accepts_html);
-                    self.answer.replace(head, &body);
+                    self.response.replace(head, &body);
                 }
             }
             Failure::NotStarted => self.log("did not call start_response before its first data"),
@@ -188,17 +188,17 @@ impl Running {
                 self.log(&format!("sent {sent} of the {declared} bytes of its Content-Length"));
             }
         }
-        self.answer.fail();
+        self.response.fail();
     }
 
     /// Whether an error only says that nobody waits for the answer any more.
     fn is_disconnection(&self, py: Python<'_>, error: &PyErr) -> bool {
-        self.answer.exchange().is_disconnected() && error.is_instance_of::<PyOSError>(py)
+        self.response.exchange().is_disconnected() && error.is_instance_of::<PyOSError>(py)
     }
 
     /// Whether `error` is how the call learned that its time is over.
     fn has_timed_out(&self, py: Python<'_>, error: &PyErr) -> bool {
-        self.answer.exchange().has_timed_out() && traceback::class_name(error, py) == "ngx_wsgi.RequestTimeout"
+        self.response.exchange().has_timed_out() && traceback::class_name(error, py) == "ngx_wsgi.RequestTimeout"
     }
 
     fn log(&self, what: &str) {

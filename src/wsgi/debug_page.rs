@@ -1,16 +1,16 @@
 //! The page that `wsgi_debug` shows in place of nginx's own 500.
 
-use super::head::ResponseHead;
+use super::headers::ResponseHeaders;
 
 /// Head and body of a page with `traceback`, as HTML or as plain text.
-pub fn page(traceback: &str, html: bool) -> (ResponseHead, Vec<u8>) {
+pub fn page(traceback: &str, html: bool) -> (ResponseHeaders, Vec<u8>) {
     let (media_type, body) = if html {
         ("text/html; charset=utf-8", html_page(traceback))
     } else {
         ("text/plain; charset=utf-8", traceback.to_owned())
     };
     let body = body.into_bytes();
-    let head = ResponseHead {
+    let head = ResponseHeaders {
         status: 500,
         status_line: None,
         headers: vec![

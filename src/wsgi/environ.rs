@@ -8,10 +8,10 @@ use pyo3::types::{PyDict, PyString};
 use super::cache::Cache;
 use super::file::FileBody;
 use super::input::Input;
-use super::request::{Key, RequestHead, Variable};
-use super::start_response::Answer;
-use crate::python::class::ClassObject;
+use super::params::{CgiParams, Key, Variable};
+use super::start_response::Response;
 use crate::python::interpreter::Interpreter;
+use crate::python::native_class::ClassObject;
 use crate::python::text::latin1;
 
 /// What a server is like, the same for all requests of an interpreter.
@@ -26,7 +26,7 @@ pub struct Server {
 }
 
 /// All that environs of one interpreter have in common. Released attached, in there.
-pub struct Vocabulary {
+pub struct EnvironTemplate {
     /// Keys and values that are the same for every request; copied for each.
     template: Py<PyDict>,
     variables: [Py<PyString>; Variable::NAMES.len()],
@@ -34,12 +34,12 @@ pub struct Vocabulary {
     names: Strings,
     /// Values that come again and again: methods, protocols, schemes.
     values: Strings,
-    /// The class `wsgi.file_wrapper`, and the function of the prelude that finds the file in an instance.
+    /// The class `wsgi.file_wrapper`, and the function of the bootstrap that finds the file in an instance.
     file_wrapper: Py<PyAny>,
     regular_file: Py<PyAny>,
     input_key: Py<PyString>,
     input_class: ClassObject<Input>,
-    answer_class: ClassObject<Answer>,
+    response_class: ClassObject<Response>,
 }
 
 /// Python strings by their bytes.
@@ -61,18 +61,18 @@ impl Strings {
     }
 }
 
-impl Vocabulary {
+impl EnvironTemplate {
     /// Prepares environs in the current interpreter.
     pub fn new(py: Python<'_>, interpreter: &Interpreter, server: &Server) -> PyResult<Self> {
         let template = PyDict::new(py);
         template.set_item("GATEWAY_INTERFACE", "CGI/1.1")?;
         template.set_item("SERVER_SOFTWARE", &server.software)?;
         template.set_item("wsgi.version", (1, 0))?;
-        template.set_item("wsgi.errors", interpreter.prelude(py, "errors")?)?;
+        template.set_item("wsgi.errors", interpreter.bootstrap(py, "errors")?)?;
         template.set_item("wsgi.multithread", server.multithread)?;
         template.set_item("wsgi.multiprocess", server.multiprocess)?;
         template.set_item("wsgi.run_once", false)?;
-        let file_wrapper = interpreter.prelude(py, "FileWrapper")?;
+        let file_wrapper = interpreter.bootstrap(py, "FileWrapper")?;
         template.set_item("wsgi.file_wrapper", &file_wrapper)?;
         // The input ends where the body ends, also without a Content-Length.
         template.set_item("wsgi.input_terminated", true)?;
@@ -82,15 +82,15 @@ impl Vocabulary {
             names: Strings::default(),
             values: Strings::default(),
             file_wrapper: file_wrapper.unbind(),
-            regular_file: interpreter.prelude(py, "regular_file")?.unbind(),
+            regular_file: interpreter.bootstrap(py, "regular_file")?.unbind(),
             input_key: PyString::intern(py, "wsgi.input").unbind(),
             input_class: ClassObject::new(py)?,
-            answer_class: ClassObject::new(py)?,
+            response_class: ClassObject::new(py)?,
         })
     }
 
     /// The environ of one call.
-    pub fn environ<'py>(&self, py: Python<'py>, head: &RequestHead, input: &Input) -> PyResult<Bound<'py, PyDict>> {
+    pub fn environ<'py>(&self, py: Python<'py>, head: &CgiParams, input: &Input) -> PyResult<Bound<'py, PyDict>> {
         let environ = self.template.bind(py).copy()?;
         for (key, value) in head.iter() {
             match key {
@@ -130,7 +130,7 @@ impl Vocabulary {
     }
 
     /// The `start_response` of one call.
-    pub fn start_response<'py>(&self, py: Python<'py>, answer: &Answer) -> PyResult<Bound<'py, PyAny>> {
-        self.answer_class.instance(py, answer.clone())?.bound_method(&super::start_response::START_RESPONSE)
+    pub fn start_response<'py>(&self, py: Python<'py>, response: &Response) -> PyResult<Bound<'py, PyAny>> {
+        self.response_class.instance(py, response.clone())?.bound_method(&crate::wsgi::start_response::START_RESPONSE)
     }
 }

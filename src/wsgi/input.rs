@@ -9,9 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use super::body::{BodySource, Interrupt};
-use super::exchange::{Disconnected, Exchange};
+use super::transport::{Disconnected, Transport};
 use crate::python::after_fork;
-use crate::python::class::{Arguments, Class, Method};
+use crate::python::native_class::{Arguments, Class, Method};
 use crate::python::text::bytes_filled_detached;
 
 /// A handle of one request's input, kept by the call so that it can end it.
@@ -23,7 +23,7 @@ struct Shared {
     /// Ends the waiting of a thread that has the state.
     interrupt: Option<Arc<dyn Interrupt>>,
     /// Tells whether the client has left.
-    exchange: Option<Arc<dyn Exchange>>,
+    exchange: Option<Arc<dyn Transport>>,
     state: Mutex<State>,
 }
 
@@ -137,7 +137,7 @@ impl State {
 
 impl Input {
     /// The input of a request with this body; it fails once the client of `exchange` has left.
-    pub fn new(source: Box<dyn BodySource>, exchange: Option<Arc<dyn Exchange>>) -> Self {
+    pub fn new(source: Box<dyn BodySource>, exchange: Option<Arc<dyn Transport>>) -> Self {
         let (may_block, interrupt) = (source.may_block(), source.interrupt());
         let state = State { source: Some(source), ahead: Vec::new(), position: 0 };
         Self(Arc::new(Shared { may_block, interrupt, exchange, state: Mutex::new(state) }))

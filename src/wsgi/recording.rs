@@ -1,10 +1,10 @@
-//! An [`Exchange`] for unit tests: keeps what it is given, and lets a test act as another thread in the middle of that.
+//! An [`Transport`] for unit tests: keeps what it is given, and lets a test act as another thread in the middle of that.
 
 use std::sync::{Arc, Mutex};
 
-use super::exchange::{Disconnected, End, Exchange, Suspended};
 use super::file::FileBody;
-use super::head::ResponseHead;
+use super::headers::ResponseHeaders;
+use super::transport::{Disconnected, End, Suspended, Transport};
 use crate::python::log::{Level, Sink};
 
 /// What an exchange was given.
@@ -18,14 +18,14 @@ pub struct Recorded {
 
 /// Records one answer.
 #[derive(Default)]
-pub struct RecordingExchange {
+pub struct RecordingTransport {
     recorded: Mutex<Recorded>,
     meanwhile: Mutex<Option<Meanwhile>>,
 }
 
 type Meanwhile = Box<dyn FnOnce() + Send>;
 
-impl RecordingExchange {
+impl RecordingTransport {
     /// What there is so far.
     pub fn take(&self) -> Recorded {
         std::mem::take(&mut self.recorded.lock().unwrap())
@@ -43,7 +43,7 @@ impl RecordingExchange {
     }
 }
 
-impl Exchange for RecordingExchange {
+impl Transport for RecordingTransport {
     fn start(&self, _: &Arc<str>, _: &Arc<str>) -> bool {
         true
     }
@@ -58,7 +58,7 @@ impl Exchange for RecordingExchange {
         false
     }
 
-    fn send_head(&self, _: ResponseHead) {
+    fn send_head(&self, _: ResponseHeaders) {
         self.recorded.lock().unwrap().heads += 1;
     }
 
@@ -105,6 +105,6 @@ impl Exchange for RecordingExchange {
     }
 }
 
-impl Sink for RecordingExchange {
+impl Sink for RecordingTransport {
     fn write(&self, _: Level, _: &str) {}
 }

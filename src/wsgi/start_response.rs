@@ -7,18 +7,18 @@ use pyo3::exceptions::{PyBrokenPipeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use super::exchange::{Disconnected, End, Exchange};
 use super::file::FileBody;
-use super::head::ResponseHead;
+use super::headers::ResponseHeaders;
+use super::transport::{Disconnected, End, Transport};
 use crate::python::after_fork;
-use crate::python::class::{Arguments, BoundMethod, Class, Method};
+use crate::python::native_class::{Arguments, BoundMethod, Class, Method};
 
 /// The answer of one call. Shared by its `start_response`, its `write` and its iteration.
 #[derive(Clone)]
-pub struct Answer(Arc<Shared>);
+pub struct Response(Arc<Shared>);
 
 struct Shared {
-    exchange: Arc<dyn Exchange>,
+    exchange: Arc<dyn Transport>,
     is_head: bool,
     state: Mutex<State>,
 }
@@ -48,7 +48,7 @@ impl State {
 /// stays in `Started`, where the head can still be replaced.
 enum Stage {
     Waiting,
-    Started(ResponseHead),
+    Started(ResponseHeaders),
     Sent,
     Ended,
 }
@@ -62,16 +62,16 @@ pub enum Completion {
     Short(u64, u64),
 }
 
-impl Answer {
+impl Response {
     /// The answer that goes out through `exchange`.
-    pub fn new(exchange: Arc<dyn Exchange>, is_head: bool) -> Self {
+    pub fn new(exchange: Arc<dyn Transport>, is_head: bool) -> Self {
         let state =
             State { stage: Stage::Waiting, declared: None, admitted: 0, sent: 0, surplus: false, bodyless: false };
         Self(Arc::new(Shared { exchange, is_head, state: Mutex::new(state) }))
     }
 
     /// Where the answer goes.
-    pub fn exchange(&self) -> &Arc<dyn Exchange> {
+    pub fn exchange(&self) -> &Arc<dyn Transport> {
         &self.0.exchange
     }
 
@@ -86,7 +86,7 @@ impl Answer {
     }
 
     /// Whether data of this answer would be sent at all (not for HEAD, 204, 304, nor where the server answers instead).
-    fn has_body(&self, head: &ResponseHead) -> bool {
+    fn has_body(&self, head: &ResponseHeaders) -> bool {
         !self.0.is_head && head.has_body() && head.redirect().is_none()
     }
 
@@ -100,7 +100,7 @@ impl Answer {
     }
 
     /// Sends the head if it is not out, and says how many of `length` bytes may follow it. They are the caller's to hand over,
-    /// whatever other threads of the application write meanwhile; [`Answer::handed_over`] is to be told.
+    /// whatever other threads of the application write meanwhile; [`Response::handed_over`] is to be told.
     ///
     /// # Errors
     /// `Disconnected` once the answer has ended.
@@ -150,7 +150,7 @@ impl Answer {
         Ok(if sent == admitted { data.len() } else { sent })
     }
 
-    /// Sends what there is room for in the temporary file, of data that [`Answer::send`] had no room for. To be called
+    /// Sends what there is room for in the temporary file, of data that [`Response::send`] had no room for. To be called
     /// detached.
     ///
     /// # Errors
@@ -204,7 +204,7 @@ impl Answer {
         Ok(())
     }
 
-    /// Ends a body that the application has given completely, see [`Exchange::end`].
+    /// Ends a body that the application has given completely, see [`Transport::end`].
     pub fn complete(&self, closed_follows: bool) -> Completion {
         if self.is_waiting() {
             return Completion::NotStarted;
@@ -238,7 +238,7 @@ impl Answer {
     }
 
     /// Ends the answer with a page of this module in place of what the application had started, unless its head is out.
-    pub fn replace(&self, head: ResponseHead, body: &[u8]) {
+    pub fn replace(&self, head: ResponseHeaders, body: &[u8]) {
         let mut state = self.lock();
         if !matches!(state.stage, Stage::Waiting | Stage::Started(_)) {
             return;
@@ -279,7 +279,7 @@ impl Answer {
         let (Some(status), Some(headers)) = (status, headers) else {
             return Err(PyTypeError::new_err("start_response() missing required arguments"));
         };
-        let head = ResponseHead::from_python(&status, &headers)?;
+        let head = ResponseHeaders::from_python(&status, &headers)?;
         let mut state = self.lock();
         // Another thread of the application may have sent the head meanwhile.
         if matches!(state.stage, Stage::Waiting | Stage::Started(_)) {
@@ -301,11 +301,11 @@ fn raised_again(exc_info: &Bound<'_, PyAny>) -> PyResult<PyErr> {
 }
 
 /// `start_response(status, response_headers, exc_info=None)`.
-pub static START_RESPONSE: BoundMethod<Answer> =
-    BoundMethod::of(c"start_response", |answer: &Answer, arguments| answer.start(arguments));
+pub static START_RESPONSE: BoundMethod<Response> =
+    BoundMethod::of(c"start_response", |response: &Response, arguments| response.start(arguments));
 
 /// `write(data)`.
-static WRITE: BoundMethod<Answer> = BoundMethod::of(c"write", |answer: &Answer, arguments| {
+static WRITE: BoundMethod<Response> = BoundMethod::of(c"write", |response: &Response, arguments| {
     after_fork::refuse_child()?;
     let [data] = arguments.bind("write", ["data"], 1)?;
     let py = arguments.py;
@@ -318,13 +318,13 @@ static WRITE: BoundMethod<Answer> = BoundMethod::of(c"write", |answer: &Answer, 
     };
     let bytes = data.as_bytes();
     if !bytes.is_empty() {
-        py.detach(|| answer.write(bytes)).map_err(|error| PyBrokenPipeError::new_err(error.to_string()))?;
+        py.detach(|| response.write(bytes)).map_err(|error| PyBrokenPipeError::new_err(error.to_string()))?;
     }
     Ok(py.None().into_bound(py))
 });
 
-impl Class for Answer {
-    const NAME: &'static CStr = c"ngx_wsgi.Answer";
+impl Class for Response {
+    const NAME: &'static CStr = c"ngx_wsgi.Response";
 
     fn methods() -> &'static [Method] {
         static METHODS: [Method; 1] = [Method::END];
@@ -335,52 +335,52 @@ impl Class for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wsgi::recording::{Recorded, RecordingExchange};
+    use crate::wsgi::recording::{Recorded, RecordingTransport};
 
     /// An answer of `length` bytes whose head is not out.
-    fn started(exchange: Arc<RecordingExchange>, length: u64) -> Answer {
-        let answer = Answer::new(exchange, false);
-        let mut head = ResponseHead::new(b"200 OK").unwrap();
+    fn started(exchange: Arc<RecordingTransport>, length: u64) -> Response {
+        let response = Response::new(exchange, false);
+        let mut head = ResponseHeaders::new(b"200 OK").unwrap();
         head.content_length = Some(length);
-        answer.lock().stage = Stage::Started(head);
-        answer
+        response.lock().stage = Stage::Started(head);
+        response
     }
 
     #[test]
     fn threads_that_send_at_once_share_the_content_length() {
-        let send = |answer: &Answer, data: &[u8]| answer.send(data, false).map(drop);
-        let write = |answer: &Answer, data: &[u8]| answer.write(data);
+        let send = |response: &Response, data: &[u8]| response.send(data, false).map(drop);
+        let write = |response: &Response, data: &[u8]| response.write(data);
         for (first, second) in [(send as fn(&_, &_) -> _, write as fn(&_, &_) -> _), (write, send), (write, write)] {
-            let exchange = Arc::new(RecordingExchange::default());
-            let answer = started(exchange.clone(), 3);
-            let other = answer.clone();
+            let exchange = Arc::new(RecordingTransport::default());
+            let response = started(exchange.clone(), 3);
+            let other = response.clone();
             exchange.meanwhile(move || second(&other, b"yyy").unwrap());
-            first(&answer, b"xx").unwrap();
-            assert!(answer.has_surplus());
-            assert_eq!(answer.complete(true), Completion::Complete);
+            first(&response, b"xx").unwrap();
+            assert!(response.has_surplus());
+            assert_eq!(response.complete(true), Completion::Complete);
             assert_eq!(exchange.take(), Recorded { heads: 1, body: b"yxx".to_vec(), end: Some(End::Complete) });
         }
     }
 
     #[test]
     fn a_body_is_not_complete_before_its_bytes_are_handed_over() {
-        let exchange = Arc::new(RecordingExchange::default());
-        let answer = started(exchange.clone(), 1);
-        let other = answer.clone();
+        let exchange = Arc::new(RecordingTransport::default());
+        let response = started(exchange.clone(), 1);
+        let other = response.clone();
         exchange.meanwhile(move || {
             assert_eq!(other.complete(true), Completion::Short(0, 1));
             other.fail();
         });
-        answer.write(b"x").unwrap();
+        response.write(b"x").unwrap();
         assert_eq!(exchange.take().end, Some(End::Failed));
     }
 
     #[test]
     fn a_page_of_the_module_never_follows_a_head_that_is_out() {
-        let exchange = Arc::new(RecordingExchange::default());
-        let answer = started(exchange.clone(), 1);
-        answer.write(b"x").unwrap();
-        answer.replace(ResponseHead::new(b"500 Error").unwrap(), b"page");
+        let exchange = Arc::new(RecordingTransport::default());
+        let response = started(exchange.clone(), 1);
+        response.write(b"x").unwrap();
+        response.replace(ResponseHeaders::new(b"500 Error").unwrap(), b"page");
         assert_eq!(exchange.take(), Recorded { heads: 1, body: b"x".to_vec(), end: None });
     }
 }

@@ -53,7 +53,7 @@ fn seconds(source: &str, field: &str) -> String {
 /// The table's entries, in its order. Whitespace is as rustfmt likes it, so none counts.
 fn in_the_sources() -> Vec<Directive> {
     let squeeze = |text: String| text.split_whitespace().collect::<String>();
-    let table = squeeze(read("src/conf/table.rs"));
+    let table = squeeze(read("src/conf/directives.rs"));
     let location = squeeze(read("src/conf/location.rs"));
     let main = squeeze(read("src/conf/main.rs"));
     let table = between(&table, "pubconstDIRECTIVES:", "ngx_command_t::empty()");
@@ -91,13 +91,13 @@ fn in_the_sources() -> Vec<Directive> {
                 }
                 "wsgi_interpreter_gil" => {
                     assert!(location.contains("self.interpreter_gil.unwrap_or_default()"));
-                    let state = squeeze(read("src/python/state.rs"));
+                    let state = squeeze(read("src/python/threads.rs"));
                     assert!(between(&state, "pubenumGil{", "}").contains("#[default]Shared,"));
                     "shared".to_owned()
                 }
                 "wsgi_reload_mechanism" => {
                     assert!(location.contains("self.reload_mechanism.unwrap_or_default()"));
-                    let files = squeeze(read("src/app/files.rs"));
+                    let files = squeeze(read("src/app/source_files.rs"));
                     assert!(between(&files, "pubenumMechanism{", "}").contains("#[default]Module,"));
                     "module".to_owned()
                 }
@@ -162,7 +162,7 @@ fn the_readme_has_each_directive_in_order_with_its_context_and_default() {
 
 #[test]
 fn the_callables_that_are_assumed_are_those_of_the_readme() {
-    let table = read("src/conf/table.rs");
+    let table = read("src/conf/directives.rs");
     let readme = read("README.md");
     let chapter = |name: &str| between(&readme, &format!("\n#### {name}\n"), "\n#### ").to_owned();
     assert!(table.contains("(None, None) => \"application\""));

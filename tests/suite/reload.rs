@@ -400,7 +400,7 @@ fn reloads_leave_the_master_as_it_was(engine: Engine) {
 /// A module built for another Python, if there is one below `target/` that knows the directives of today.
 fn module_for_another_python() -> Option<PathBuf> {
     let changed = |path: &std::path::Path| std::fs::metadata(path).and_then(|found| found.modified()).ok();
-    let table = changed(&in_repository("src/conf/table.rs"));
+    let table = changed(&in_repository("src/conf/directives.rs"));
     std::fs::read_dir(in_repository("target"))
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))

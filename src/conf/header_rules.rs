@@ -1,0 +1,61 @@
+//! What a location says of the heads of its applications' answers.
+
+/// Headers that are for nginx and not for the client, as ngx_http_uwsgi_module has them.
+const FOR_NGINX: [&str; 5] =
+    ["X-Accel-Expires", "X-Accel-Redirect", "X-Accel-Limit-Rate", "X-Accel-Buffering", "X-Accel-Charset"];
+
+/// The rules of one location, after merging.
+#[derive(Debug, Default)]
+pub struct HeaderRules {
+    /// `wsgi_allow_ranges`.
+    pub allow_ranges: bool,
+    /// `wsgi_intercept_errors`.
+    pub intercept_errors: bool,
+    hidden: Vec<String>,
+}
+
+impl HeaderRules {
+    /// With the names of `wsgi_hide_header` and `wsgi_pass_header`.
+    pub fn new(allow_ranges: bool, intercept_errors: bool, hide: &[String], pass: &[String]) -> Self {
+        // As ngx_http_upstream_hide_headers_hash: what is passed is hidden by nothing.
+        let is_passed = |name: &str| pass.iter().any(|passed| passed.eq_ignore_ascii_case(name));
+        let names = FOR_NGINX.into_iter().chain(hide.iter().map(String::as_str));
+        let hidden = names.filter(|name| !is_passed(name)).map(str::to_owned).collect();
+        Self { allow_ranges, intercept_errors, hidden }
+    }
+
+    /// Whether a header is kept from the client.
+    pub fn is_hidden(&self, name: &[u8]) -> bool {
+        self.hidden.iter().any(|hidden| hidden.as_bytes().eq_ignore_ascii_case(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(hide: &[&str], pass: &[&str]) -> HeaderRules {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        HeaderRules::new(false, false, &owned(hide), &owned(pass))
+    }
+
+    #[test]
+    fn what_is_for_nginx_is_hidden_and_nothing_else() {
+        let rules = rules(&[], &[]);
+        for name in FOR_NGINX {
+            assert!(rules.is_hidden(name.to_lowercase().as_bytes()), "{name}");
+        }
+        for name in ["X-Accel", "X-Accel-Other", "Date", "Server", "X-Powered-By"] {
+            assert!(!rules.is_hidden(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_passed_is_not_hidden() {
+        let rules = rules(&["Server", "X-A"], &["x-a", "x-accel-expires"]);
+        assert!(rules.is_hidden(b"SERVER"));
+        assert!(!rules.is_hidden(b"X-A"));
+        assert!(!rules.is_hidden(b"X-Accel-Expires"));
+        assert!(rules.is_hidden(b"X-Accel-Redirect"));
+    }
+}

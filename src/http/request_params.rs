@@ -1,0 +1,116 @@
+//! The snapshot of a request, taken on the event loop: its environ as bytes, its body.
+
+use std::io;
+
+use crate::conf::location::LocationConf;
+use crate::nginx::request::Request;
+use crate::nginx::request::body::BodyPart;
+use crate::wsgi::body::{BodySource, BufferedBody, Piece};
+use crate::wsgi::params::{CgiParams, Variable, split_path};
+
+/// What a request needs memory for and did not get, or a variable that failed.
+#[derive(Debug)]
+pub struct Failed;
+
+/// The body that nginx has read.
+///
+/// # Errors
+/// When its temporary file cannot be duplicated.
+pub fn body(request: Request) -> io::Result<BufferedBody> {
+    let pieces = request.body()?.into_iter().map(|part| match part {
+        BodyPart::Memory(bytes) => Piece::Memory(bytes.to_vec()),
+        BodyPart::File { file, offset, length } => Piece::File { file, offset, length },
+    });
+    Ok(BufferedBody::new(pieces))
+}
+
+/// The environ of a request, in the order in which later values override.
+///
+/// # Errors
+/// When a variable of the configuration cannot be evaluated.
+pub fn head(request: Request, conf: &LocationConf, body: &dyn BodySource) -> Result<CgiParams, Failed> {
+    let mut head = CgiParams::new();
+    head.is_head = request.is_head();
+    head.set(Variable::RequestMethod, request.method());
+    set_paths(&mut head, request, conf)?;
+    set_connection(&mut head, request);
+    head.set(Variable::DocumentRoot, &request.document_root().ok_or(Failed)?);
+    if !request.user().is_empty() {
+        head.set(Variable::RemoteUser, request.user());
+        head.set(Variable::AuthType, b"Basic");
+    }
+    if let Some(length) = content_length(request, conf, body) {
+        head.set(Variable::ContentLength, length.to_string().as_bytes());
+    }
+    head.set_headers(request.headers(), conf.pass_authorization());
+    // An absolute request target names the host, whatever the header says (RFC 9112, section 3.2.2).
+    if let Some(authority) = request.target_authority() {
+        head.set_named(b"HTTP_HOST", authority);
+    }
+    for variable in conf.variables.iter().flatten() {
+        let value = request.evaluate(&variable.value).ok_or(Failed)?;
+        // A URL without a scheme is of no use to anybody.
+        let if_not_empty = variable.if_not_empty || variable.name == "wsgi.url_scheme";
+        if !(if_not_empty && value.is_empty()) {
+            head.set_named(variable.name.as_bytes(), &value);
+        }
+    }
+    Ok(head)
+}
+
+/// What the application is told of the body's length: that of a chunked one only if it is read before the call.
+fn content_length(request: Request, conf: &LocationConf, body: &dyn BodySource) -> Option<u64> {
+    let remaining = body.remaining();
+    if !conf.request_buffering() && request.is_chunked() {
+        return None;
+    }
+    let has_body = request.announces_body() || remaining.is_some_and(|remaining| remaining > 0);
+    if has_body { remaining.or_else(|| request.announced_length()) } else { None }
+}
+
+fn set_paths(head: &mut CgiParams, request: Request, conf: &LocationConf) -> Result<(), Failed> {
+    let mount = conf.mount();
+    let (script_name, path_info) = match &mount.script_name {
+        Some(value) => split_path(request.path(), &request.evaluate(value).ok_or(Failed)?),
+        None => split_path(request.path(), &mount.prefix),
+    };
+    head.set(Variable::ScriptName, script_name);
+    head.set(Variable::PathInfo, path_info);
+    head.set(Variable::QueryString, request.query());
+    head.set(Variable::RequestUri, request.raw_uri());
+    Ok(())
+}
+
+fn set_connection(head: &mut CgiParams, request: Request) {
+    let scheme: &[u8] = if request.is_tls() { b"https" } else { b"http" };
+    head.set(Variable::RequestScheme, scheme);
+    head.set(Variable::UrlScheme, scheme);
+    if request.is_tls() {
+        head.set(Variable::Https, b"on");
+    }
+    head.set(Variable::ServerProtocol, request.protocol());
+    head.set(Variable::ServerName, server_name(&request));
+    // A Unix socket has no port; PEP 3333 wants one that makes a URL.
+    let port = match request.local_port() {
+        0 if request.is_tls() => 443,
+        0 => 80,
+        port => port,
+    };
+    head.set(Variable::ServerPort, port.to_string().as_bytes());
+    head.set(Variable::RemoteAddr, request.remote_address());
+    match request.remote_port() {
+        0 => {}
+        port => head.set(Variable::RemotePort, port.to_string().as_bytes()),
+    }
+}
+
+/// The configured name of the server if it is one, else the host that the client asked for; never empty.
+fn server_name(request: &Request) -> &[u8] {
+    let configured = request.server_name();
+    let is_name = configured.first().is_some_and(|first| !b"_*.~".contains(first));
+    match request.host() {
+        _ if is_name => configured,
+        b"" => b"localhost",
+        host => host,
+    }
+}

@@ -1,0 +1,370 @@
+//! The interpreters of a process, and the threads that belong to them.
+//!
+//! One rule makes pyo3 sound beside sub-interpreters: **a thread belongs to one interpreter for its whole life, and the
+//! first thread state it keeps is of that interpreter.** pyo3 attaches with `PyGILState_Ensure`, which finds the thread's
+//! first thread state (until Python 3.11) or the one it used last; so it finds the right one. With any other the thread
+//! would be in the wrong interpreter, or wait for the lock that it holds itself.
+
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+/// Whose global interpreter lock an interpreter has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gil {
+    /// That of the main interpreter: of all interpreters that share it, one runs at a time.
+    #[default]
+    Shared,
+    /// One of its own (Python 3.12 and later, PEP 684): it runs beside the others.
+    Own,
+}
+
+impl Gil {
+    /// Whether the Python this module is built for has interpreters with a lock of their own.
+    pub const CAN_BE_OWN: bool = cfg!(Py_3_12);
+
+    /// Whether a thread that waits for a shared lock gets it from threads of all interpreters. Before Python 3.13 it asks
+    /// only those of its own to let go of it, and one that computes in another keeps it until it waits for something.
+    pub const IS_FAIR: bool = cfg!(Py_3_13);
+}
+
+/// An interpreter as a place for threads: the main one, or one beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterpreterHandle(Option<NonNull<ffi::PyInterpreterState>>);
+
+// SAFETY: the pointer is never read through here; it is given to functions of CPython that take their own locks.
+unsafe impl Send for InterpreterHandle {}
+// SAFETY: as above.
+unsafe impl Sync for InterpreterHandle {}
+
+impl InterpreterHandle {
+    /// The main interpreter.
+    pub const MAIN: Self = Self(None);
+
+    /// Makes the calling thread one of this interpreter, for good: it has not used any other, and never will.
+    pub fn attach_thread(self) -> AttachedThread {
+        // SAFETY: the interpreter has not been ended, as its creator has no way to do that while others have it. The new
+        // state is not current.
+        let state = self.0.map(|interpreter| unsafe { new_state(interpreter.as_ptr()) });
+        AttachedThread { handle: self, state, is_creator: false, here: PhantomData }
+    }
+}
+
+/// A new thread state of the calling thread, not current.
+///
+/// # Safety
+/// The interpreter is alive.
+unsafe fn new_state(interpreter: *mut ffi::PyInterpreterState) -> NonNull<ffi::PyThreadState> {
+    // SAFETY: by the caller's promise.
+    let state = unsafe { ffi::PyThreadState_New(interpreter) };
+    // As Rust has it for all memory.
+    NonNull::new(state).expect("memory for a thread state")
+}
+
+/// Makes an interpreter, whose first thread state is current then. If there is an error, the old one stays current.
+///
+/// # Safety
+/// The thread is attached to the main interpreter.
+#[cfg(Py_3_12)]
+unsafe fn new_interpreter(gil: Gil) -> Result<*mut ffi::PyThreadState, String> {
+    let config = match gil {
+        Gil::Shared => ffi::_PyInterpreterConfig_LEGACY_INIT,
+        // Daemon threads are kept from such interpreters for the sake of their end, and none of ours is ended while it
+        // has threads.
+        Gil::Own => ffi::PyInterpreterConfig { allow_daemon_threads: 1, ..ffi::_PyInterpreterConfig_INIT },
+    };
+    let mut state = std::ptr::null_mut();
+    // SAFETY: attached, by the caller's promise; both pointers are to live variables.
+    let status = unsafe { ffi::Py_NewInterpreterFromConfig(&mut state, &config) };
+    crate::python::runtime::check(status).map(|()| state)
+}
+
+/// See above.
+///
+/// # Safety
+/// As above.
+#[cfg(not(Py_3_12))]
+unsafe fn new_interpreter(gil: Gil) -> Result<*mut ffi::PyThreadState, String> {
+    if gil == Gil::Own {
+        return Err("an interpreter with a GIL of its own needs Python 3.12 or later".to_owned());
+    }
+    // SAFETY: attached, by the caller's promise.
+    let state = unsafe { ffi::Py_NewInterpreter() };
+    if state.is_null() { Err("Python cannot make another interpreter".to_owned()) } else { Ok(state) }
+}
+
+/// Deletes the current thread state, which leaves the thread detached.
+///
+/// # Safety
+/// `state` is current on this thread, and nobody else has it.
+unsafe fn delete_current(state: *mut ffi::PyThreadState) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        ffi::PyThreadState_Clear(state);
+        ffi::PyThreadState_DeleteCurrent();
+    }
+}
+
+/// The calling thread as one of an interpreter: keeps its thread state, and with it what `threading.local` holds.
+pub struct AttachedThread {
+    handle: InterpreterHandle,
+    /// `None` in the main interpreter: there pyo3 and extension modules find the thread's state themselves, and a second
+    /// one would be in their way.
+    state: Option<NonNull<ffi::PyThreadState>>,
+    /// Whether the interpreter was made on this thread, whose state it keeps: Python 3.11 ends the process when an
+    /// interpreter that had lost its last thread gets another.
+    is_creator: bool,
+    /// Not for other threads.
+    here: PhantomData<*mut ()>,
+}
+
+impl AttachedThread {
+    /// Makes an interpreter beside the main one, and the calling thread, which has not used Python before, one of it.
+    ///
+    /// Python must have been initialised.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn create(gil: Gil) -> Result<Self, String> {
+        // CPython promises nothing for interpreters that are made at the same time.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: Python is initialised. The thread has no thread state; it gets one of the main interpreter, as making
+        // another needs it. Before 3.12 pyo3 would find that one for ever, and never the one that comes with the
+        // interpreter: so both are deleted, each while it is current or after another of its interpreter has come.
+        unsafe {
+            let outer = new_state(ffi::PyInterpreterState_Main()).as_ptr();
+            ffi::PyEval_RestoreThread(outer);
+            let first = new_interpreter(gil);
+            if first.is_ok() {
+                ffi::PyEval_SaveThread();
+                ffi::PyEval_RestoreThread(outer);
+            }
+            delete_current(outer);
+            let first = first?;
+            let interpreter = ffi::PyThreadState_GetInterpreter(first);
+            let state = new_state(interpreter);
+            ffi::PyEval_RestoreThread(state.as_ptr());
+            ffi::PyThreadState_Clear(first);
+            ffi::PyThreadState_Delete(first);
+            ffi::PyEval_SaveThread();
+            let handle = InterpreterHandle(NonNull::new(interpreter));
+            Ok(Self { handle, state: Some(state), is_creator: true, here: PhantomData })
+        }
+    }
+
+    /// The interpreter, for other threads.
+    pub fn handle(&self) -> InterpreterHandle {
+        self.handle
+    }
+
+    /// Runs `body` attached.
+    ///
+    /// In the main interpreter a thread that is not Python's main thread has a new thread state each time.
+    pub fn attach<R>(&mut self, body: impl for<'py> FnOnce(Python<'py>) -> R) -> R {
+        struct Detach;
+        impl Drop for Detach {
+            fn drop(&mut self) {
+                // SAFETY: attached below; `body` leaves the thread as it found it.
+                unsafe { ffi::PyEval_SaveThread() };
+            }
+        }
+
+        let Some(state) = self.state else { return Python::attach(body) };
+        // SAFETY: the state is this thread's, and is not current: `body` cannot have this value as well.
+        unsafe { ffi::PyEval_RestoreThread(state.as_ptr()) };
+        let _detach = Detach;
+        // Finds the thread state that is current already, and tells pyo3 of it.
+        Python::attach(body)
+    }
+
+    /// Ends the interpreter: its modules and objects are gone when this returns. All references that Rust code had are
+    /// to be released before, and nobody may have its [`InterpreterHandle`] any more.
+    ///
+    /// # Errors
+    /// The number of threads that are still in it, ours or the application's. It stays as it is then, for good: to end it
+    /// would end the process.
+    pub fn end(mut self) -> Result<(), usize> {
+        let Some(state) = self.state else { return Err(1) };
+        // SAFETY: as in `attach`; with the interpreter's lock held no thread of it can start another.
+        unsafe {
+            ffi::PyEval_RestoreThread(state.as_ptr());
+            let others = thread_states(ffi::PyThreadState_GetInterpreter(state.as_ptr())) - 1;
+            if others > 0 {
+                ffi::PyEval_SaveThread();
+                return Err(others);
+            }
+            self.state = None;
+            end_interpreter(state.as_ptr());
+        }
+        Ok(())
+    }
+}
+
+/// How many threads have a state in an interpreter.
+///
+/// # Safety
+/// The calling thread is attached to it.
+unsafe fn thread_states(interpreter: *mut ffi::PyInterpreterState) -> usize {
+    let mut count = 0;
+    // SAFETY: states are added and removed by attached threads, that is by none meanwhile.
+    unsafe {
+        let mut state = ffi::PyInterpreterState_ThreadHead(interpreter);
+        while !state.is_null() {
+            count += 1;
+            state = ffi::PyThreadState_Next(state);
+        }
+    }
+    count
+}
+
+/// Ends the interpreter of `state` and leaves the thread without any.
+///
+/// # Safety
+/// `state` is current, and the only one of its interpreter.
+unsafe fn end_interpreter(state: *mut ffi::PyThreadState) {
+    // SAFETY: by the caller's promise. Before 3.12 the lock is still held after that, with no thread state: only one of
+    // another interpreter can let go of it.
+    unsafe {
+        #[cfg(not(Py_3_12))]
+        let outer = ffi::PyThreadState_New(ffi::PyInterpreterState_Main());
+        ffi::Py_EndInterpreter(state);
+        #[cfg(not(Py_3_12))]
+        {
+            ffi::PyThreadState_Swap(outer);
+            delete_current(outer);
+        }
+    }
+}
+
+impl Drop for AttachedThread {
+    fn drop(&mut self) {
+        if let Some(state) = self.state
+            && !self.is_creator
+        {
+            // SAFETY: the state is this thread's and not current.
+            unsafe {
+                ffi::PyEval_RestoreThread(state.as_ptr());
+                delete_current(state.as_ptr());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::interpreter::{Interpreter, Preparation};
+    use crate::python::runtime::{self, Settings};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Once, mpsc};
+    use std::thread;
+
+    const GILS: &[Gil] = if Gil::CAN_BE_OWN { &[Gil::Shared, Gil::Own] } else { &[Gil::Shared] };
+
+    /// Starts Python, on a thread that stays.
+    fn start() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| drop(thread::spawn(|| runtime::start(&Settings::default()).map(|()| thread::park()))));
+        runtime::started().unwrap();
+    }
+
+    /// The number of the interpreter that this thread is attached to.
+    fn number(_: Python<'_>) -> i64 {
+        // SAFETY: attached.
+        unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) }
+    }
+
+    /// Runs `body` on a thread of its own, which has never used Python.
+    fn elsewhere<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
+        thread::spawn(body).join().unwrap()
+    }
+
+    /// The number of the interpreter that `body` ran in, before and after what pyo3 does there.
+    fn stays(py: Python<'_>) -> i64 {
+        // An exception is made, normalised and printed, and an object is released, all by attaching again.
+        let error = py.import("no_such_module").unwrap_err();
+        assert!(error.to_string().contains("no_such_module"));
+        let inner = py.detach(|| Python::attach(number));
+        drop(py.import("sys").unwrap().unbind());
+        assert_eq!((number(py), Python::attach(number)), (inner, inner));
+        inner
+    }
+
+    #[test]
+    fn a_thread_stays_in_its_interpreter_whatever_pyo3_does() {
+        start();
+        for gil in GILS {
+            elsewhere(|| {
+                let mut creator = AttachedThread::create(*gil).unwrap();
+                let here = creator.attach(stays);
+                assert_ne!(here, 0, "the main interpreter");
+                let handle = creator.handle();
+                let numbers = elsewhere(move || {
+                    let mut attached = handle.attach_thread();
+                    [attached.attach(stays), attached.attach(stays)]
+                });
+                assert_eq!(numbers, [here, here]);
+                assert_eq!(creator.attach(stays), here);
+                assert_eq!(elsewhere(|| InterpreterHandle::MAIN.attach_thread().attach(stays)), 0);
+                assert_eq!(creator.end(), Ok(()));
+            });
+        }
+    }
+
+    #[test]
+    fn interpreters_are_prepared_and_ended_while_others_run() {
+        start();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let busy = thread::spawn(move || {
+            InterpreterHandle::MAIN.attach_thread().attach(|py| {
+                let mut turns = 0;
+                while !py.detach(|| stopped.load(Ordering::Relaxed)) {
+                    py.run(c"sum(range(1000))", None, None).unwrap();
+                    turns += 1;
+                }
+                turns
+            })
+        });
+        for gil in GILS.iter().cycle().take(6) {
+            elsewhere(|| {
+                let mut attached = AttachedThread::create(*gil).unwrap();
+                attached.attach(|py| {
+                    let preparation = Preparation { path: &[], facts: &[], environment: Some(&Vec::new()) };
+                    let interpreter = Interpreter::prepare(py, &preparation).map_err(|e| e.display(py)).unwrap();
+                    py.run(c"import threading as t\nassert t.current_thread() is t.main_thread()", None, None).unwrap();
+                    interpreter.shut_down(py, std::time::Duration::from_secs(5));
+                });
+                attached.end().unwrap();
+            });
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(busy.join().unwrap() > 0);
+    }
+
+    #[test]
+    fn an_interpreter_with_other_threads_is_not_ended() {
+        start();
+        for gil in GILS {
+            elsewhere(|| {
+                let creator = AttachedThread::create(*gil).unwrap();
+                let handle = creator.handle();
+                let (leave, left) = mpsc::channel::<()>();
+                let (enter, entered) = mpsc::channel();
+                let other = thread::spawn(move || {
+                    let mut attached = handle.attach_thread();
+                    attached.attach(|_| enter.send(()).unwrap());
+                    left.recv().unwrap();
+                });
+                entered.recv().unwrap();
+                assert_eq!(creator.end(), Err(1));
+                leave.send(()).unwrap();
+                other.join().unwrap();
+            });
+        }
+    }
+}

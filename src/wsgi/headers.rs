@@ -1,0 +1,252 @@
+//! The head of an answer, checked by the rules of PEP 3333 and RFC 9110 when `start_response` is called.
+
+use std::fmt;
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString, PyTuple};
+
+use crate::python::text::latin1_bytes;
+
+/// Status and headers of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseHeaders {
+    pub status: u16,
+    /// The status line without the protocol, `404 Not Found`; `None` leaves the phrase to the server.
+    pub status_line: Option<Vec<u8>>,
+    /// Names and values in the application's order, without Content-Length and hop-by-hop headers.
+    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+    pub content_length: Option<u64>,
+    /// Names of hop-by-hop headers that were dropped.
+    pub dropped: Vec<String>,
+    /// Whether this is the page that shows a developer what went wrong, which nothing takes the place of.
+    pub is_report: bool,
+}
+
+/// Why a head was refused.
+#[derive(Debug, PartialEq, Eq)]
+pub struct InvalidHeader(String);
+
+impl fmt::Display for InvalidHeader {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// Headers that speak of one connection, which is the server's (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl ResponseHeaders {
+    /// A head with this status and nothing else.
+    ///
+    /// # Errors
+    /// For a status that is not three digits, alone or followed by a space and a phrase; that is informational (the
+    /// server sends those); or that holds control characters.
+    pub fn new(status: &[u8]) -> Result<Self, InvalidHeader> {
+        let invalid =
+            |why: &str| Err(InvalidHeader(format!("invalid status {:?}: {why}", String::from_utf8_lossy(status))));
+        if status.iter().any(|byte| byte.is_ascii_control()) {
+            return invalid("it holds a control character");
+        }
+        let (digits, phrase) = status.split_at(status.len().min(3));
+        let code = str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some(code) = code.filter(|text| text.len() == 3).and_then(|text| text.parse::<u16>().ok()) else {
+            return invalid("it must begin with three digits");
+        };
+        if !(phrase.is_empty() || phrase.starts_with(b" ")) {
+            return invalid("a space must follow the three digits");
+        }
+        if code < 200 {
+            return invalid("an informational response cannot be the final one");
+        }
+        let has_phrase = !phrase.trim_ascii().is_empty();
+        Ok(Self {
+            status: code,
+            status_line: has_phrase.then(|| status.to_vec()),
+            headers: Vec::new(),
+            content_length: None,
+            dropped: Vec::new(),
+            is_report: false,
+        })
+    }
+
+    /// Adds one header.
+    ///
+    /// # Errors
+    /// For a name that is no token, a value with control characters, a Content-Length that is no number or comes twice.
+    pub fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), InvalidHeader> {
+        let shown = || String::from_utf8_lossy(name).into_owned();
+        if !is_header_name(name) {
+            return Err(InvalidHeader(format!("invalid header name {:?}", shown())));
+        }
+        // What the value holds stays out of the message: it may be an attack on the log.
+        if value.iter().any(|byte| (byte.is_ascii_control() && *byte != b'\t') || *byte == 0x7f) {
+            return Err(InvalidHeader(format!("the value of header {:?} holds a control character", shown())));
+        }
+        if name.eq_ignore_ascii_case(b"content-length") {
+            return self.set_content_length(value);
+        }
+        if HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop.as_bytes())) {
+            self.dropped.push(shown());
+            return Ok(());
+        }
+        self.headers.push((name.to_vec(), value.to_vec()));
+        Ok(())
+    }
+
+    fn set_content_length(&mut self, value: &[u8]) -> Result<(), InvalidHeader> {
+        let text = str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let length = text.and_then(|text| text.parse::<u64>().ok()).filter(|length| *length <= i64::MAX as u64);
+        let Some(length) = length else {
+            let shown = String::from_utf8_lossy(value);
+            return Err(InvalidHeader(format!("invalid Content-Length {shown:?}")));
+        };
+        if self.content_length.replace(length).is_some() {
+            return Err(InvalidHeader("Content-Length is given twice".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The value of the first header of this name, in any case.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()));
+        found.map(|(_, value)| value.as_slice())
+    }
+
+    /// The place in the server that answers instead, so that this answer's own body is of no use.
+    pub fn redirect(&self) -> Option<&[u8]> {
+        self.header("X-Accel-Redirect")
+    }
+
+    /// Whether an answer with this status has a body at all (RFC 9110, section 6.4.1).
+    pub fn has_body(&self) -> bool {
+        !matches!(self.status, 204 | 304)
+    }
+
+    /// The head from the arguments of `start_response`.
+    ///
+    /// # Errors
+    /// `TypeError` for anything that is not `str`, a list, or a pair; `ValueError` for what [`InvalidHeader`] says.
+    pub fn from_python(status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let value_error = |error: InvalidHeader| PyValueError::new_err(error.to_string());
+        let status = native_string(status, "status")?;
+        let mut head = Self::new(bytes_of(status, "status")?).map_err(value_error)?;
+        let Ok(list) = headers.cast::<PyList>() else {
+            return Err(type_error("headers", "a list of tuples", headers));
+        };
+        for item in list.iter() {
+            let Ok(pair) = item.cast::<PyTuple>() else {
+                return Err(type_error("a header", "a tuple (name, value)", &item));
+            };
+            if pair.len() != 2 {
+                let message = format!("a header must be a tuple (name, value), not one of {} items", pair.len());
+                return Err(PyTypeError::new_err(message));
+            }
+            let name = pair.get_item(0)?;
+            let value = pair.get_item(1)?;
+            let name = native_string(&name, "a header name")?;
+            let value = native_string(&value, "a header value")?;
+            head.add(bytes_of(name, "a header name")?, bytes_of(value, "a header value")?).map_err(value_error)?;
+        }
+        Ok(head)
+    }
+}
+
+/// Whether this can be the name of a header: RFC 9110's `token`.
+pub fn is_header_name(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| is_token(*byte))
+}
+
+/// A character of RFC 9110's `token`.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn native_string<'a, 'py>(object: &'a Bound<'py, PyAny>, what: &str) -> PyResult<&'a Bound<'py, PyString>> {
+    object.cast::<PyString>().map_err(|_| type_error(what, "a str", object))
+}
+
+fn bytes_of<'a>(string: &'a Bound<'_, PyString>, what: &str) -> PyResult<&'a [u8]> {
+    latin1_bytes(string)
+        .ok_or_else(|| PyValueError::new_err(format!("{what} holds a character above U+00FF, which HTTP cannot carry")))
+}
+
+fn type_error(what: &str, expected: &str, found: &Bound<'_, PyAny>) -> PyErr {
+    let found = found.get_type().name().map(|name| name.to_string()).unwrap_or_default();
+    PyTypeError::new_err(format!("{what} must be {expected}, not {found}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_three_digits_and_perhaps_a_phrase() {
+        let head = ResponseHeaders::new(b"404 Not Found").unwrap();
+        assert_eq!((head.status, head.status_line.as_deref()), (404, Some(&b"404 Not Found"[..])));
+        assert_eq!(ResponseHeaders::new(b"200").unwrap().status_line, None);
+        assert_eq!(ResponseHeaders::new(b"200 ").unwrap().status_line, None);
+        for refused in ["", "2", "20", "2000", "200OK", "abc", "100 Continue", "200 a\r\nb", "+20 x", "200 \0"] {
+            assert!(ResponseHeaders::new(refused.as_bytes()).is_err(), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn every_control_character_is_refused_in_names_and_values() {
+        for byte in (0..=31).chain([127]) {
+            let mut head = ResponseHeaders::new(b"200 OK").unwrap();
+            assert!(head.add(&[b'a', byte], b"v").is_err(), "name {byte}");
+            assert_eq!(head.add(b"a", &[b'v', byte]).is_ok(), byte == b'\t', "value {byte}");
+        }
+    }
+
+    #[test]
+    fn content_length_is_one_number() {
+        for (value, valid) in [
+            ("0", true),
+            ("12", true),
+            ("+1", false),
+            ("1 ", false),
+            ("-1", false),
+            ("", false),
+            ("99999999999999999999", false),
+        ] {
+            let mut head = ResponseHeaders::new(b"200 OK").unwrap();
+            assert_eq!(head.add(b"Content-Length", value.as_bytes()).is_ok(), valid, "{value:?}");
+        }
+        let mut head = ResponseHeaders::new(b"200 OK").unwrap();
+        head.add(b"content-length", b"1").unwrap();
+        assert!(head.add(b"Content-Length", b"1").is_err());
+    }
+
+    #[test]
+    fn hop_by_hop_headers_are_dropped_and_repeated_ones_kept() {
+        let mut head = ResponseHeaders::new(b"200 OK").unwrap();
+        for (name, value) in [("Connection", "close"), ("Set-Cookie", "a"), ("Set-Cookie", "b")] {
+            head.add(name.as_bytes(), value.as_bytes()).unwrap();
+        }
+        assert_eq!(head.dropped, ["Connection"]);
+        assert_eq!(head.headers.len(), 2);
+    }
+
+    #[test]
+    fn a_header_is_found_by_its_name_in_any_case() {
+        let mut head = ResponseHeaders::new(b"200 OK").unwrap();
+        assert_eq!((head.header("Set-Cookie"), head.redirect()), (None, None));
+        for (name, value) in [("Set-Cookie2", "x"), ("set-cookie", "a"), ("Set-Cookie", "b"), ("X-ACCEL-Redirect", "")]
+        {
+            head.add(name.as_bytes(), value.as_bytes()).unwrap();
+        }
+        assert_eq!(head.header("Set-Cookie"), Some(&b"a"[..]));
+        assert_eq!(head.redirect(), Some(&b""[..]));
+    }
+}
