@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use pyo3::ffi::c_str;
@@ -15,6 +15,7 @@ use super::specification::{Callable, Specification, Target};
 use crate::python::interpreter::run_code;
 use crate::python::log::{self, Level};
 use crate::python::{access, fork, native_class, traceback};
+use crate::sync::{Mutex, MutexGuard};
 
 /// An application of a worker. It may be loaded in several interpreters, so it holds nothing of Python.
 pub struct Application {
@@ -260,7 +261,7 @@ impl Loader {
 
     /// The lock is held for a moment, and not while Python code runs.
     fn callables(&self) -> MutexGuard<'_, HashMap<usize, Py<PyAny>>> {
-        self.callables.lock().unwrap_or_else(PoisonError::into_inner)
+        self.callables.lock()
     }
 }
 

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use inotify::{Inotify, WatchDescriptor, WatchMask, Watches};
+
+use crate::sync::Mutex;
 
 /// Directories that inotify looks at, and a thread that is told when something has changed there.
 pub struct Watcher {
@@ -61,7 +62,7 @@ impl Watcher {
     /// a link that was switched is another folder. And at `folders_too`.
     pub fn watch<'a>(&self, files: impl Iterator<Item = &'a Path>, folders_too: &[PathBuf]) {
         let Ok(folders) = &self.folders else { return };
-        let Directories { watches, known } = &mut *folders.lock().unwrap_or_else(PoisonError::into_inner);
+        let Directories { watches, known } = &mut *folders.lock();
         // Files of one folder are reached by the same links, unless they are links themselves.
         let mut seen = BTreeSet::new();
         let of_files = files

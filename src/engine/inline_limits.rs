@@ -1,6 +1,6 @@
 //! `wsgi_threads off`: looks after the time that a call takes of the event loop, which cannot do so itself meanwhile.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -10,6 +10,7 @@ use super::limits::{Limits, has_run};
 use super::spawn;
 use crate::python::log;
 use crate::python::stack::ThreadId;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wsgi::call::{Call, CallNumber};
 use crate::wsgi::transport::Transport;
 
@@ -86,7 +87,7 @@ impl InlineLimiter {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Runs a part of a call while its clock, if it has one, runs too. `body` does not panic.
@@ -154,11 +155,11 @@ impl InlineLimiter {
                 }
                 (_, Some(left)) => {
                     state.next_look = Some(Instant::now() + left);
-                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                    self.changed.wait_timeout(state, left)
                 }
                 (_, None) => {
                     state.next_look = None;
-                    self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+                    self.changed.wait(state)
                 }
             };
         }

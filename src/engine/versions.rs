@@ -1,14 +1,15 @@
 //! An interpreter of a worker, and those that come after it: the next is made beside the one that serves, and takes over
 //! between two calls.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::interpreter::{Configuration, InterpreterSpec};
 use super::pool::{CallHandle, ThreadPool};
 use crate::app::application::Application;
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use crate::wsgi::call::Call;
 
 /// What an interpreter and its copies are made with.
@@ -73,12 +74,12 @@ impl InterpreterVersions {
     /// As there.
     pub fn submit(&self, application: &Arc<Application>, call: Call, queue: usize) -> Result<CallHandle, Call> {
         // Under the lock: whoever retires an interpreter has taken it from here before.
-        self.serving.read().unwrap_or_else(PoisonError::into_inner).submit(application, call, queue)
+        self.serving.read().submit(application, call, queue)
     }
 
     /// The one that serves.
     pub fn serving(&self) -> ThreadPool {
-        self.serving.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.serving.read().clone()
     }
 
     /// Makes another beside the one that serves, and waits until it has loaded the application, the only one here; or
@@ -149,7 +150,7 @@ impl InterpreterVersions {
     pub fn activate(&self, version: u64, limit: Duration) {
         let Some(next) = self.take_next(version) else { return };
         let old = {
-            let mut serving = self.serving.write().unwrap_or_else(PoisonError::into_inner);
+            let mut serving = self.serving.write();
             std::mem::replace(&mut *serving, next.threads)
         };
         self.end(old, limit);
@@ -170,19 +171,19 @@ impl InterpreterVersions {
 
     fn end(&self, threads: ThreadPool, limit: Duration) {
         threads.retire(limit);
-        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut leaving = self.leaving.lock();
         leaving.retain(|threads| !threads.has_ended());
         leaving.push(threads);
     }
 
     /// All there are, to be shut down.
     pub fn all(&self) -> Vec<ThreadPool> {
-        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let leaving = self.leaving.lock().clone();
         let next = self.next().as_ref().map(|next| next.threads.clone());
         std::iter::once(self.serving()).chain(next).chain(leaving).collect()
     }
 
     fn next(&self) -> MutexGuard<'_, Option<Next>> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+        self.next.lock()
     }
 }

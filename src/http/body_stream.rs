@@ -1,7 +1,7 @@
 //! A request body that is read while the call runs: the event loop fills it when the application asks for more.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wsgi::body::{BodySource, Interrupt};
@@ -53,7 +53,7 @@ impl BodyEnd {
 
 impl BodyStream {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Whether the application waits for more.
@@ -103,7 +103,7 @@ impl BodyStream {
                 state = self.lock();
                 continue;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state);
         }
     }
 }

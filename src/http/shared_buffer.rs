@@ -1,7 +1,5 @@
 //! Where the thread that runs a call and the event loop meet: what there is of an answer, under one lock.
 
-use std::sync::PoisonError;
-
 use super::response_buffer::ResponseBuffer;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wsgi::transport::Disconnected;
@@ -21,7 +19,7 @@ impl SharedBuffer {
 
     /// What there is. No thread waits for anything else while it has this.
     pub fn lock(&self) -> MutexGuard<'_, ResponseBuffer> {
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.buffer.lock()
     }
 
     /// Changes what a waiting thread looks at.
@@ -52,7 +50,7 @@ impl SharedBuffer {
         loop {
             match until(&buffer) {
                 Some(result) => return result,
-                None => buffer = self.changed.wait(buffer).unwrap_or_else(PoisonError::into_inner),
+                None => buffer = self.changed.wait(buffer),
             }
         }
     }

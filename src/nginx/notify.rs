@@ -6,9 +6,10 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{guard, sys};
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// A queue of messages into the event loop of this worker.
 pub struct Notifier<T> {
@@ -56,7 +57,7 @@ impl<T: Send> Notifier<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<T>> {
-        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
+        self.messages.lock()
     }
 
     /// All that has come since the last time.

@@ -9,10 +9,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
 
 use super::child::{PANICKED, SOCKET, become_separate};
 use crate::nginx::worker_process::set_process_title;
+use crate::sync::Mutex;
 
 /// The worker's side of such a process.
 pub struct ForkServer {
@@ -53,7 +53,7 @@ impl ForkServer {
     /// # Errors
     /// A sentence: the process is gone.
     pub fn ask(&self, question: &[u8]) -> Result<Vec<u8>, String> {
-        let socket = &mut *self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = &mut *self.socket.lock();
         let answer = send(socket, question).and_then(|()| receive(socket));
         answer.map_err(|error| format!("the trial process of this worker is gone ({error}), a reload starts another"))
     }

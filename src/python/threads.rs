@@ -7,10 +7,12 @@
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
+use std::sync::LazyLock;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+
+use crate::sync::Mutex;
 
 /// Whose global interpreter lock an interpreter has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,8 +132,8 @@ impl AttachedThread {
     /// One sentence.
     pub fn create(gil: Gil) -> Result<Self, String> {
         // CPython promises nothing for interpreters that are made at the same time.
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        static ONE_AT_A_TIME: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
+        let _turn = ONE_AT_A_TIME.lock();
         // SAFETY: Python is initialised. The thread has no thread state; it gets one of the main interpreter, as making
         // another needs it. Before 3.12 pyo3 would find that one for ever, and never the one that comes with the
         // interpreter: so both are deleted, each while it is current or after another of its interpreter has come.

@@ -1,9 +1,9 @@
 //! Text on its way from other threads into nginx's error log, which only the event loop may write.
 
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::python::log::Level;
+use crate::sync::{Condvar, Mutex};
 
 /// Lines of one request or of none, as `S` says.
 pub struct Record<S> {
@@ -38,9 +38,9 @@ impl<S> Default for LogQueue<S> {
 impl<S> LogQueue<S> {
     /// Adds a record; waits while too much is queued. Returns whether the event loop has to be woken for it.
     pub fn push(&self, record: Record<S>) -> bool {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.queue.lock();
         if queue.bytes > MOST_BYTES {
-            queue = self.emptied.wait_timeout(queue, PATIENCE).unwrap_or_else(PoisonError::into_inner).0;
+            queue = self.emptied.wait_timeout(queue, PATIENCE);
         }
         queue.bytes += record.text.len();
         queue.records.push(record);
@@ -49,7 +49,7 @@ impl<S> LogQueue<S> {
 
     /// All records that have come.
     pub fn take(&self) -> Vec<Record<S>> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.queue.lock();
         queue.bytes = 0;
         let records = std::mem::take(&mut queue.records);
         drop(queue);

@@ -7,7 +7,7 @@ pub mod recycle;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::app::application::Application;
@@ -23,6 +23,7 @@ use crate::engine::versions::{InterpreterVersions, PoolConfig};
 use crate::nginx::worker_process::{self, NGINX_VERSION, SERVER_SOFTWARE};
 use crate::nginx::{notify, sockets};
 use crate::python::{after_fork, fork, log};
+use crate::sync::RwLock;
 use crate::wsgi::call::Call;
 use crate::wsgi::transport::Suspended;
 use active_requests::{ActiveRequests, WorkerSink};
@@ -211,7 +212,7 @@ pub enum Submitted {
 impl Worker {
     /// The applications of this worker, as they are now.
     pub fn applications(&self) -> Vec<Hosted> {
-        self.applications.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.applications.read().clone()
     }
 
     /// The application that a location names.
@@ -219,7 +220,7 @@ impl Worker {
     /// One that is not known came with a reload under `master_process off`, where the process stays; `None` if its
     /// interpreter is not known either.
     pub fn application(&self, specification: &Arc<Specification>) -> Option<Hosted> {
-        let applications = self.applications.read().unwrap_or_else(PoisonError::into_inner);
+        let applications = self.applications.read();
         let find = |is: &dyn Fn(&Specification) -> bool| applications.iter().find(|known| is(&known.specification));
         let known = find(&|known| std::ptr::eq(known, &raw const **specification));
         let known = known.or_else(|| find(&|known| known == &**specification));
@@ -231,7 +232,7 @@ impl Worker {
         let application =
             Arc::new(Application::new(Specification::clone(specification), "the new configuration", None));
         let hosted = Hosted { specification: specification.clone(), application, interpreter };
-        self.applications.write().unwrap_or_else(PoisonError::into_inner).push(hosted.clone());
+        self.applications.write().push(hosted.clone());
         Some(hosted)
     }
 

@@ -1,7 +1,5 @@
 //! The environ dictionary of a call, from the request's snapshot (PEP 3333, "environ Variables").
 
-use std::sync::{Mutex, PoisonError};
-
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
@@ -13,6 +11,7 @@ use super::start_response::Response;
 use crate::python::interpreter::Interpreter;
 use crate::python::native_class::ClassObject;
 use crate::python::text::latin1;
+use crate::sync::Mutex;
 
 /// What a server is like, the same for all requests of an interpreter.
 #[derive(Clone, Debug)]
@@ -51,7 +50,7 @@ struct Strings {
 impl Strings {
     fn get<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
         // The lock is held by attached threads only, and not while Python code runs: a string that goes runs none.
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self.cache.lock();
         if let Some(string) = cache.get(bytes) {
             return Ok(string.bind(py).clone());
         }

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -13,6 +13,7 @@ use super::transport::{Disconnected, Transport};
 use crate::python::after_fork;
 use crate::python::native_class::{Arguments, Class, Method};
 use crate::python::text::bytes_filled_detached;
+use crate::sync::Mutex;
 
 /// A handle of one request's input, kept by the call so that it can end it.
 #[derive(Clone)]
@@ -158,7 +159,7 @@ impl Input {
 
     /// Never attaches to Python while it holds the lock, so that no thread waits for both.
     fn with_state<R>(&self, body: impl FnOnce(&mut State) -> R) -> R {
-        body(&mut self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
+        body(&mut self.0.state.lock())
     }
 
     fn while_detached<R: Send>(&self, py: Python<'_>, body: impl FnOnce(&mut State) -> R + Send) -> R {

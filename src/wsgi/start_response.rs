@@ -1,7 +1,7 @@
 //! `start_response` and the `write` callable it returns: the answer of one call, from its head to its last byte.
 
 use std::ffi::CStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use pyo3::exceptions::{PyBrokenPipeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -12,6 +12,7 @@ use super::headers::ResponseHeaders;
 use super::transport::{Disconnected, End, Transport};
 use crate::python::after_fork;
 use crate::python::native_class::{Arguments, BoundMethod, Class, Method};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The answer of one call. Shared by its `start_response`, its `write` and its iteration.
 #[derive(Clone)]
@@ -77,7 +78,7 @@ impl Response {
 
     /// The lock is never held while this thread attaches to Python or waits.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 
     /// Whether `start_response` has not been called yet.

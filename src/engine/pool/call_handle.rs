@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver};
 
 use pyo3::prelude::*;
 
-use super::shared::{Shared, StackDump, lock, note};
+use super::shared::{Shared, StackDump, note};
 use crate::engine::interpreter::PreparedInterpreter;
 use crate::engine::spawn;
 use crate::python::log::{self, Sink};
@@ -53,7 +53,7 @@ impl Shared {
         // It has ended meanwhile.
         let Some(copy) = copy else { return };
         let interpreter = &self.copies[copy];
-        let mut watch = lock(&interpreter.watch);
+        let mut watch = interpreter.watch.lock();
         let watch = watch.get_or_insert_with(|| {
             let (sender, inspections) = mpsc::channel();
             let shared = self.clone();

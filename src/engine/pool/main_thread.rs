@@ -5,7 +5,7 @@ use std::sync::mpsc::Receiver;
 
 use pyo3::prelude::*;
 
-use super::shared::{Command, Job, Shared, Stage, lock, note};
+use super::shared::{Command, Job, Shared, Stage, note};
 use crate::app::application::Application;
 use crate::engine::interpreter::{Configuration, PreparedInterpreter};
 use crate::engine::{guarded, spawn};
@@ -42,7 +42,7 @@ pub(super) fn main_thread(
     match PreparedInterpreter::start(configuration, &interpreter.spec) {
         Ok((prepared, mut attach_thread)) => {
             let prepared = Arc::new(prepared);
-            *lock(&interpreter.prepared) = Some(prepared.clone());
+            *interpreter.prepared.lock() = Some(prepared.clone());
             shared.start_turns(copy, prepared.handle);
             let slots = shared.lock().slots_of(copy);
             slots.for_each(|slot| shared.start_thread(slot));
@@ -83,7 +83,7 @@ fn serve(
     commands: &Mutex<Receiver<Command>>,
 ) {
     let interpreter = &shared.copies[copy];
-    while let Ok(command) = py.detach(|| lock(commands).recv()) {
+    while let Ok(command) = py.detach(|| commands.lock().recv()) {
         match command {
             // The worker ends: nobody waits for what has not begun to be loaded.
             Command::Load(_) if py.detach(|| shared.lock().is_closed()) => {}
@@ -108,7 +108,7 @@ fn serve(
                 py.detach(|| interpreter.join_threads(|| shared.lock().has_threads(copy)));
                 prepared.interpreter.shut_down(py, limit);
                 // Neither under the lock, nor anywhere but in here.
-                let last = lock(&interpreter.prepared).take();
+                let last = interpreter.prepared.lock().take();
                 drop((last, prepared));
                 return;
             }

@@ -11,13 +11,13 @@ mod scheduler;
 mod shared;
 mod shared_scheduler;
 
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use call_handle::CallHandle;
 use main_thread::main_thread;
-use shared::{Command, InterpreterCopy, Job, Shared, Stage, lock};
+use shared::{Command, InterpreterCopy, Job, Shared, Stage};
 
 use super::interpreter::{Configuration, InterpreterSpec};
 use super::spawn;
@@ -138,7 +138,7 @@ impl ThreadPool {
     /// Whether all its interpreters have ended.
     pub fn has_ended(&self) -> bool {
         // Nobody but its main thread may release the last reference to a world.
-        self.shared.copies.iter().all(|interpreter| lock(&interpreter.prepared).is_none())
+        self.shared.copies.iter().all(|interpreter| interpreter.prepared.lock().is_none())
     }
 }
 
@@ -156,7 +156,7 @@ pub fn shut_down(all: Vec<ThreadPool>, calls: Duration, limit: Duration, meanwhi
     for ThreadPool { shared } in &all {
         let mut pool = shared.lock();
         while (pool.is_running() || pool.is_ending()) && start.elapsed() < calls {
-            pool = shared.idle.wait_timeout(pool, TURN).unwrap_or_else(PoisonError::into_inner).0;
+            pool = shared.idle.wait_timeout(pool, TURN);
             drop(pool);
             meanwhile();
             pool = shared.lock();

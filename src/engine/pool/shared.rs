@@ -1,7 +1,7 @@
 //! What the threads of an interpreter and its copies have in common: the calls, the applications, each other.
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -118,7 +118,7 @@ impl InterpreterCopy {
     }
 
     pub(super) fn prepared(&self) -> Option<Arc<PreparedInterpreter>> {
-        lock(&self.prepared).clone()
+        self.prepared.lock().clone()
     }
 
     /// Waits for the pool threads, as long as it `has_threads`, and then for the others but the main thread.
@@ -130,18 +130,14 @@ impl InterpreterCopy {
             join(&self.pool_threads);
         }
         self.gil_yielder.end();
-        drop(lock(&self.watch).take());
+        drop(self.watch.lock().take());
         join(&self.helpers);
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Notes a thread that is to be waited for.
 pub(super) fn note(threads: &Mutex<Vec<JoinHandle<()>>>, thread: JoinHandle<()>) {
-    let mut threads = lock(threads);
+    let mut threads = threads.lock();
     threads.retain(|thread| !thread.is_finished());
     threads.push(thread);
 }
@@ -149,7 +145,7 @@ pub(super) fn note(threads: &Mutex<Vec<JoinHandle<()>>>, thread: JoinHandle<()>)
 /// Waits for the threads, and those that come meanwhile.
 fn join(threads: &Mutex<Vec<JoinHandle<()>>>) {
     loop {
-        let left = std::mem::take(&mut *lock(threads));
+        let left = std::mem::take(&mut *threads.lock());
         if left.is_empty() {
             return;
         }
@@ -166,7 +162,7 @@ impl Shared {
     }
 
     pub(super) fn stages(&self) -> MutexGuard<'_, FxHashMap<usize, Stage>> {
-        lock(&self.stages)
+        self.stages.lock()
     }
 
     /// Whether the main threads of all copies are told: not if one has ended, by a panic, and would never do it.

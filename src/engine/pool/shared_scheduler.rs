@@ -1,8 +1,7 @@
 //! How the threads of a pool wait for calls, and are woken.
 
-use std::sync::PoisonError;
-
 use super::scheduler::{Next, Scheduler};
+
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// A pool and what its threads sleep on.
@@ -21,7 +20,7 @@ impl<W> SharedScheduler<W> {
 
     /// The pool.
     pub fn lock(&self) -> MutexGuard<'_, Scheduler<W>> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pool.lock()
     }
 
     /// Wakes a thread if one sleeps and none is on its way; to be called after work has come.
@@ -59,7 +58,7 @@ impl<W> SharedScheduler<W> {
         // A call may have come since `next`, when this thread was not asleep.
         while !woken && pool.may_sleep(slot) {
             pool.fall_asleep(slot);
-            pool = self.work[group].wait(pool).unwrap_or_else(PoisonError::into_inner);
+            pool = self.work[group].wait(pool);
             woken = pool.wake_up(slot);
         }
         let claims = woken || !pool.is_surplus(slot);

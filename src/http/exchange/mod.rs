@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::body_stream::{BodyEnd, BodyStream, StreamedBody};
@@ -20,7 +20,7 @@ use crate::nginx::request::output::{FilePart, Output, SentCounts};
 use crate::nginx::request::{Request, RequestEvents, Status};
 use crate::nginx::thread_bound::EventLoopBound;
 use crate::python::log::{self, Sink};
-use crate::sync::MutexGuard;
+use crate::sync::{Mutex, MutexGuard};
 use crate::worker::active_requests::{ActiveRequest, ActiveRequests, Message};
 use crate::worker::recycle;
 use crate::wsgi::body::{BodySource, Interrupt};
@@ -493,7 +493,7 @@ impl EventLoopSide {
 impl RequestExchange {
     /// Writes to the temporary file what there is room for; all of it where the call cannot wait for room.
     fn spill_up_to(&self, data: &[u8], unlimited: bool) -> Result<usize, Disconnected> {
-        let _writer = self.spilling.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.spilling.lock();
         let place = {
             let buffer = self.lock();
             if !buffer.is_open() {
