@@ -327,7 +327,7 @@ mod tests {
             while workers.iter().any(|worker| worker.lock().unwrap().answer() < 1000 + EDITS) {
                 assert!(
                     start.elapsed() < Duration::from_secs(20) && !client.is_finished(),
-                    "no version_commit in the end"
+                    "the workers never agreed"
                 );
                 std::thread::yield_now();
             }

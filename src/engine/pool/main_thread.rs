@@ -22,7 +22,7 @@ impl Shared {
         }
         let shared = self.clone();
         let give = move || shared.copies[copy].gil_yielder.give(handle, || shared.lock().is_busy(copy));
-        match spawn(format!("{}-gil_yielder", spec.threads()), give) {
+        match spawn(format!("{}-gil", spec.threads()), give) {
             Ok(thread) => note(&self.copies[copy].helpers, thread),
             Err(error) => {
                 log::error(&format!("cannot start the thread that gives other interpreters their turn: {error}"));
