@@ -1,21 +1,15 @@
-//! The chapters of README.md that are followed step by step: their commands work, as they stand there.
+//! The pages of docs/ that are followed step by step: their commands work as they are.
 
-use crate::harness::{Conn, Machine, Response, Site, in_repository, wait_for};
+use crate::harness::{Conn, Machine, Page, Response, Site, wait_for};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
-fn readme() -> String {
-    fs::read_to_string(in_repository("README.md")).unwrap()
-}
-
-/// The shell commands of a chapter, block by block.
-fn blocks(title: &str) -> Vec<String> {
-    let readme = readme();
-    let (_, chapter) = readme.split_once(&format!("{title}\n")).unwrap_or_else(|| panic!("no chapter {title}"));
-    let chapter = chapter.split("\n## ").next().unwrap().split("\n### ").next().unwrap();
-    chapter.split("\n```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+/// Returns the shell commands of a page, block by block.
+fn blocks(page: &str) -> Vec<String> {
+    let blocks = Page::read(page).blocks().into_iter();
+    blocks.filter(|block| block.language == "sh").map(|block| block.text).collect()
 }
 
 /// Asks a site of the machine; more headers end with a line break each.
@@ -30,7 +24,7 @@ fn get(machine: &Machine, path: &str) -> Response {
     ask(machine, SITE, &format!("GET {path}"), "", "")
 }
 
-/// Runs blocks of a chapter. A reload of nginx takes a moment: commands that ask are repeated until `answer` comes.
+/// Runs blocks of a page. A reload of nginx takes a moment: commands that ask are repeated until `answer` comes.
 fn follow(machine: &Machine, blocks: &[String], answer: &str) {
     assert!(blocks.iter().any(|block| block.starts_with("curl ")), "{blocks:?}");
     for block in blocks {
@@ -42,14 +36,14 @@ fn follow(machine: &Machine, blocks: &[String], answer: &str) {
     }
 }
 
-const DJANGO: &str = "## A first deployment: Django on Debian 12";
+const DJANGO: &str = "docs/django.md";
 const SITE: &str = "www.example.com";
 
 #[test]
-fn the_django_chapter_makes_a_site_and_the_flask_chapter_another_beside_it() {
+fn the_django_page_makes_a_site_and_the_flask_page_another_beside_it() {
     let machine = Machine::new();
     follow(&machine, &blocks(DJANGO), "Hello from Django\n");
-    follow(&machine, &blocks("### Flask"), "Hello from Flask\n");
+    follow(&machine, &blocks("docs/flask.md"), "Hello from Flask\n");
 
     assert_eq!(get(&machine, "/").expect(200).text(), "Hello from Django\n");
     let style = get(&machine, "/static/admin/css/base.css").expect(200);
@@ -133,12 +127,10 @@ fn echo(listener: TcpListener) {
 fn the_proxy_for_asgi_applications_passes_web_sockets() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let readme = readme();
-    let (_, rest) = readme.split_once("**ASGI is not supported**").unwrap();
+    let page = Page::read("docs/asgi.md");
     // The application's own URLs are below the location, and uvicorn tells it so.
-    assert!(rest.split("location /live/ {").next().unwrap().contains(" --root-path /live`"));
-    let lines = rest.lines().skip_while(|line| !line.starts_with("    "));
-    let location: String = lines.take_while(|line| line.starts_with("    ")).map(|line| format!("{line}\n")).collect();
+    assert!(page.text.contains(" --root-path /live\n"));
+    let location = page.blocks().into_iter().find(|block| block.language == "nginx").unwrap().text;
     let nginx = Site::plain().server(&location.replace("127.0.0.1:8000", &format!("127.0.0.1:{port}"))).start();
     let server = thread::spawn(|| echo(listener));
 

@@ -1066,9 +1066,9 @@ fn optimize_is_as_the_options_of_python(engine: Engine) {
 }
 
 #[test]
-fn the_readme_names_each_directive() {
-    let readme = std::fs::read_to_string(in_repository("README.md")).expect("README.md");
+fn the_reference_names_each_directive() {
+    let reference = std::fs::read_to_string(in_repository("docs/directives.md")).expect("docs/directives.md");
     for directive in DIRECTIVES {
-        assert!(readme.contains(directive.name), "{}", directive.name);
+        assert!(reference.contains(directive.name), "{}", directive.name);
     }
 }

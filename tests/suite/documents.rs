@@ -1,8 +1,9 @@
-//! README.md says of every directive what the sources say.
+//! The documents agree with the sources and with each other.
 
-use crate::harness::in_repository;
+use crate::harness::{Page, in_repository};
+use std::path::{Path, PathBuf};
 
-/// A directive as its table entry, or its chapter in the README, has it.
+/// A directive as its table entry, or its section in docs/directives.md, has it.
 #[derive(Debug, PartialEq, Eq)]
 struct Directive {
     name: String,
@@ -126,12 +127,11 @@ fn in_the_sources() -> Vec<Directive> {
         .collect()
 }
 
-/// The chapters, in their order, with what they say of the syntax.
-fn in_the_readme() -> Vec<(Directive, String)> {
-    let readme = read("README.md");
-    let chapter = between(&readme, "\n## Directives\n", "\n## ");
-    chapter
-        .split("\n#### ")
+/// The sections of the reference, in their order, with their syntax.
+fn in_the_reference() -> Vec<(Directive, String)> {
+    let reference = read(REFERENCE);
+    reference
+        .split("\n### ")
         .skip(1)
         .map(|text| {
             let line = |label: &str| between(text, &format!("\n    {label}"), "\n").trim().to_owned();
@@ -145,9 +145,11 @@ fn in_the_readme() -> Vec<(Directive, String)> {
         .collect()
 }
 
+const REFERENCE: &str = "docs/directives.md";
+
 #[test]
-fn the_readme_has_each_directive_in_order_with_its_context_and_default() {
-    let (documented, syntaxes): (Vec<Directive>, Vec<String>) = in_the_readme().into_iter().unzip();
+fn the_reference_has_each_directive_in_order_with_its_context_and_default() {
+    let (documented, syntaxes): (Vec<Directive>, Vec<String>) = in_the_reference().into_iter().unzip();
     let sources = in_the_sources();
     assert!(sources.len() > 10, "{sources:?}");
     assert_eq!(documented, sources);
@@ -161,46 +163,122 @@ fn the_readme_has_each_directive_in_order_with_its_context_and_default() {
 }
 
 #[test]
-fn the_callables_that_are_assumed_are_those_of_the_readme() {
-    let table = read("src/conf/directives.rs");
-    let readme = read("README.md");
-    let chapter = |name: &str| between(&readme, &format!("\n#### {name}\n"), "\n#### ").to_owned();
-    assert!(table.contains("(None, None) => \"application\""));
-    assert!(chapter("wsgi_pass").contains("is `application` unless named"));
-    assert!(table.contains(".unwrap_or(\"middleware\")"));
-    assert!(chapter("wsgi_middleware").contains("`middleware` unless named"));
+fn the_index_of_the_reference_has_each_directive_in_order() {
+    let reference = read(REFERENCE);
+    let index =
+        between(&reference, "| directive | default | context | description |\n| --- | --- | --- | --- |\n", "\n\n");
+    let rows: Vec<Directive> = index
+        .lines()
+        .map(|row| {
+            // A bar in a cell is escaped.
+            let row = row.replace("\\|", "\0");
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let [link, default, context, description] = cells[..] else { panic!("{row}") };
+            let name = between(link, "[`", "`]");
+            assert_eq!(link, format!("[`{name}`](#{name})"));
+            assert!(description.ends_with('.'), "{row}");
+            let default = match default {
+                "—" => "—".to_owned(),
+                value => format!("{name} {};", value.replace('\0', "|")),
+            };
+            Directive { name: name.to_owned(), context: context.to_owned(), default }
+        })
+        .collect();
+    let sections: Vec<Directive> = in_the_reference().into_iter().map(|(directive, _)| directive).collect();
+    assert_eq!(rows, sections);
 }
 
 #[test]
-fn documents_link_to_files_that_are_there() {
-    for document in ["README.md", "BUGS.md", "CHANGELOG.md", "nginx-conf/README.md"] {
-        let text = read(document);
-        let folder = in_repository(document).parent().unwrap().to_owned();
-        for link in text.split("](").skip(1).map(|rest| rest.split_once(')').unwrap().0) {
-            if link.starts_with("https://") {
-                continue;
+fn the_callables_that_are_assumed_are_those_of_the_reference() {
+    let table = read("src/conf/directives.rs");
+    let reference = read(REFERENCE);
+    let section = |name: &str| between(&reference, &format!("\n### {name}\n"), "\n### ").to_owned();
+    assert!(table.contains("(None, None) => \"application\""));
+    assert!(section("wsgi_pass").contains("is `application` unless it is named"));
+    assert!(table.contains(".unwrap_or(\"middleware\")"));
+    assert!(section("wsgi_middleware").contains("is `middleware` unless named"));
+}
+
+/// Returns the anchors of the headings of a page, as GitHub makes them.
+fn anchors(page: &Page) -> Vec<String> {
+    let headings = page.prose().into_iter().filter(|(_, line)| line.starts_with('#'));
+    let anchors = headings.map(|(_, line)| {
+        let heading = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        heading.replace(|c: char| !(c.is_alphanumeric() || "-_".contains(c)), "")
+    });
+    anchors.collect()
+}
+
+/// Pages that others link to before they are written.
+const PLANNED: [&str; 1] = ["docs/messages.md"];
+
+/// Returns the path that a link leads to, below the repository.
+fn target(page: &Page, file: &str) -> PathBuf {
+    if file.is_empty() {
+        return PathBuf::from(&page.path);
+    }
+    let mut path = Path::new(&page.path).parent().unwrap().to_owned();
+    for part in file.split('/') {
+        if part == ".." {
+            assert!(path.pop(), "{}: {file}", page.path);
+        } else {
+            path.push(part);
+        }
+    }
+    path
+}
+
+/// Whether the file that a link names exists, and has the section that the link names.
+fn is_found(page: &Page, link: &str) -> bool {
+    let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+    let target = target(page, file);
+    let target = target.to_str().unwrap();
+    if anchor.is_empty() {
+        return in_repository(target).exists() || PLANNED.contains(&target);
+    }
+    in_repository(target).is_file() && anchors(&Page::read(target)).iter().any(|found| found == anchor)
+}
+
+#[test]
+fn links_lead_to_files_and_sections_that_exist() {
+    for page in PLANNED {
+        assert!(!in_repository(page).exists(), "{page} is written: remove it from PLANNED");
+    }
+    let mut pages = Page::all();
+    let others = ["BUGS.md", "CHANGELOG.md", "nginx-conf/README.md", "tests/README.md"];
+    pages.extend(others.iter().map(|path| Page::read(path)));
+    let mut broken = String::new();
+    for page in &pages {
+        for (number, line) in page.prose() {
+            // Without code, in which brackets mean something else.
+            let line: String = line.split('`').step_by(2).collect();
+            for link in line.split("](").skip(1).map(|rest| rest.split_once(')').unwrap().0) {
+                if !link.starts_with("https://") && !is_found(page, link) {
+                    broken.push_str(&format!("{}:{number}: {link}\n", page.path));
+                }
             }
-            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-            assert!(file.is_empty() || folder.join(file).exists(), "{document}: {link}");
-            if file.is_empty() {
-                let heads = text.lines().filter(|line| line.starts_with('#'));
-                let mut anchors = heads.map(|head| {
-                    let head = head.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
-                    head.replace(|c: char| !(c.is_alphanumeric() || "-_".contains(c)), "")
-                });
-                assert!(anchors.any(|head| head == anchor), "{document}: {link}");
-            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken}");
+}
+
+#[test]
+fn the_index_of_the_documentation_has_each_page() {
+    let index = read("docs/README.md");
+    for page in Page::all() {
+        if let Some(name) = page.path.strip_prefix("docs/").filter(|name| *name != "README.md") {
+            assert!(index.contains(&format!("]({name})")), "{name}");
         }
     }
 }
 
 #[test]
-fn the_readme_has_each_variable_in_order() {
+fn the_reference_has_each_variable_in_order() {
     let source = read("src/http/variables.rs");
     let names: Vec<&str> = source.split("variable(\"").skip(1).map(|text| text.split('"').next().unwrap()).collect();
-    let readme = read("README.md");
-    let chapter = between(&readme, "\n## Variables\n", "\n## ");
-    let rows: Vec<&str> = chapter.split("\n| `$").skip(1).map(|text| text.split('`').next().unwrap()).collect();
+    let reference = read(REFERENCE);
+    let section = between(&reference, "\n## Variables\n", "\n```");
+    let rows: Vec<&str> = section.split("\n| `$").skip(1).map(|text| text.split('`').next().unwrap()).collect();
     assert_eq!(rows, names);
     assert!(!names.is_empty());
 }
