@@ -1,4 +1,4 @@
-//! What interpreters cost and gain, in numbers for the README. Nothing here fails for being slow:
+//! What interpreters cost and gain, in numbers for docs/interpreters.md. Nothing here fails for being slow:
 //! `cargo test --release --test suite -- --ignored --nocapture --test-threads=1 costs::` prints them.
 
 use crate::harness::{Conn, Nginx, Process, Site, venv};

@@ -283,7 +283,7 @@ fn log_in(browser: &mut Browser, password: &str) -> Response {
     )
 }
 
-/// As the README's recipe has it.
+/// As docs/static-files.md has it.
 fn django_hands_files_to_nginx(engine: Engine) {
     let nginx = django(engine, "/")
         .file("media/private/a b?%.txt", "0123456789")

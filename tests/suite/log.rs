@@ -695,7 +695,7 @@ logging.warning("in its parent")
     assert_eq!(nginx.logged("in a child"), ["WARNING:root:in a child"]);
 }
 
-/// As the README has it for Django, whose LOGGING this is.
+/// As docs/logging.md has it for Django, whose LOGGING this is.
 fn a_log_handler_can_be_configured(engine: Engine) {
     let nginx = does(
         engine,

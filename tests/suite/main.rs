@@ -12,6 +12,7 @@ mod conflicts;
 mod costs;
 mod crash;
 mod directives;
+mod documentation;
 mod documents;
 mod endless;
 mod environ;
