@@ -11,7 +11,7 @@ def create_api(name="api"):
 
 
 def middleware(application):
-    """Wraps an application; here it adds a header to every answer."""
+    """Wraps an application; this one adds a header to every response."""
 
     def wrapped(environ, start_response):
         def with_header(status, headers, exc_info=None):

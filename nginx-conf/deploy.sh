@@ -1,20 +1,20 @@
 #!/bin/sh
-# Brings a release live if every application of this nginx can be imported with it; otherwise what runs goes on.
+# Publishes a release if nginx can import every application with it. Otherwise the running code stays.
 #
-#   deploy.sh FOLDER SITE
+#   deploy.sh DIRECTORY SITE
 #
-# copies FOLDER to SITE/releases/TIME, points the link SITE/current to that, and reloads nginx if `nginx -t` accepts it.
-# If not, SITE/current is pointed back. nginx's configuration names SITE/current, as in
+# copies DIRECTORY to SITE/releases/TIME, switches the symbolic link SITE/current to it, and reloads nginx if `nginx -t`
+# succeeds. Otherwise it switches SITE/current back. Use SITE/current in nginx's configuration:
 #
 #   wsgi_pass SITE/current/mysite/wsgi.py;
 #
-# To be run as whoever may reload nginx. NGINX_COMMAND is how nginx is called ("nginx"), with its options if it has any:
-# NGINX_COMMAND='nginx -p /srv/nginx -c /srv/nginx/nginx.conf'. Old releases are yours to remove, or to deploy again.
+# Run it as a user who may reload nginx. NGINX_COMMAND is the nginx command with its options ("nginx" by default):
+# NGINX_COMMAND='nginx -p /srv/nginx -c /srv/nginx/nginx.conf'. The script never removes an old release.
 
 set -eu
 
 if [ $# -ne 2 ] || [ ! -d "$1" ] || [ ! -d "$2" ]; then
-    echo "usage: $0 FOLDER SITE (two folders that are there)" >&2
+    echo "usage: $0 DIRECTORY SITE (two existing directories)" >&2
     exit 2
 fi
 site=$(cd "$2" && pwd)
@@ -22,11 +22,11 @@ nginx=${NGINX_COMMAND:-nginx}
 
 release=releases/$(date +%Y-%m-%d-%H%M%S)
 mkdir -p "$site/releases"
-# Without -p: a release that is there already is not to be written over.
+# Without -p: an existing release must not be overwritten.
 mkdir "$site/$release"
 cp -a "$1/." "$site/$release/"
 
-# Points the link at a release, in one step: no import may find it missing.
+# Switches the link in one step: it must exist at any time, for imports.
 point_to() {
     ln -sfn "$1" "$site/current.new"
     mv -T "$site/current.new" "$site/current"
@@ -35,13 +35,13 @@ point_to() {
 previous=$(readlink "$site/current" || true)
 go_back() {
     if [ -n "$previous" ]; then point_to "$previous"; else rm -f "$site/current"; fi
-    echo "$release is not live; what was served before is served on." >&2
+    echo "$release is not live; the previous release keeps serving." >&2
 }
 trap go_back EXIT
 trap 'exit 1' HUP INT TERM
 
 point_to "$release"
-# Not quoted: the command may have options.
+# Unquoted: the command may have options.
 $nginx -t
 trap - EXIT HUP INT TERM
 $nginx -s reload

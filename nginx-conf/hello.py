@@ -1,4 +1,4 @@
-"""The smallest application that shows something of its request."""
+"""A small application that shows data of its request."""
 
 
 def application(environ, start_response):

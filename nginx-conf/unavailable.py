@@ -1,4 +1,4 @@
-"""Answers in place of back ends that do not."""
+"""Responds if no back end is available."""
 
 
 def application(environ, start_response):
