@@ -325,10 +325,7 @@ mod tests {
             }
             let start = Instant::now();
             while workers.iter().any(|worker| worker.lock().unwrap().answer() < 1000 + EDITS) {
-                assert!(
-                    start.elapsed() < Duration::from_secs(20) && !client.is_finished(),
-                    "the workers never agreed"
-                );
+                assert!(start.elapsed() < Duration::from_secs(20) && !client.is_finished(), "the workers never agreed");
                 std::thread::yield_now();
             }
             is_over.store(true, Ordering::Relaxed);
