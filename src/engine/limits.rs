@@ -1,8 +1,8 @@
-//! What a location allows its calls: how many may wait, how long they may wait and run.
+//! Limits of a location for its calls: how many wait, how long they wait and run.
 
 use std::time::Duration;
 
-/// The limits of one call. A time that is `None` has no limit.
+/// Limits of one call. `None` means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// `wsgi_queue`: calls that may wait in the worker while every thread is busy.
@@ -16,13 +16,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The soonest that any of the times can be over for a call that comes now.
+    /// Returns the shortest time after which a limit of a new call can expire.
     pub fn soonest(&self) -> Option<Duration> {
         [self.queue_timeout, self.request_timeout, self.slow_request].into_iter().flatten().min()
     }
-}
-
-/// How the log speaks of a call that runs.
-pub fn has_run(application: &str, time: Duration, thread: &str) -> String {
-    format!("application \"{application}\" has run for {} ms on thread {thread}", time.as_millis())
 }

@@ -1,5 +1,6 @@
-//! Where calls run: on the event loop thread, or on pool threads of the worker.
+//! Execution of calls: on the event loop thread, or on the pool threads of an interpreter.
 
+pub mod call_clock;
 pub mod inline;
 mod inline_limits;
 pub mod interpreter;
@@ -11,16 +12,113 @@ pub mod versions;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
+use call_clock::CallClock;
+use inline::Inline;
+use pool::CallHandle;
+use versions::InterpreterVersions;
+
+use crate::app::application::Application;
 use crate::python::crash::SignalStack;
 use crate::python::log;
 use crate::python::native_class::panic_text;
-use crate::wsgi::transport::{End, Transport};
+use crate::wsgi::call::Call;
+use crate::wsgi::transport::{End, Suspended, Transport};
 
-/// As a thread of `python` itself has it; deep recursion must end in RecursionError and not in a crash.
+/// The calls of a worker run here.
+pub enum Engine {
+    /// `wsgi_threads off`: calls run on the event loop thread, in the only interpreter.
+    Inline(Box<Inline>),
+    /// Calls run on the threads of their interpreter. The main interpreter is the first.
+    Pools(Vec<InterpreterVersions>),
+}
+
+/// A call that the engine has accepted.
+pub enum Submission {
+    /// A thread will run the call.
+    Queued(CallHandle),
+    /// The call has run, to its end or until its response has to wait.
+    Ran(Option<Box<dyn Suspended>>),
+}
+
+/// As many calls wait as `wsgi_queue` allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueFull;
+
+impl Engine {
+    /// Runs a call, or queues it for a thread of its interpreter. On the event loop thread.
+    ///
+    /// # Errors
+    /// Too many calls wait already, or the interpreter has ended.
+    pub fn submit(
+        &self,
+        interpreter: usize,
+        application: &Arc<Application>,
+        call: Call,
+        clock: &Arc<CallClock>,
+    ) -> Result<Submission, QueueFull> {
+        match self {
+            Self::Inline(inline) => Ok(Submission::Ran(inline.run(application, call, clock))),
+            Self::Pools(interpreters) => {
+                let queued =
+                    interpreters[interpreter].with_active(|pool| pool.enqueue(application, call, clock.queue_limit()));
+                // A refused call is dropped here, without the locks of its pool.
+                queued.map(Submission::Queued).map_err(|_call| QueueFull)
+            }
+        }
+    }
+
+    /// Returns true if calls find the application loaded. On any thread.
+    pub fn has_loaded(&self, interpreter: usize, application: &Application) -> bool {
+        match self {
+            Self::Inline(inline) => inline.has_loaded(application),
+            Self::Pools(interpreters) => interpreters[interpreter].active().has_loaded(application) == Some(true),
+        }
+    }
+
+    /// Loads the changed modules of an application in its interpreter. `note` notes its files before that. On any thread.
+    pub fn reload(&self, interpreter: usize, application: &Arc<Application>, note: impl FnOnce()) {
+        match self {
+            // Only the event loop thread can load them; it does so with the next call.
+            Self::Inline(_) => {
+                if let Some(reload) = application.reload() {
+                    reload.files.make_stale();
+                }
+            }
+            Self::Pools(interpreters) => interpreters[interpreter].active().reload(application, note),
+        }
+    }
+
+    /// Returns the versions of an interpreter, `None` with `wsgi_threads off`.
+    pub fn versions(&self, interpreter: usize) -> Option<&InterpreterVersions> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Pools(interpreters) => Some(&interpreters[interpreter]),
+        }
+    }
+
+    /// Ends all interpreters within `limit`. The calls have `calls` of it at most. `meanwhile` runs on this thread while
+    /// it waits.
+    pub fn shut_down(&self, calls: Duration, limit: Duration, meanwhile: impl Fn()) {
+        match self {
+            Self::Inline(inline) => inline.shut_down(limit),
+            Self::Pools(interpreters) => {
+                pool::shut_down(
+                    interpreters.iter().flat_map(InterpreterVersions::all).collect(),
+                    calls,
+                    limit,
+                    meanwhile,
+                );
+            }
+        }
+    }
+}
+
+/// Stack size of `python`'s own main thread: deep recursion must end in RecursionError, not in a crash.
 const STACK_SIZE: usize = 8 * 1024 * 1024;
 
-/// Starts a thread that may run Python.
+/// Starts a thread that may run Python code.
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     let body = || {
         let _stack = SignalStack::new();
@@ -29,7 +127,7 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<
     thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(body)
 }
 
-/// Runs a part of a call: a panic ends here, in the log, and the answer fails.
+/// Runs a part of a call. A panic is logged, fails the response and ends here: the result is `None`.
 fn guarded<R>(exchange: &Arc<dyn Transport>, body: impl FnOnce() -> R) -> Option<R> {
     let _entered = log::enter(exchange.clone().sink());
     match catch_unwind(AssertUnwindSafe(body)) {

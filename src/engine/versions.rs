@@ -1,5 +1,6 @@
-//! An interpreter of a worker, and those that come after it: the next is made beside the one that serves, and takes over
-//! between two calls.
+//! Versions of an interpreter: the active one, a staged one that replaces it, and replaced ones that still end.
+//!
+//! `wsgi_reload_mechanism interpreter` loads changed code in new interpreters, which answer calls when the code is loaded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,183 +8,182 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use super::interpreter::{Configuration, InterpreterSpec};
-use super::pool::{CallHandle, ThreadPool};
+use super::pool::ThreadPool;
 use crate::app::application::Application;
+use crate::python::log;
 use crate::sync::{Mutex, MutexGuard, RwLock};
-use crate::wsgi::call::Call;
 
-/// What an interpreter and its copies are made with.
+/// Parameters of the thread pool of each version.
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
     pub configuration: Configuration,
-    /// One for each copy.
+    /// One for each copy of the interpreter.
     pub specs: Vec<InterpreterSpec>,
-    /// Scheduler threads of each.
+    /// Threads of each copy.
     pub threads: usize,
 }
 
-/// The interpreter that serves, the one that is to, and those that only end.
+/// All versions of an interpreter. Used by any thread.
 pub struct InterpreterVersions {
-    recipe: PoolConfig,
-    serving: RwLock<ThreadPool>,
-    next: Mutex<Option<Next>>,
-    has_next: AtomicBool,
-    leaving: Mutex<Vec<ThreadPool>>,
+    config: PoolConfig,
+    active: RwLock<ThreadPool>,
+    staged: Mutex<Option<StagedVersion>>,
+    /// `staged` is set. Read for each call, without the lock.
+    has_staged: AtomicBool,
+    /// Versions that end, as long as their last calls run.
+    replaced: Mutex<Vec<ThreadPool>>,
 }
 
-/// An interpreter that has loaded its application.
+/// A version that has loaded its application and does not get calls yet.
 #[derive(Clone)]
-pub struct Next {
+pub struct StagedVersion {
     pub version: u64,
-    threads: ThreadPool,
+    pool: ThreadPool,
 }
 
-/// Why an interpreter is not to take over.
+/// Reason why a version could not be prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unprepared {
-    /// It could not be made, or not load its application, which is in the log.
+    /// The application could not be loaded. The reason is in the log.
     Failed,
-    /// It has not loaded it, and there is no more use for it.
+    /// The files have changed again.
     Outdated,
 }
 
 impl InterpreterVersions {
-    /// Starts the first, as [`ThreadPool::start`] does.
+    /// Starts the first version, which loads `preloaded` at once and then calls `started` in each copy.
     ///
     /// # Errors
-    /// As there.
+    /// The system has no more threads.
     pub fn start(
-        recipe: PoolConfig,
+        config: PoolConfig,
         preloaded: &[Arc<Application>],
         started: impl Fn() + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
-        let PoolConfig { configuration, specs, threads } = recipe.clone();
+        let PoolConfig { configuration, specs, threads } = config.clone();
         let first = ThreadPool::start(configuration, specs, threads, preloaded, started)?;
         Ok(Self {
-            recipe,
-            serving: RwLock::new(first),
-            next: Mutex::default(),
-            has_next: AtomicBool::new(false),
-            leaving: Mutex::default(),
+            config,
+            active: RwLock::new(first),
+            staged: Mutex::default(),
+            has_staged: AtomicBool::new(false),
+            replaced: Mutex::default(),
         })
     }
 
-    /// See [`ThreadPool::submit`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn submit(&self, application: &Arc<Application>, call: Call, queue: usize) -> Result<CallHandle, Call> {
-        // Under the lock: whoever retires an interpreter has taken it from here before.
-        self.serving.read().submit(application, call, queue)
+    /// Uses the active version, which is not replaced meanwhile.
+    pub fn with_active<R>(&self, use_pool: impl FnOnce(&ThreadPool) -> R) -> R {
+        use_pool(&self.active.read())
     }
 
-    /// The one that serves.
-    pub fn serving(&self) -> ThreadPool {
-        self.serving.read().clone()
+    /// Returns the active version, which may be replaced at any time.
+    pub fn active(&self) -> ThreadPool {
+        self.active.read().clone()
     }
 
-    /// Makes another beside the one that serves, and waits until it has loaded the application, the only one here; or
-    /// until `is_outdated`, which is asked now and then: an import may never end.
+    /// Loads an application in a new version of the interpreter. Waits for the import, unless the version `is_outdated`
+    /// before that ends. A failed version has `limit` to end.
     ///
     /// # Errors
-    /// Why there is none.
+    /// See [`Unprepared`].
     pub fn prepare(
         &self,
         application: &Arc<Application>,
         version: u64,
         limit: Duration,
         is_outdated: impl Fn() -> bool,
-    ) -> Result<Next, Unprepared> {
-        const TURN: Duration = Duration::from_millis(250);
-        let PoolConfig { configuration, mut specs, threads } = self.recipe.clone();
+    ) -> Result<StagedVersion, Unprepared> {
+        /// Interval between two calls of `is_outdated`.
+        const INTERVAL: Duration = Duration::from_millis(250);
+        let PoolConfig { configuration, mut specs, threads } = self.config.clone();
         specs.iter_mut().for_each(|spec| spec.is_replacement = true);
         let copies = specs.len();
         let (started, all_started) = mpsc::channel();
-        let tell = move || {
-            // Somebody waits below.
+        let notify = move || {
+            // The receiver below is gone if the version is outdated.
             let _ = started.send(());
         };
-        let threads = ThreadPool::start(configuration, specs, threads, std::slice::from_ref(application), tell);
-        let threads = threads.map_err(|error| {
-            crate::python::log::error(&format!("cannot start a thread: {error}"));
+        let pool = ThreadPool::start(configuration, specs, threads, std::slice::from_ref(application), notify);
+        let pool = pool.map_err(|error| {
+            log::error(&format!("cannot start a thread: {error}"));
             Unprepared::Failed
         })?;
         let mut missing = copies;
         while missing > 0 {
-            match all_started.recv_timeout(TURN) {
+            match all_started.recv_timeout(INTERVAL) {
                 Ok(()) => missing -= 1,
                 // A main thread has panicked.
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) if is_outdated() => {
-                    // It ends when its import does; the worker does not wait for that.
-                    threads.retire(limit);
+                    // The pool ends when its import does; the worker does not wait for that.
+                    pool.drain(limit);
                     return Err(Unprepared::Outdated);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-        if threads.has_loaded(application) == Some(true) {
-            return Ok(Next { version, threads });
+        if pool.has_loaded(application) == Some(true) {
+            return Ok(StagedVersion { version, pool });
         }
-        self.end(threads, limit);
+        self.end(pool, limit);
         Err(Unprepared::Failed)
     }
 
-    /// This one is not to take over.
-    pub fn drop_staged(&self, next: Next, limit: Duration) {
-        self.end(next.threads, limit);
+    /// Ends a prepared version that is not needed.
+    pub fn discard(&self, prepared: StagedVersion, limit: Duration) {
+        self.end(prepared.pool, limit);
     }
 
-    /// This one is to take over next.
-    pub fn stage(&self, next: Next) {
-        *self.next() = Some(next);
-        self.has_next.store(true, Ordering::Release);
+    /// Keeps a prepared version until it is activated or dropped.
+    pub fn stage(&self, prepared: StagedVersion) {
+        *self.staged() = Some(prepared);
+        self.has_staged.store(true, Ordering::Release);
     }
 
-    /// The version that is to take over next, if there is one. Costs next to nothing.
+    /// Returns the number of the staged version.
     pub fn staged_version(&self) -> Option<u64> {
-        self.has_next.load(Ordering::Acquire).then(|| self.next().as_ref().map(|next| next.version)).flatten()
+        self.has_staged.load(Ordering::Acquire).then(|| self.staged().as_ref().map(|staged| staged.version)).flatten()
     }
 
-    /// Lets that version take over; the one that served until now ends with its last call, and has `limit` for what is
-    /// to be run then.
+    /// Replaces the active version by the staged one, if that is `version`. The replaced one has `limit` to end after its
+    /// last call.
     pub fn activate(&self, version: u64, limit: Duration) {
-        let Some(next) = self.take_next(version) else { return };
+        let Some(staged) = self.take_staged(version) else { return };
         let old = {
-            let mut serving = self.serving.write();
-            std::mem::replace(&mut *serving, next.threads)
+            let mut active = self.active.write();
+            std::mem::replace(&mut *active, staged.pool)
         };
         self.end(old, limit);
     }
 
-    /// That version will not take over.
-    pub fn give_up(&self, version: u64, limit: Duration) {
-        if let Some(next) = self.take_next(version) {
-            self.end(next.threads, limit);
+    /// Ends the staged version, if that is `version`.
+    pub fn drop_staged(&self, version: u64, limit: Duration) {
+        if let Some(staged) = self.take_staged(version) {
+            self.end(staged.pool, limit);
         }
     }
 
-    fn take_next(&self, version: u64) -> Option<Next> {
-        let taken = self.next().take_if(|next| next.version == version)?;
-        self.has_next.store(false, Ordering::Release);
+    fn take_staged(&self, version: u64) -> Option<StagedVersion> {
+        let taken = self.staged().take_if(|staged| staged.version == version)?;
+        self.has_staged.store(false, Ordering::Release);
         Some(taken)
     }
 
-    fn end(&self, threads: ThreadPool, limit: Duration) {
-        threads.retire(limit);
-        let mut leaving = self.leaving.lock();
-        leaving.retain(|threads| !threads.has_ended());
-        leaving.push(threads);
+    fn end(&self, pool: ThreadPool, limit: Duration) {
+        pool.drain(limit);
+        let mut replaced = self.replaced.lock();
+        replaced.retain(|pool| !pool.has_ended());
+        replaced.push(pool);
     }
 
-    /// All there are, to be shut down.
+    /// Returns all versions that have not ended, the active one first.
     pub fn all(&self) -> Vec<ThreadPool> {
-        let leaving = self.leaving.lock().clone();
-        let next = self.next().as_ref().map(|next| next.threads.clone());
-        std::iter::once(self.serving()).chain(next).chain(leaving).collect()
+        let replaced = self.replaced.lock().clone();
+        let staged = self.staged().as_ref().map(|staged| staged.pool.clone());
+        std::iter::once(self.active()).chain(staged).chain(replaced).collect()
     }
 
-    fn next(&self) -> MutexGuard<'_, Option<Next>> {
-        self.next.lock()
+    fn staged(&self) -> MutexGuard<'_, Option<StagedVersion>> {
+        self.staged.lock()
     }
 }

@@ -8,5 +8,4 @@ pub mod handler;
 pub mod request_params;
 pub mod response_buffer;
 pub mod response_headers;
-pub mod shared_buffer;
 pub mod variables;

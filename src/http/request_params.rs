@@ -28,34 +28,34 @@ pub fn body(request: Request) -> io::Result<BufferedBody> {
 ///
 /// # Errors
 /// When a variable of the configuration cannot be evaluated.
-pub fn head(request: Request, conf: &LocationConf, body: &dyn BodySource) -> Result<CgiParams, Failed> {
-    let mut head = CgiParams::new();
-    head.is_head = request.is_head();
-    head.set(Variable::RequestMethod, request.method());
-    set_paths(&mut head, request, conf)?;
-    set_connection(&mut head, request);
-    head.set(Variable::DocumentRoot, &request.document_root().ok_or(Failed)?);
+pub fn params(request: Request, conf: &LocationConf, body: &dyn BodySource) -> Result<CgiParams, Failed> {
+    let mut params = CgiParams::new();
+    params.is_head = request.is_head();
+    params.set(Variable::RequestMethod, request.method());
+    set_paths(&mut params, request, conf)?;
+    set_connection(&mut params, request);
+    params.set(Variable::DocumentRoot, &request.document_root().ok_or(Failed)?);
     if !request.user().is_empty() {
-        head.set(Variable::RemoteUser, request.user());
-        head.set(Variable::AuthType, b"Basic");
+        params.set(Variable::RemoteUser, request.user());
+        params.set(Variable::AuthType, b"Basic");
     }
     if let Some(length) = content_length(request, conf, body) {
-        head.set(Variable::ContentLength, length.to_string().as_bytes());
+        params.set(Variable::ContentLength, length.to_string().as_bytes());
     }
-    head.set_headers(request.headers(), conf.pass_authorization());
+    params.set_headers(request.headers(), conf.pass_authorization());
     // An absolute request target names the host, whatever the header says (RFC 9112, section 3.2.2).
     if let Some(authority) = request.target_authority() {
-        head.set_named(b"HTTP_HOST", authority);
+        params.set_named(b"HTTP_HOST", authority);
     }
     for variable in conf.variables.iter().flatten() {
         let value = request.evaluate(&variable.value).ok_or(Failed)?;
         // A URL without a scheme is of no use to anybody.
         let if_not_empty = variable.if_not_empty || variable.name == "wsgi.url_scheme";
         if !(if_not_empty && value.is_empty()) {
-            head.set_named(variable.name.as_bytes(), &value);
+            params.set_named(variable.name.as_bytes(), &value);
         }
     }
-    Ok(head)
+    Ok(params)
 }
 
 /// What the application is told of the body's length: that of a chunked one only if it is read before the call.
@@ -68,39 +68,39 @@ fn content_length(request: Request, conf: &LocationConf, body: &dyn BodySource) 
     if has_body { remaining.or_else(|| request.announced_length()) } else { None }
 }
 
-fn set_paths(head: &mut CgiParams, request: Request, conf: &LocationConf) -> Result<(), Failed> {
+fn set_paths(params: &mut CgiParams, request: Request, conf: &LocationConf) -> Result<(), Failed> {
     let mount = conf.mount();
     let (script_name, path_info) = match &mount.script_name {
         Some(value) => split_path(request.path(), &request.evaluate(value).ok_or(Failed)?),
         None => split_path(request.path(), &mount.prefix),
     };
-    head.set(Variable::ScriptName, script_name);
-    head.set(Variable::PathInfo, path_info);
-    head.set(Variable::QueryString, request.query());
-    head.set(Variable::RequestUri, request.raw_uri());
+    params.set(Variable::ScriptName, script_name);
+    params.set(Variable::PathInfo, path_info);
+    params.set(Variable::QueryString, request.query());
+    params.set(Variable::RequestUri, request.raw_uri());
     Ok(())
 }
 
-fn set_connection(head: &mut CgiParams, request: Request) {
+fn set_connection(params: &mut CgiParams, request: Request) {
     let scheme: &[u8] = if request.is_tls() { b"https" } else { b"http" };
-    head.set(Variable::RequestScheme, scheme);
-    head.set(Variable::UrlScheme, scheme);
+    params.set(Variable::RequestScheme, scheme);
+    params.set(Variable::UrlScheme, scheme);
     if request.is_tls() {
-        head.set(Variable::Https, b"on");
+        params.set(Variable::Https, b"on");
     }
-    head.set(Variable::ServerProtocol, request.protocol());
-    head.set(Variable::ServerName, server_name(&request));
+    params.set(Variable::ServerProtocol, request.protocol());
+    params.set(Variable::ServerName, server_name(&request));
     // A Unix socket has no port; PEP 3333 wants one that makes a URL.
     let port = match request.local_port() {
         0 if request.is_tls() => 443,
         0 => 80,
         port => port,
     };
-    head.set(Variable::ServerPort, port.to_string().as_bytes());
-    head.set(Variable::RemoteAddr, request.remote_address());
+    params.set(Variable::ServerPort, port.to_string().as_bytes());
+    params.set(Variable::RemoteAddr, request.remote_address());
     match request.remote_port() {
         0 => {}
-        port => head.set(Variable::RemotePort, port.to_string().as_bytes()),
+        port => params.set(Variable::RemotePort, port.to_string().as_bytes()),
     }
 }
 

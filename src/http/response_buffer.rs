@@ -1,49 +1,62 @@
-//! What an answer holds between the application and nginx: a head, data in bounded memory, then in a bounded file.
+//! Output of a call that nginx has not taken: response headers, data in bounded memory, then in a bounded file.
+//!
+//! [`ResponseBuffer`] has the rules, [`SharedBuffer`] the lock between the thread of the call and the event loop.
 
 use std::fs::File;
 use std::sync::Arc;
 
 use crate::conf::location::Buffering;
 use crate::nginx::request::output::{FilePart, OutputParts, SentCounts};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wsgi::headers::ResponseHeaders;
-use crate::wsgi::transport::{End, Suspended};
+use crate::wsgi::transport::{Disconnected, End, Suspended};
 
-/// The side of an answer that the application's thread fills and the event loop empties.
+/// Output that the thread of the call adds and the event loop takes.
+///
+/// Open until the end of the body is known or the client leaves; closed when the call is over:
+///
+/// ```text
+///          end()             close()
+///   open ────────▶ ended ──────────────▶ closed
+///     │              │                      ▲
+///     └── disconnect() ──▶ disconnected ────┘ close()
+/// ```
 pub struct ResponseBuffer {
     buffering: Arc<Buffering>,
-    head: Option<ResponseHeaders>,
+    headers: Option<ResponseHeaders>,
     data: Vec<u8>,
     spill: Option<Spill>,
-    /// The temporary file failed; there is no room in it any more.
+    /// The temporary file failed and takes no more data.
     spill_failed: bool,
-    /// A file of the application that is the rest of the body.
+    /// File of the application that is the rest of the body.
     document: Option<FilePart>,
-    /// Bytes of memory, and parts of files, that nginx has taken and not sent.
+    /// Bytes of memory, and parts of files, that nginx has and has not sent.
     in_flight: SentCounts,
     end: Option<End>,
     closed: bool,
-    /// A call that goes on when what it gave has been sent.
+    /// Call that resumes when its file has been sent.
     suspended: Option<Box<dyn Suspended>>,
-    /// Nobody takes the answer any more.
+    /// The event loop takes no more output.
     disconnected: bool,
-    /// The event loop has been told that there is something to take.
-    announced: bool,
+    /// The event loop has been notified and has not taken a batch since.
+    notified: bool,
     gathering: Gathering,
-    /// Whether small chunks are joined before the event loop is told.
+    /// Small chunks are joined before the event loop is notified.
     joins: bool,
-    /// Whether the client gets a body after the head, once nginx has said so.
+    /// The client gets a body after the headers; `None` until nginx has the headers.
     body_wanted: Option<bool>,
 }
 
 /// Data beyond the memory bound, in an unlinked temporary file.
 struct Spill {
     file: Arc<File>,
-    /// What nginx has been given of it, and what has been written to it.
+    /// Ends of the parts that nginx has taken and that have been written.
     taken: u64,
     written: u64,
 }
 
-/// Whether nothing is taken before all is there: nginx cuts several ranges out of a single buffer only.
+/// State of gathering: the body is taken only when it is complete, as nginx can cut several ranges out of a single buffer
+/// only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gathering {
     No,
@@ -51,35 +64,35 @@ enum Gathering {
     InFile,
 }
 
-/// What the event loop takes at once.
+/// Output that the event loop takes at once.
 #[derive(Default)]
 pub struct SendBatch {
-    pub head: Option<ResponseHeaders>,
+    pub headers: Option<ResponseHeaders>,
     pub parts: OutputParts,
-    /// Whether `parts` has a file of the application.
+    /// `parts` has a file of the application.
     pub is_document: bool,
-    /// Whether `parts` is the body in one piece.
+    /// `parts` is the complete body in one piece.
     pub is_whole: bool,
-    /// How the answer ended, if nothing follows this data.
+    /// End of the response, if no data follows.
     pub end: Option<End>,
     pub closed: bool,
     pub suspended: Option<Box<dyn Suspended>>,
 }
 
-/// Where the next data goes that memory has no room for.
+/// Position in the temporary file for the next data.
 pub struct SpillPlace {
-    /// The file, if there is one already.
+    /// The file, if it exists already.
     pub file: Option<Arc<File>>,
     pub offset: u64,
-    /// How much of `wsgi_max_temp_file_size` is left.
+    /// Bytes that are left of `wsgi_max_temp_file_size`.
     pub room: u64,
 }
 
 impl ResponseBuffer {
-    /// An answer that may hold what `buffering` says.
+    /// Creates an empty buffer with the limits of `buffering`.
     pub fn new(buffering: Arc<Buffering>) -> Self {
         Self {
-            head: None,
+            headers: None,
             data: Vec::new(),
             spill: None,
             spill_failed: false,
@@ -89,7 +102,7 @@ impl ResponseBuffer {
             closed: false,
             suspended: None,
             disconnected: false,
-            announced: false,
+            notified: false,
             gathering: Gathering::No,
             joins: buffering.join,
             body_wanted: None,
@@ -97,32 +110,32 @@ impl ResponseBuffer {
         }
     }
 
-    /// Sets the head. With `gather` the body is kept until it is complete, where there is room for all of it.
-    pub fn set_head(&mut self, head: ResponseHeaders, gather: bool) {
-        self.gathering = match head.content_length {
+    /// Sets the headers. With `gather` the body is kept until it is complete, if the buffer has room for all of it.
+    pub fn set_headers(&mut self, headers: ResponseHeaders, gather: bool) {
+        self.gathering = match headers.content_length {
             Some(length) if gather && length <= self.buffering.memory as u64 => Gathering::InMemory,
             Some(length) if gather && length <= self.buffering.file => Gathering::InFile,
             _ => Gathering::No,
         };
-        match head.header("x-accel-buffering") {
+        match headers.header("x-accel-buffering") {
             Some(value) if value.eq_ignore_ascii_case(b"yes") => self.joins = true,
             Some(value) if value.eq_ignore_ascii_case(b"no") => self.joins = false,
             _ => {}
         }
-        self.head = Some(head);
+        self.headers = Some(headers);
     }
 
-    /// Whether the data that waits is to be joined with more before it goes.
+    /// Returns true if the data should be joined with more before nginx gets it.
     pub fn joins_more(&self) -> bool {
         self.joins && self.room() > 0
     }
 
-    /// Notes whether the client gets a body.
+    /// Sets whether the client gets a body.
     pub fn set_body_wanted(&mut self, wanted: bool) {
         self.body_wanted = Some(wanted);
     }
 
-    /// Whether the client gets a body, if that is known; it is assumed where the head is kept back.
+    /// Returns whether the client gets a body, if that is known. While the body is gathered, true is assumed.
     pub fn is_body_wanted(&self) -> Option<bool> {
         match self.gathering {
             _ if self.disconnected => Some(false),
@@ -131,28 +144,28 @@ impl ResponseBuffer {
         }
     }
 
-    /// Whether the answer is given up.
+    /// Returns true after [`ResponseBuffer::disconnect`].
     pub fn is_disconnected(&self) -> bool {
         self.disconnected
     }
 
-    /// Whether data may still be pushed: the answer is neither given up nor has it ended, as another thread of the
-    /// application may not know.
+    /// Returns true if data may be pushed: the response is neither disconnected nor ended. (Another thread of the
+    /// application may try.)
     pub fn is_open(&self) -> bool {
         !self.disconnected && self.end.is_none()
     }
 
-    /// Gives the answer up: nothing of it is taken any more. Returns the call that waited for it.
+    /// Discards all output, now and later. Returns the suspended call.
     pub fn disconnect(&mut self) -> Option<Box<dyn Suspended>> {
         self.disconnected = true;
-        self.head = None;
+        self.headers = None;
         self.data = Vec::new();
         self.spill = None;
         self.document = None;
         self.suspended.take()
     }
 
-    /// How many bytes there is room for in memory.
+    /// Returns the number of bytes that memory has room for.
     pub fn room(&self) -> usize {
         if self.has_untaken_file() || self.gathering == Gathering::InFile {
             0
@@ -161,7 +174,7 @@ impl ResponseBuffer {
         }
     }
 
-    /// Whether nothing more can be taken from the application now.
+    /// Returns true if neither memory nor the temporary file has room.
     pub fn is_full(&self) -> bool {
         self.room() == 0 && self.spill_room() == 0
     }
@@ -174,17 +187,17 @@ impl ResponseBuffer {
         self.gathering != Gathering::No && self.end.is_none() && !self.closed
     }
 
-    /// Whether there is data to take that nginx could send now.
+    /// Returns true if the event loop can take data.
     pub fn has_data(&self) -> bool {
         !self.is_gathering() && (!self.data.is_empty() || self.has_untaken_file())
     }
 
-    /// Bytes that wait in memory to be taken.
+    /// Returns the number of bytes in memory.
     pub fn waiting(&self) -> usize {
         self.data.len()
     }
 
-    /// Takes as much of `data` as there is room for.
+    /// Copies as much of `data` as memory has room for. Returns the number of bytes.
     pub fn push(&mut self, data: &[u8]) -> usize {
         let count = data.len().min(self.room());
         self.data.extend_from_slice(&data[..count]);
@@ -196,7 +209,7 @@ impl ResponseBuffer {
         if self.spill_failed { 0 } else { self.buffering.file.saturating_sub(written) }
     }
 
-    /// Where data goes that memory has no room for. One thread at a time writes there.
+    /// Returns the position in the temporary file. One thread at a time writes there.
     pub fn spill_place(&self) -> SpillPlace {
         SpillPlace {
             file: self.spill.as_ref().map(|spill| spill.file.clone()),
@@ -205,24 +218,24 @@ impl ResponseBuffer {
         }
     }
 
-    /// `count` bytes stand in `file` from `offset` on.
+    /// Adds `count` bytes that were written to `file` at `offset`.
     pub fn spilled(&mut self, file: Arc<File>, offset: u64, count: u64) {
-        // All that was there before may have been sent, and the file forgotten, meanwhile.
+        // Meanwhile all earlier data may have been sent, and the file dropped.
         let spill = self.spill.get_or_insert(Spill { file, taken: offset, written: offset });
         spill.written += count;
     }
 
-    /// The temporary file cannot be used; what comes waits for the client instead.
+    /// Notes that the temporary file cannot be used; more data waits for the client instead.
     pub fn spill_failed(&mut self) {
         self.spill_failed = true;
         self.gathering = Gathering::No;
     }
 
-    /// Sets a file as the rest of the body, which is complete with it if it `is_last`; `call` goes on when it has been
-    /// sent.
+    /// Sets a file as the rest of the body, which is complete with the file if `is_last`; `call` resumes when the file has
+    /// been sent.
     ///
     /// # Errors
-    /// The call, when nobody takes the answer any more.
+    /// The call, if the buffer is disconnected.
     pub fn set_document(
         &mut self,
         document: FilePart,
@@ -235,51 +248,51 @@ impl ResponseBuffer {
         self.document = Some(document);
         self.suspended = Some(call);
         if !is_last {
-            // The call goes on when the file has been sent, so it cannot wait for the call.
+            // The call resumes when the file has been sent, so the file cannot wait for the rest of the call.
             self.gathering = Gathering::No;
         }
         Ok(())
     }
 
-    /// Notes the end; only the first counts.
+    /// Sets the end of the body; only the first one counts.
     pub fn end(&mut self, end: End) {
         self.end.get_or_insert(end);
     }
 
-    /// Notes that the call is over.
+    /// Marks the call as closed.
     pub fn close(&mut self) {
         self.closed = true;
     }
 
-    /// Whether more of the answer is to come from the application.
+    /// Returns true if the application has not given the complete response.
     pub fn is_unfinished(&self) -> bool {
         self.end.is_none() && !self.closed && self.suspended.is_none()
     }
 
-    /// Whether the call is over.
+    /// Returns true after [`ResponseBuffer::close`].
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Whether the event loop has to be told now; it is told once until it takes a batch.
-    pub fn notify(&mut self) -> bool {
-        !std::mem::replace(&mut self.announced, true)
+    /// Marks the event loop as notified until it takes a batch. Returns false if it was already.
+    pub fn mark_notified(&mut self) -> bool {
+        !std::mem::replace(&mut self.notified, true)
     }
 
-    /// What there is. While nginx is `busy` with earlier data, more of it gathers here, unless that is all of it: then it
-    /// is nginx's to send, and nothing of the call is left.
+    /// Takes the output. While nginx is `busy` with earlier data, data stays here, unless the call is over: then nginx gets
+    /// all of it.
     pub fn take(&mut self, busy: bool) -> SendBatch {
-        self.announced = false;
+        self.notified = false;
         if self.is_gathering() {
             return SendBatch::default();
         }
         if self.gathering != Gathering::No && self.end != Some(End::Complete) {
-            // Nothing is out yet, so the client gets an error page and not what there is.
-            self.head = None;
+            // Nothing has been sent, so the client gets an error page instead of a part of the body.
+            self.headers = None;
             self.data = Vec::new();
             self.spill = None;
         }
-        let mut batch = SendBatch { head: self.head.take(), closed: self.closed, ..SendBatch::default() };
+        let mut batch = SendBatch { headers: self.headers.take(), closed: self.closed, ..SendBatch::default() };
         batch.suspended = self.suspended.take();
         if !busy || (self.closed && self.end == Some(End::Complete)) {
             batch.parts.memory = std::mem::take(&mut self.data);
@@ -305,13 +318,65 @@ impl ResponseBuffer {
         Some(FilePart { file: spill.file.clone(), offset, length: spill.written - offset, direct: false })
     }
 
-    /// nginx has sent this much.
+    /// Notes the output that nginx has sent.
     pub fn sent(&mut self, sent: SentCounts) {
         self.in_flight.memory = self.in_flight.memory.saturating_sub(sent.memory);
         self.in_flight.files = self.in_flight.files.saturating_sub(sent.files);
         if self.in_flight.files == 0 && !self.has_untaken_file() {
-            // The space on the disk is given back.
+            // Frees the space on the disk.
             self.spill = None;
+        }
+    }
+}
+
+/// A response buffer under a lock.
+pub struct SharedBuffer {
+    buffer: Mutex<ResponseBuffer>,
+    /// Signalled when the buffer has room again, when `body_wanted` is set, and when the buffer is disconnected.
+    changed: Condvar,
+}
+
+impl SharedBuffer {
+    /// Puts `buffer` under a lock.
+    pub fn new(buffer: ResponseBuffer) -> Self {
+        Self { buffer: Mutex::new(buffer), changed: Condvar::new() }
+    }
+
+    /// Locks the buffer. No thread waits for anything else while it holds the lock.
+    pub fn lock(&self) -> MutexGuard<'_, ResponseBuffer> {
+        self.buffer.lock()
+    }
+
+    /// Changes the buffer and wakes the threads that wait for a change.
+    pub fn change<R>(&self, change: impl FnOnce(&mut ResponseBuffer) -> R) -> R {
+        let result = change(&mut self.lock());
+        self.changed.notify_all();
+        result
+    }
+
+    /// Waits until the buffer has room.
+    ///
+    /// # Errors
+    /// The buffer takes no more data.
+    pub fn wait_for_room(&self) -> Result<(), Disconnected> {
+        self.wait(|buffer| match buffer.is_open() {
+            true => (!buffer.is_full()).then_some(Ok(())),
+            false => Some(Err(Disconnected)),
+        })
+    }
+
+    /// Waits until it is known whether the client gets a body, and returns that.
+    pub fn wait_until_body_is_wanted(&self) -> bool {
+        self.wait(|buffer| buffer.is_body_wanted())
+    }
+
+    fn wait<R>(&self, until: impl Fn(&ResponseBuffer) -> Option<R>) -> R {
+        let mut buffer = self.lock();
+        loop {
+            match until(&buffer) {
+                Some(result) => return result,
+                None => buffer = self.changed.wait(buffer),
+            }
         }
     }
 }
@@ -332,7 +397,7 @@ mod tests {
         SentCounts { memory: count, files: 0 }
     }
 
-    /// As the exchange does it.
+    /// Writes as the exchange does.
     fn spill(buffer: &mut ResponseBuffer, data: &[u8]) -> usize {
         let place = buffer.spill_place();
         let count = data.len().min(place.room as usize);
@@ -364,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn data_beyond_the_bounds_comes_back_in_order_and_waits_for_room() {
+    fn data_beyond_the_limits_waits_for_room_and_stays_in_order() {
         let mut buffer = buffer();
         let data: Vec<u8> = (0..5 * FILE).map(|index| (index % 251) as u8).collect();
         let (mut given, mut got) = (0, Vec::new());
@@ -385,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_waits_for_the_data_before_it() {
+    fn the_end_follows_the_data() {
         let mut buffer = buffer();
         buffer.push(b"x");
         spill(&mut buffer, b"y");
@@ -396,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_from_the_application_after_the_end() {
+    fn no_data_is_accepted_after_the_end() {
         let mut ended = buffer();
         assert!(ended.is_open());
         ended.end(End::Complete);
@@ -407,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_an_answer_that_is_over_is_taken_at_once() {
+    fn the_output_of_a_closed_call_is_taken_at_once() {
         let mut buffer = buffer();
         buffer.push(b"x");
         spill(&mut buffer, b"y");
@@ -418,18 +483,18 @@ mod tests {
     }
 
     #[test]
-    fn a_gathered_body_that_fails_is_none() {
+    fn a_gathered_body_that_fails_is_discarded() {
         for length in [MEMORY, MEMORY + 1] {
             let mut buffer = buffer();
-            let mut head = ResponseHeaders::new(b"200 OK").unwrap();
-            head.content_length = Some(length as u64);
-            buffer.set_head(head, true);
+            let mut headers = ResponseHeaders::new(b"200 OK").unwrap();
+            headers.content_length = Some(length as u64);
+            buffer.set_headers(headers, true);
             if buffer.push(b"z") == 0 {
                 spill(&mut buffer, b"z");
             }
             buffer.end(End::Failed);
             let batch = buffer.take(false);
-            assert!(batch.head.is_none() && bytes(&batch.parts).is_empty() && batch.end == Some(End::Failed));
+            assert!(batch.headers.is_none() && bytes(&batch.parts).is_empty() && batch.end == Some(End::Failed));
         }
     }
 
@@ -437,31 +502,141 @@ mod tests {
     fn a_gathered_body_comes_in_one_part() {
         for length in [MEMORY, MEMORY + 1] {
             let mut buffer = buffer();
-            let mut head = ResponseHeaders::new(b"200 OK").unwrap();
-            head.content_length = Some(length as u64);
-            buffer.set_head(head, true);
+            let mut headers = ResponseHeaders::new(b"200 OK").unwrap();
+            headers.content_length = Some(length as u64);
+            buffer.set_headers(headers, true);
             for _ in 0..length {
                 let pushed = buffer.push(b"z");
                 assert_eq!(pushed + if pushed == 0 { spill(&mut buffer, b"z") } else { 0 }, 1);
                 let batch = buffer.take(false);
-                assert!(batch.head.is_none() && bytes(&batch.parts).is_empty() && !buffer.has_data());
+                assert!(batch.headers.is_none() && bytes(&batch.parts).is_empty() && !buffer.has_data());
             }
             buffer.end(End::Complete);
             let batch = buffer.take(false);
-            assert!(batch.head.is_some() && batch.is_whole && batch.end == Some(End::Complete));
+            assert!(batch.headers.is_some() && batch.is_whole && batch.end == Some(End::Complete));
             assert_eq!(bytes(&batch.parts).len(), length);
             assert!(batch.parts.memory.is_empty() || batch.parts.file.is_none());
         }
     }
 
     #[test]
-    fn a_body_that_is_too_much_to_gather_is_not() {
+    fn a_body_beyond_the_limits_is_not_gathered() {
         let mut buffer = buffer();
-        let mut head = ResponseHeaders::new(b"200 OK").unwrap();
-        head.content_length = Some(FILE + 1);
-        buffer.set_head(head, true);
+        let mut headers = ResponseHeaders::new(b"200 OK").unwrap();
+        headers.content_length = Some(FILE + 1);
+        buffer.set_headers(headers, true);
         buffer.push(b"z");
         let batch = buffer.take(false);
-        assert!(batch.head.is_some() && !batch.is_whole);
+        assert!(batch.headers.is_some() && !batch.is_whole);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use std::sync::Arc;
+
+    use loom::sync::mpsc;
+    use loom::thread;
+
+    use super::*;
+    use crate::conf::location::Buffering;
+    use crate::nginx::request::output::SentCounts;
+    use crate::wsgi::transport::End;
+
+    const DATA: &[u8] = b"abc";
+
+    /// Runs the thread of a call, which sends `DATA` through two bytes of memory, and the event loop, which disconnects after
+    /// this number of batches, in every order.
+    fn model(disconnect_after: usize) {
+        loom::model(move || {
+            let buffering = Buffering { memory: 2, ..Buffering::default() };
+            let shared = Arc::new(SharedBuffer::new(ResponseBuffer::new(Arc::new(buffering))));
+            let (notify, messages) = mpsc::channel();
+            let call = thread::spawn({
+                let shared = shared.clone();
+                move || {
+                    // The end of the call is always notified.
+                    let given = give(&shared, &notify);
+                    let mut buffer = shared.lock();
+                    buffer.end(if given.is_ok() { End::Complete } else { End::Failed });
+                    buffer.close();
+                    if buffer.mark_notified() {
+                        notify.send(()).unwrap();
+                    }
+                    given
+                }
+            });
+            let (mut got, mut end, mut batches) = (Vec::new(), None, 0);
+            loop {
+                messages.recv().unwrap();
+                let batch = shared.lock().take(false);
+                batches += 1;
+                got.extend_from_slice(&batch.parts.memory);
+                end = end.or(batch.end);
+                if batch.closed {
+                    break;
+                }
+                let sent = SentCounts { memory: batch.parts.memory.len(), files: 0 };
+                shared.change(|buffer| buffer.sent(sent));
+                if batches == disconnect_after {
+                    drop(shared.change(ResponseBuffer::disconnect));
+                }
+            }
+            match call.join().unwrap() {
+                Ok(()) => assert!(end == Some(End::Complete) && (got == DATA || batches > disconnect_after)),
+                Err(Disconnected) => assert!(batches > disconnect_after && DATA.starts_with(&got)),
+            }
+        });
+    }
+
+    fn give(shared: &SharedBuffer, notify: &mpsc::Sender<()>) -> Result<(), Disconnected> {
+        let mut rest = DATA;
+        while !rest.is_empty() {
+            let mut buffer = shared.lock();
+            if buffer.is_disconnected() {
+                return Err(Disconnected);
+            }
+            rest = &rest[buffer.push(rest)..];
+            let tell = buffer.mark_notified();
+            drop(buffer);
+            if tell {
+                notify.send(()).unwrap();
+            }
+            if !rest.is_empty() {
+                shared.wait_for_room()?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_response_arrives_whole_and_ends() {
+        model(usize::MAX);
+    }
+
+    #[test]
+    fn the_call_of_a_disconnected_client_ends() {
+        for batches in 1..=2 {
+            model(batches);
+        }
+    }
+
+    #[test]
+    fn a_waiting_thread_learns_if_a_body_is_wanted() {
+        for disconnects in [false, true] {
+            loom::model(move || {
+                let shared = Arc::new(SharedBuffer::new(ResponseBuffer::new(Arc::default())));
+                let call = thread::spawn({
+                    let shared = shared.clone();
+                    move || shared.wait_until_body_is_wanted()
+                });
+                if disconnects {
+                    drop(shared.change(ResponseBuffer::disconnect));
+                } else {
+                    shared.change(|buffer| buffer.set_body_wanted(true));
+                }
+                assert_eq!(call.join().unwrap(), !disconnects);
+            });
+        }
     }
 }

@@ -108,8 +108,8 @@ fn set_headers(request: Request, head: &ResponseHeaders, is_wanted: impl Fn(&[u8
 }
 
 impl Replacement {
-    /// Lets nginx answer. Ends the request for this module.
-    pub fn answer(self, request: Request, rules: &HeaderRules) {
+    /// Sends the response of nginx. Ends the request for this module.
+    pub fn send(self, request: Request, rules: &HeaderRules) {
         let (Self::Redirect(head) | Self::ErrorPage(head)) = &self;
         let kept = set_headers(request, head, |name| self.keeps(name) && !rules.is_hidden(name));
         match (kept, self) {

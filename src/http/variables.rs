@@ -12,9 +12,9 @@ pub static VARIABLES: [Variable; 7] = [
     variable("wsgi_app", |request| of_call(request, |stats| Some(stats.application.to_string()))),
     variable("wsgi_interpreter", |request| of_call(request, |stats| stats.interpreter().map(str::to_owned))),
     variable("wsgi_thread", |request| of_call(request, |stats| stats.thread().map(str::to_owned))),
-    variable("wsgi_queue_time", |request| of_call(request, |stats| Some(seconds(stats.queue_time())))),
+    variable("wsgi_queue_time", |request| of_call(request, |stats| Some(seconds(stats.clock.queue_time())))),
     variable("wsgi_app_time", |request| of_call(request, |stats| stats.application_time().map(seconds))),
-    variable("wsgi_time", |request| of_call(request, |stats| stats.time().map(seconds))),
+    variable("wsgi_time", |request| of_call(request, |stats| stats.clock.total_time().map(seconds))),
     variable("wsgi_exception", |request| of_call(request, |stats| stats.exception().map(str::to_owned))),
 ];
 

@@ -194,7 +194,7 @@ impl InterpreterReload {
             return;
         }
         if self.version.load(Ordering::Relaxed) == 0 {
-            match versions.serving().has_loaded(&self.application.application) {
+            match versions.active().has_loaded(&self.application.application) {
                 Some(true) => {}
                 // The next call loads it, as its files are then.
                 Some(false) => return self.version_commit.leave(),
@@ -249,14 +249,14 @@ impl InterpreterReload {
                 // What was edited after it had been noted may have been read: newer code than its version says, which
                 // others would not have.
                 mixed += 1;
-                versions.drop_staged(next, limit);
+                versions.discard(next, limit);
                 continue;
             }
             versions.stage(next);
             self.version_commit.vote_ready(version);
             match self.wait(version) {
                 CommitStatus::Committed => return versions.activate(version, limit),
-                _ => versions.give_up(version, limit),
+                _ => versions.drop_staged(version, limit),
             }
             if worker_process::is_exiting() {
                 return;

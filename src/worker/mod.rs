@@ -15,17 +15,14 @@ use crate::app::specification::Specification;
 use crate::conf::interpreters::{Configured, Interpreter};
 use crate::conf::location::Threads;
 use crate::conf::main::{MainConf, MaxRequests};
+use crate::engine::Engine;
 use crate::engine::inline::Inline;
 use crate::engine::interpreter::{Configuration, InterpreterKind, InterpreterSpec};
-use crate::engine::limits::Limits;
-use crate::engine::pool::{self, CallHandle};
 use crate::engine::versions::{InterpreterVersions, PoolConfig};
 use crate::nginx::worker_process::{self, NGINX_VERSION, SERVER_SOFTWARE};
 use crate::nginx::{notify, sockets};
 use crate::python::{after_fork, fork, log};
 use crate::sync::RwLock;
-use crate::wsgi::call::Call;
-use crate::wsgi::transport::Suspended;
 use active_requests::{ActiveRequests, WorkerSink};
 
 static ACTIVE_REQUESTS: OnceLock<ActiveRequests> = OnceLock::new();
@@ -34,15 +31,9 @@ static WORKER: OnceLock<Worker> = OnceLock::new();
 /// What this process runs applications with.
 pub struct Worker {
     pub requests: &'static ActiveRequests,
-    engine: Engine,
+    pub engine: Engine,
     applications: RwLock<Vec<Hosted>>,
     shutdown_timeout: Duration,
-}
-
-enum Engine {
-    Inline(Box<Inline>),
-    /// One for each interpreter, the main one first.
-    Threads(Vec<InterpreterVersions>),
 }
 
 /// An application of this worker.
@@ -51,7 +42,7 @@ pub struct Hosted {
     specification: Arc<Specification>,
     pub application: Arc<Application>,
     /// The index of its interpreter.
-    interpreter: usize,
+    pub interpreter: usize,
 }
 
 /// What the configuration says about the worker.
@@ -193,20 +184,10 @@ pub fn start(start: Start) -> io::Result<()> {
             }
         }
     }
-    let engine = inline.map_or(Engine::Threads(pools), |inline| Engine::Inline(Box::new(inline)));
+    let engine = inline.map_or(Engine::Pools(pools), |inline| Engine::Inline(Box::new(inline)));
     let applications = RwLock::new(applications);
     WORKER.get_or_init(|| Worker { requests, engine, applications, shutdown_timeout: start.shutdown_timeout });
     Ok(())
-}
-
-/// What became of a call that was handed over.
-pub enum Submitted {
-    /// A thread will run it.
-    Queued(CallHandle),
-    /// It has run, perhaps up to where its answer has to wait.
-    Run(Option<Box<dyn Suspended>>),
-    /// Too many wait already.
-    Refused,
 }
 
 impl Worker {
@@ -236,45 +217,19 @@ impl Worker {
         Some(hosted)
     }
 
-    /// Whether calls of an application find it loaded. On any thread.
+    /// Returns true if calls of an application find it loaded. On any thread.
     pub fn is_loaded(&self, Hosted { application, interpreter, .. }: &Hosted) -> bool {
-        match &self.engine {
-            Engine::Inline(inline) => inline.has(application),
-            Engine::Threads(interpreters) => interpreters[*interpreter].serving().has_loaded(application) == Some(true),
-        }
+        self.engine.has_loaded(*interpreter, application)
     }
 
-    /// Runs a call, or hands it to the threads that will.
-    pub fn submit(&'static self, application: &Hosted, call: Call, limits: &Limits) -> Submitted {
-        let Hosted { application, interpreter, .. } = application;
-        match &self.engine {
-            Engine::Inline(inline) => Submitted::Run(inline.run(application, call, limits)),
-            Engine::Threads(interpreters) => match interpreters[*interpreter].submit(application, call, limits.queue) {
-                Ok(ticket) => Submitted::Queued(ticket),
-                Err(_) => Submitted::Refused,
-            },
-        }
-    }
-
-    /// Lets what has changed of an application be loaded, in its interpreter; `note` notes its files. On any thread.
+    /// Loads the changed modules of an application. `note` notes its files before that. On any thread.
     pub fn load_anew(&self, Hosted { application, interpreter, .. }: &Hosted, note: impl FnOnce()) {
-        match &self.engine {
-            // Only the event loop thread can; it does with the next call.
-            Engine::Inline(_) => {
-                if let Some(reload) = application.reload() {
-                    reload.files.make_stale();
-                }
-            }
-            Engine::Threads(interpreters) => interpreters[*interpreter].serving().reload(application, note),
-        }
+        self.engine.reload(*interpreter, application, note);
     }
 
-    /// The interpreter of an application and those that come after it; `None` if all runs on the event loop thread.
+    /// Returns the versions of an application's interpreter, `None` with `wsgi_threads off`.
     pub fn versions(&self, application: &Hosted) -> Option<&InterpreterVersions> {
-        match &self.engine {
-            Engine::Inline(_) => None,
-            Engine::Threads(interpreters) => Some(&interpreters[application.interpreter]),
-        }
+        self.engine.versions(application.interpreter)
     }
 
     /// `wsgi_shutdown_timeout`.
@@ -294,17 +249,11 @@ impl Worker {
             let calls = self.shutdown_timeout.saturating_sub(self.requests.waited());
             (calls, calls.max(AT_LEAST.min(self.shutdown_timeout)))
         };
-        match &self.engine {
-            Engine::Inline(inline) => {
-                // Nothing else of this process runs on, so it may just as well end in the middle of a handler.
-                worker_process::leave_after(limit);
-                inline.shut_down(limit);
-            }
-            Engine::Threads(interpreters) => {
-                let all = interpreters.iter().flat_map(InterpreterVersions::all).collect();
-                pool::shut_down(all, calls, limit, || notify::drain(self.requests));
-            }
+        if let Engine::Inline(_) = self.engine {
+            // No other thread of this process runs on, so it may end in the middle of a handler.
+            worker_process::leave_after(limit);
         }
+        self.engine.shut_down(calls, limit, || notify::drain(self.requests));
         recycle::leaving();
         worker_process::leave_before_memory_goes();
     }

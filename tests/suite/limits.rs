@@ -171,7 +171,7 @@ fn warm(site: Site) -> Nginx {
 /// The milliseconds of a line that says how long a call has run.
 #[track_caller]
 fn milliseconds(line: &str) -> u64 {
-    let (_, rest) = line.split_once("/app.py\" has run for ").unwrap_or_else(|| panic!("{line}"));
+    let (_, rest) = line.split_once(": running for ").unwrap_or_else(|| panic!("{line}"));
     rest.split_once(" ms on thread ").and_then(|(number, _)| number.parse().ok()).unwrap_or_else(|| panic!("{line}"))
 }
 
@@ -486,7 +486,7 @@ fn a_time_out_is_logged_once_with_its_stack(engine: Engine) {
     let nginx = warm(limited(engine, LIMIT));
     assert_504_in_time(&nginx, "/limited/loop");
     let thread = if engine == Engine::Threads { "wsgi-" } else { "main" };
-    let line = nginx.wait_log("is given up (wsgi_request_timeout)");
+    let line = nginx.wait_log("/app.py\" exceeded wsgi_request_timeout: running for");
     assert!((300..1300).contains(&milliseconds(&line)) && line.contains(&format!("on thread {thread}")), "{line}");
     wait_for("the stack", || {
         let log = nginx.error_log();
@@ -495,7 +495,7 @@ fn a_time_out_is_logged_once_with_its_stack(engine: Engine) {
     nginx.wait_events(&["ngx_wsgi.RequestTimeout", "finally"]);
     nginx.get("/fine").expect(200);
     // That is all: the exception is no news.
-    assert_eq!(nginx.logged("is given up").len(), 1);
+    assert_eq!(nginx.logged("exceeded wsgi_request_timeout").len(), 1);
     assert_eq!(nginx.logged("in spin").len(), 1);
     assert_eq!(nginx.logged("Traceback"), Vec::<String>::new());
     if engine == Engine::Threads {
@@ -576,14 +576,14 @@ fn a_slow_call_is_logged_once_while_it_runs(engine: Engine) {
     let nginx = limited(engine, "wsgi_slow_request 200ms;").start();
     let mut conn = ask(&nginx, "/limited/wait?waiting");
     nginx.wait_events(&["waiting"]);
-    let line = nginx.wait_log("(wsgi_slow_request)");
+    let line = nginx.wait_log("exceeded wsgi_slow_request");
     assert!((200..1200).contains(&milliseconds(&line)), "{line}");
     nginx.wait_log("in gate");
     // Long enough for another one.
     std::thread::sleep(Duration::from_millis(600));
     open_gate(&nginx);
     assert_eq!(conn.response().expect(200).text(), "fine");
-    assert_eq!(nginx.logged("(wsgi_slow_request)").len(), 1);
+    assert_eq!(nginx.logged("exceeded wsgi_slow_request").len(), 1);
     if engine == Engine::Threads {
         assert!(line.contains("request: \"GET /limited/wait?waiting HTTP/1.1\""), "{line}");
     }

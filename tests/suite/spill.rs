@@ -630,7 +630,7 @@ fn an_answer_that_is_all_there_survives_its_worker(engine: Engine) {
     assert!(old.is_alive());
     assert!(conn.response().expect(200).body == bytes(0, 8 * MIB));
     old.wait_gone();
-    assert!(nginx.logged("given up").is_empty());
+    assert!(nginx.logged("exceeded").is_empty());
 }
 
 fn an_answer_that_is_under_way_is_given_up_in_time(engine: Engine) {

@@ -33,8 +33,8 @@ impl CallHandle {
 
     /// Nobody waits for the call any more: logs its stack after `headline`, raises `RequestTimeout` in it, and lets
     /// another thread serve in place of its own until it is over.
-    pub fn give_up(&self, headline: String, sink: Arc<dyn Sink>) {
-        let substitute = self.shared.lock().give_up(self.number);
+    pub fn abort(&self, headline: String, sink: Arc<dyn Sink>) {
+        let substitute = self.shared.lock().abort(self.number);
         if let Some(substitute) = substitute {
             self.shared.start_thread(substitute);
         }

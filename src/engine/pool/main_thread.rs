@@ -118,7 +118,7 @@ fn serve(
 
 /// Once all copies have reported: lets the calls go on that waited for an application, or refuses them.
 fn after_loading(shared: &Shared, application: &Arc<Application>, loaded: Result<(), String>) {
-    // The pool's lock first, as in `submit`.
+    // The pool's lock first, as in `enqueue`.
     let mut pool = shared.lock();
     let mut stages = shared.stages();
     let stage = stages.entry(application.number()).or_default();

@@ -75,7 +75,7 @@ impl ThreadPool {
     ///
     /// # Errors
     /// The call, when too many wait already.
-    pub fn submit(&self, application: &Arc<Application>, call: Call, queue: usize) -> Result<CallHandle, Call> {
+    pub fn enqueue(&self, application: &Arc<Application>, call: Call, queue: usize) -> Result<CallHandle, Call> {
         let mut pool = self.shared.lock();
         if !pool.has_room(queue) {
             return Err(call);
@@ -103,7 +103,7 @@ impl ThreadPool {
     /// Loads what has changed of an application; calls that come from now on wait for it. If it is being loaded just now,
     /// that is to be asked for again. `note` notes its files.
     pub fn reload(&self, application: &Arc<Application>, note: impl FnOnce()) {
-        // The pool's lock first, as in `submit`.
+        // The pool's lock first, as in `enqueue`.
         let _pool = self.shared.lock();
         let mut stages = self.shared.stages();
         let stage = stages.entry(application.number()).or_default();
@@ -126,8 +126,8 @@ impl ThreadPool {
 
     /// No more calls will come: the interpreters end when the last of their calls have, each with what its applications
     /// want run at the end, for which they have `limit`. Returns at once.
-    pub fn retire(&self, limit: Duration) {
-        self.shared.lock().retire();
+    pub fn drain(&self, limit: Duration) {
+        self.shared.lock().drain();
         self.shared.queue.wake_all();
         for interpreter in &self.shared.copies {
             // A main thread that has ended by a panic has nothing to end.

@@ -135,7 +135,7 @@ fn run(py: Python<'_>, mut call: SuspendedCall) -> Option<Finished> {
             Progress::NoRoom => call.running.wait_for_room(py),
             Progress::TurnOver => {}
             Progress::File { body, last } => {
-                call.shared.lock().go_away();
+                call.shared.lock().suspend();
                 call.exchange.clone().send_file(body, last, Box::new(call));
                 return None;
             }

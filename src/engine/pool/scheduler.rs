@@ -23,7 +23,7 @@ pub struct Scheduler<W> {
     closing: usize,
     closed: bool,
     /// No more calls come; the threads end with the last.
-    retired: bool,
+    draining: bool,
 }
 
 /// The threads of one interpreter, all of which can take any call that has not begun.
@@ -45,7 +45,7 @@ struct Slot {
     thread: Option<ThreadId>,
     call: Option<CallNumber>,
     /// The call has run out of time, and nobody waits for it any more.
-    given_up: bool,
+    aborted: bool,
 }
 
 /// Whether a sleeping thread of a crew has been told of work: `None → Sent → Claimed → None`.
@@ -87,7 +87,7 @@ impl<W> Scheduler<W> {
             suspended: 0,
             closing: 0,
             closed: false,
-            retired: false,
+            draining: false,
         }
     }
 
@@ -131,7 +131,7 @@ impl<W> Scheduler<W> {
     }
 
     /// A call goes on without a thread until it is resumed.
-    pub fn go_away(&mut self) {
+    pub fn suspend(&mut self) {
         self.suspended += 1;
     }
 
@@ -207,7 +207,7 @@ impl<W> Scheduler<W> {
         let slot = &mut self.slots[slot];
         let group = &mut self.groups[slot.group];
         slot.call = None;
-        if !std::mem::take(&mut slot.given_up) {
+        if !std::mem::take(&mut slot.aborted) {
             group.running -= 1;
             return None;
         }
@@ -217,16 +217,16 @@ impl<W> Scheduler<W> {
 
     /// Nobody waits for this call any more, though it runs on. Returns the substitute to be started for its thread, which
     /// has to join or leave, if there may be one more.
-    pub fn give_up(&mut self, number: CallNumber) -> Option<usize> {
+    pub fn abort(&mut self, number: CallNumber) -> Option<usize> {
         let slot = self.slots.iter_mut().find(|slot| slot.call == Some(number))?;
-        if std::mem::replace(&mut slot.given_up, true) {
+        if std::mem::replace(&mut slot.aborted, true) {
             return None;
         }
         let index = slot.group;
         let group = &mut self.groups[index];
         group.running -= 1;
         group.serving -= 1;
-        if self.closed || self.slots.iter().filter(|slot| slot.given_up).count() > MOST_STUCK {
+        if self.closed || self.slots.iter().filter(|slot| slot.aborted).count() > MOST_STUCK {
             return None;
         }
         group.serving += 1;
@@ -244,10 +244,10 @@ impl<W> Scheduler<W> {
         self.slots.iter().find(|slot| slot.call == Some(number)).map(|slot| slot.group)
     }
 
-    /// The thread that runs a call; with `given_up` only if the call was given up there.
-    pub fn thread_of(&self, number: CallNumber, given_up: bool) -> Option<ThreadId> {
+    /// The thread that runs a call; with `aborted` only if the call was given up there.
+    pub fn thread_of(&self, number: CallNumber, aborted: bool) -> Option<ThreadId> {
         let found = self.slots.iter().find(|slot| slot.call == Some(number));
-        found.filter(|slot| slot.given_up || !given_up).and_then(|slot| slot.thread)
+        found.filter(|slot| slot.aborted || !aborted).and_then(|slot| slot.thread)
     }
 
     /// Takes no more calls, and gives back those that wait to begin.
@@ -262,14 +262,14 @@ impl<W> Scheduler<W> {
     }
 
     /// No more calls will come: the threads end when those that are there have.
-    pub fn retire(&mut self) {
-        self.retired = true;
+    pub fn drain(&mut self) {
+        self.draining = true;
     }
 
     /// Whether the threads of a crew have nothing to wait for any more.
     fn is_over(&self, group: usize) -> bool {
         let calls = self.queue.len() + self.awaiting_import.len() + self.groups[group].resumed.len() + self.suspended;
-        self.retired && calls == 0
+        self.draining && calls == 0
     }
 
     /// Whether a call runs that somebody waits for.
@@ -307,25 +307,25 @@ impl<W> Scheduler<W> {
         (is_idle || group.wake == Wake::Claimed) && !self.is_surplus(slot)
     }
 
-    fn crew_of_member(&mut self, slot: usize) -> &mut Group<W> {
+    fn group_mut(&mut self, slot: usize) -> &mut Group<W> {
         &mut self.groups[self.slots[slot].group]
     }
 
     /// A thread goes to sleep.
     pub fn fall_asleep(&mut self, slot: usize) {
-        self.crew_of_member(slot).sleeping += 1;
+        self.group_mut(slot).sleeping += 1;
     }
 
     /// It is awake; returns whether it was woken for a call.
     pub fn wake_up(&mut self, slot: usize) -> bool {
-        let group = self.crew_of_member(slot);
+        let group = self.group_mut(slot);
         group.sleeping -= 1;
         group.wake == Wake::Sent
     }
 
     /// The thread that is awake goes for a call.
     pub fn claim(&mut self, slot: usize) {
-        self.crew_of_member(slot).wake = Wake::Claimed;
+        self.group_mut(slot).wake = Wake::Claimed;
     }
 
     /// Whether there is a thread too many in the crew of `member`.
@@ -382,9 +382,9 @@ mod tests {
     fn a_substitute_serves_until_the_stuck_thread_is_back() {
         let mut pool = pool(1, &[1, 2, 3]);
         assert_eq!(pool.next(0, false), Next::Run(1));
-        let substitute = pool.give_up(1);
+        let substitute = pool.abort(1);
         assert_eq!(substitute, Some(1));
-        assert_eq!(pool.give_up(1), None);
+        assert_eq!(pool.abort(1), None);
         assert!(!pool.is_running());
         assert_eq!(pool.next(1, false), Next::Run(2));
         pool.ended(1);
@@ -401,8 +401,8 @@ mod tests {
     fn a_substitute_counts_before_it_is_started() {
         let mut pool = pool(1, &[1]);
         assert_eq!(pool.next(0, false), Next::Run(1));
-        pool.retire();
-        assert_eq!(pool.give_up(1), Some(1));
+        pool.drain();
+        assert_eq!(pool.abort(1), Some(1));
         pool.ended(0);
         assert_eq!(pool.next(0, false), Next::End);
         pool.leave(0);
@@ -416,9 +416,9 @@ mod tests {
     fn a_substitute_that_is_stuck_itself_is_replaced_by_another() {
         let mut pool = pool(1, &[1, 2]);
         assert_eq!(pool.next(0, false), Next::Run(1));
-        assert_eq!(pool.give_up(1), Some(1));
+        assert_eq!(pool.abort(1), Some(1));
         assert_eq!(pool.next(1, false), Next::Run(2));
-        assert_eq!(pool.give_up(2), Some(2));
+        assert_eq!(pool.abort(2), Some(2));
         pool.ended(1);
         // Two substitutes serve in place of one thread.
         assert_eq!(pool.next(2, false), Next::End);
@@ -437,10 +437,10 @@ mod tests {
         let mut slot = 0;
         for call in &calls[..MOST_STUCK] {
             assert_eq!(pool.next(slot, false), Next::Run(*call));
-            slot = pool.give_up(*call).expect("a substitute");
+            slot = pool.abort(*call).expect("a substitute");
         }
         assert_eq!(pool.next(slot, false), Next::Run(MOST_STUCK as CallNumber));
-        assert_eq!(pool.give_up(MOST_STUCK as CallNumber), None);
+        assert_eq!(pool.abort(MOST_STUCK as CallNumber), None);
     }
 
     #[test]
@@ -461,7 +461,7 @@ mod tests {
     }
 
     /// Two crews of two threads that sleep.
-    fn two_crews() -> Scheduler<CallNumber> {
+    fn two_groups() -> Scheduler<CallNumber> {
         let mut pool = Scheduler::new(2, 2);
         (0..4).for_each(|slot| pool.fall_asleep(slot));
         pool
@@ -469,7 +469,7 @@ mod tests {
 
     #[test]
     fn the_crew_with_the_least_to_do_is_woken() {
-        let mut pool = two_crews();
+        let mut pool = two_groups();
         pool.push(1, 1);
         assert_eq!(pool.group_to_wake(), Some(0));
         assert_eq!(pool.group_to_wake(), None, "one is on its way to the only call");
@@ -488,8 +488,8 @@ mod tests {
 
     #[test]
     fn a_call_goes_on_in_the_crew_that_has_begun_it() {
-        let mut pool = two_crews();
-        pool.go_away();
+        let mut pool = two_groups();
+        pool.suspend();
         pool.resume(1, 1, 1);
         assert_eq!(pool.group_to_wake(), Some(1));
         assert_eq!(pool.next(0, false), Next::Sleep);
@@ -502,10 +502,10 @@ mod tests {
 
     #[test]
     fn a_substitute_is_of_the_crew_of_the_stuck_thread() {
-        let mut pool = two_crews();
+        let mut pool = two_groups();
         pool.push(1, 1);
         assert_eq!(pool.next(2, false), Next::Run(1));
-        assert_eq!(pool.give_up(1), Some(4));
+        assert_eq!(pool.abort(1), Some(4));
         assert_eq!((pool.label_of(4), pool.label_of(2)), ((1, 3), (1, 1)));
         pool.ended(2);
         assert!(pool.has_surplus(2) && !pool.has_surplus(0));

@@ -165,7 +165,7 @@ mod models {
                 thread::spawn(move || serve(&queue, slot, &Notify::new()))
             });
             let mut pool = queue.lock();
-            pool.go_away();
+            pool.suspend();
             pool.resume(3, 3, 1);
             queue.wake_one(pool);
             push(&queue, LAST);
@@ -186,7 +186,7 @@ mod models {
                 thread::spawn(move || serve(&queue, slot, &Notify::new()))
             });
             push(&queue, 3);
-            queue.lock().retire();
+            queue.lock().drain();
             queue.wake_all();
             let cancelled = queue.lock().cancel(3);
             let run = threads.map(|thread| thread.join().unwrap()).concat();

@@ -1,0 +1,65 @@
+//! Timeouts of a call that a thread pool has. (With `wsgi_threads off` a thread of the engine watches the event loop.)
+
+use std::time::Duration;
+
+use super::{RequestExchange, ResponseState};
+use crate::engine::call_clock::LimitCheck;
+use crate::engine::pool::CallHandle;
+use crate::nginx::log::Level;
+use crate::nginx::request::{Request, Status};
+use crate::worker::recycle;
+
+impl RequestExchange {
+    /// Acts on each limit that has expired. Returns the time until the next check, if one is due.
+    pub(super) fn act_on_limits(&self) -> Option<Duration> {
+        let side = self.event_loop.get();
+        loop {
+            // Without a handle the call is suspended on this thread and waits for its client.
+            let (request, handle) = (side.request.get()?, side.handle.borrow().clone()?);
+            match self.stats.clock.check() {
+                LimitCheck::Later(wait) => return wait,
+                LimitCheck::QueueTimeout => self.refuse_queued(request),
+                LimitCheck::Slow => self.report_slow(&handle),
+                LimitCheck::RequestTimeout => self.time_out(request, handle),
+            }
+        }
+    }
+
+    /// Refuses a call that has waited for a thread too long.
+    fn refuse_queued(&self, request: Request) {
+        let mut buffer = self.lock();
+        if self.stats.clock.is_started() {
+            return;
+        }
+        // No thread can start the call any more. It has not started, so it is not suspended.
+        drop(buffer.disconnect());
+        drop(buffer);
+        let message = format!("application \"{}\" was not called within wsgi_queue_timeout", self.stats.application);
+        request.log().write(Level::Error, &message);
+        // Without memory for the header the response is right without it.
+        let _ = request.add_header(b"Retry-After", b"1");
+        request.in_foreign_event(|request| self.finalize(request, Status::SERVICE_UNAVAILABLE));
+    }
+
+    /// Logs the stack of a slow call.
+    fn report_slow(&self, handle: &CallHandle) {
+        self.stats.clock.set_reported_slow();
+        handle.dump_stack(self.stats.limit_message("wsgi_slow_request"), self.shared());
+    }
+
+    /// Responds in place of a call that runs too long, and aborts the call as soon as it runs Python code.
+    fn time_out(&self, request: Request, handle: CallHandle) {
+        let side = self.event_loop.get();
+        let status = match *side.state.borrow() {
+            // The response is complete; only the call is late.
+            ResponseState::LastQueued => Status::OK,
+            _ => side.status_instead(request, Status::GATEWAY_TIME_OUT),
+        };
+        request.log().write(Level::Error, &self.stats.limit_message("wsgi_request_timeout"));
+        let headline = format!("stack of {}", self.stats.thread().unwrap_or_default());
+        self.stats.set_timed_out();
+        request.in_foreign_event(|request| self.finalize(request, status));
+        handle.abort(headline, self.shared());
+        recycle::expect_end(handle);
+    }
+}

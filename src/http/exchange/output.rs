@@ -1,0 +1,209 @@
+//! The event loop's side of the response: output of the call into nginx's filters.
+
+use std::mem;
+
+use super::{EventLoopSide, RequestExchange, ResponseState};
+use crate::http::body_stream::BodyEnd;
+use crate::http::response_buffer::SendBatch;
+use crate::http::response_headers::{self, Replacement};
+use crate::nginx::request::output::SentCounts;
+use crate::nginx::request::{Request, Status};
+use crate::worker::active_requests::Message;
+use crate::wsgi::headers::ResponseHeaders;
+use crate::wsgi::transport::{End, Transport};
+
+/// Maximum of consecutive rounds of output before the event loop serves other requests.
+const MAX_ROUNDS: usize = 4;
+
+impl RequestExchange {
+    /// Hands output to nginx and resumes a suspended call, in turn, until one of the two has to wait. Finalizes the
+    /// request when its response is over.
+    pub fn run_output(&self) {
+        let side = self.event_loop.get();
+        for _ in 0..MAX_ROUNDS {
+            let Some(request) = side.request.get() else { return };
+            self.send_batch(request);
+            if self.finish(request) {
+                return;
+            }
+            if side.is_busy(request) {
+                if request.is_active()
+                    && let Err(status) = request.wait_until_writable()
+                {
+                    return self.finalize(request, status);
+                }
+                if side.sends_document.get() || self.lock().is_full() {
+                    return;
+                }
+                // The buffer has room for more, so that the call may end though its client is slow.
+            } else if self.lock().has_data() {
+                continue;
+            } else if request.is_active() && side.suspended.borrow().is_none() {
+                request.stop_waiting();
+            }
+            let Some(suspended) = side.suspended.take() else { return };
+            side.sends_document.set(false);
+            self.suspend(suspended.resume());
+        }
+        // A fast client, or a response that nobody reads, could go on for ever.
+        if !side.output_posted.replace(true) {
+            self.requests.notifier.send(Message::Response(self.shared()));
+        }
+    }
+
+    /// Finalizes the request if its response is over. Returns true if it was.
+    fn finish(&self, request: Request) -> bool {
+        let side = self.event_loop.get();
+        if let Some(replacement) = side.take_due_replacement() {
+            // The request may hold the last reference to this exchange.
+            let _alive = self.shared();
+            self.detach(BodyEnd::Disconnected);
+            replacement.send(request, &self.header_rules);
+            return true;
+        }
+        match side.final_status(request) {
+            Some(status) => {
+                self.finalize(request, status);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Moves one batch of output into nginx's filters. Finalizes nothing, so a call on this thread may use it.
+    pub(super) fn send_batch(&self, request: Request) {
+        let side = self.event_loop.get();
+        if let ResponseState::Failed(_) = *side.state.borrow() {
+            return;
+        }
+        if self.is_disconnected() {
+            // With `wsgi_threads off` the client gets the 504 when the call has ended.
+            if self.has_timed_out() && self.lock().is_closed() {
+                self.requests.write_log();
+                side.fail(side.status_instead(request, Status::GATEWAY_TIME_OUT));
+            }
+            return;
+        }
+        let batch = self.lock().take(side.output.is_busy());
+        if let Err(status) = self.move_batch(request, batch) {
+            side.fail(status);
+            self.disconnect_call();
+        }
+    }
+
+    fn move_batch(&self, request: Request, batch: SendBatch) -> Result<(), Status> {
+        let side = self.event_loop.get();
+        let SendBatch { headers, mut parts, is_document, is_whole, end, closed, suspended } = batch;
+        self.suspend(suspended);
+        if closed {
+            // The call has queued its last text for the log before it was closed, and the request is finalized soon.
+            self.requests.write_log();
+        }
+        side.call_closed.set(closed);
+        if let Some(headers) = headers {
+            self.send_headers(request, headers, is_whole)?;
+        }
+        let all = SentCounts { memory: parts.memory.len(), files: usize::from(parts.file.is_some()) };
+        let body_begun = match *side.state.borrow() {
+            // Nobody gets this body, but its call goes on to its end.
+            ResponseState::Replaced(_) => {
+                self.buffer.change(|buffer| buffer.sent(all));
+                return Ok(());
+            }
+            ResponseState::AwaitHeaders | ResponseState::Failed(_) => return Ok(()),
+            // No data follows, but the call goes on: it waits until this is sent, or in close().
+            ResponseState::LastQueued => None,
+            ResponseState::Streaming { body_begun } => Some(body_begun),
+            ResponseState::Broken => Some(true),
+        };
+        let Some(body_begun) = body_begun else {
+            let sent = side.output.flush(request)?;
+            self.note_sent(sent);
+            return Ok(());
+        };
+        if is_document {
+            side.sends_document.set(true);
+            // nginx aligns its buffers for direct reading only if the body begins with the file.
+            if parts.memory.is_empty() && !body_begun {
+                parts.file = parts.file.map(|file| request.with_directio(file));
+            }
+        }
+        let body_begun = body_begun || !parts.memory.is_empty() || parts.file.is_some();
+        *side.state.borrow_mut() = match end {
+            Some(End::Complete) => ResponseState::LastQueued,
+            Some(End::Failed) => ResponseState::Broken,
+            None => ResponseState::Streaming { body_begun },
+        };
+        let last = end == Some(End::Complete);
+        let sent = if request.is_header_only() { all } else { side.output.send(request, parts, last)? };
+        self.note_sent(sent);
+        Ok(())
+    }
+
+    /// Sends the headers, or notes the response of nginx that replaces them.
+    fn send_headers(&self, request: Request, mut headers: ResponseHeaders, is_whole: bool) -> Result<(), Status> {
+        let side = self.event_loop.get();
+        if side.adds_refresh.get() && headers.header("Refresh").is_none() {
+            headers.headers.push((b"Refresh".to_vec(), b"0".to_vec()));
+        }
+        let state = match response_headers::send(request, headers, is_whole, &self.header_rules)? {
+            None => ResponseState::Streaming { body_begun: false },
+            Some(replacement) => ResponseState::Replaced(replacement),
+        };
+        if self.optimizes {
+            let wanted = state.has_headers() && !request.is_header_only();
+            self.buffer.change(|buffer| buffer.set_body_wanted(wanted));
+        }
+        *side.state.borrow_mut() = state;
+        Ok(())
+    }
+
+    fn note_sent(&self, sent: SentCounts) {
+        if sent != SentCounts::default() {
+            self.buffer.change(|buffer| buffer.sent(sent));
+        }
+    }
+}
+
+impl EventLoopSide {
+    /// Takes the response of nginx that replaces the application's, once the call is closed.
+    fn take_due_replacement(&self) -> Option<Replacement> {
+        let mut state = self.state.borrow_mut();
+        if !self.call_closed.get() || !matches!(*state, ResponseState::Replaced(_)) {
+            return None;
+        }
+        match mem::take(&mut *state) {
+            ResponseState::Replaced(replacement) => Some(replacement),
+            _ => None,
+        }
+    }
+
+    fn fail(&self, status: Status) {
+        *self.state.borrow_mut() = ResponseState::Failed(status);
+    }
+
+    /// Returns true if the call has to wait until nginx has sent more.
+    fn is_busy(&self, request: Request) -> bool {
+        if let ResponseState::LastQueued = *self.state.borrow() {
+            // Buffers split by the range filter are never reported as sent, and a filter may still hold the tail of a
+            // file it has read.
+            request.has_buffered()
+        } else {
+            self.output.is_busy() || (self.sends_document.get() && request.has_buffered())
+        }
+    }
+
+    /// Returns the status to finalize with, once the response is over.
+    fn final_status(&self, request: Request) -> Option<Status> {
+        match *self.state.borrow() {
+            ResponseState::Failed(status) => Some(status),
+            _ if !self.call_closed.get() => None,
+            ResponseState::AwaitHeaders => Some(Status::INTERNAL_SERVER_ERROR),
+            // After the last buffer nginx itself sends the rest.
+            ResponseState::LastQueued => Some(Status::OK),
+            ResponseState::Broken if !request.is_header_sent() => Some(Status::INTERNAL_SERVER_ERROR),
+            ResponseState::Broken if !self.output.is_busy() => Some(Status::ERROR),
+            ResponseState::Broken | ResponseState::Streaming { .. } | ResponseState::Replaced(_) => None,
+        }
+    }
+}

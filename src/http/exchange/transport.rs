@@ -1,0 +1,166 @@
+//! The call's side: the transport of its response, and the log of its request.
+
+use std::sync::Arc;
+
+use super::RequestExchange;
+use crate::nginx::log::write_directly;
+use crate::nginx::request::output::FilePart;
+use crate::python::log::{Level, Sink};
+use crate::worker::active_requests::ActiveRequest;
+use crate::wsgi::file::FileBody;
+use crate::wsgi::headers::ResponseHeaders;
+use crate::wsgi::transport::{Disconnected, End, Suspended, Transport};
+
+impl Transport for RequestExchange {
+    fn start(&self, thread: &Arc<str>, interpreter: &Arc<str>) -> bool {
+        // Under the lock: a call that was refused meanwhile must not start.
+        let buffer = self.lock();
+        let starts = !buffer.is_disconnected();
+        if starts {
+            self.stats.start(thread, interpreter);
+        }
+        starts
+    }
+
+    fn go_on(&self) {
+        self.stats.clock.resume();
+    }
+
+    fn raised(&self, class: &str) {
+        self.stats.set_exception(class);
+    }
+
+    fn time_out(&self) {
+        self.buffer.change(|buffer| {
+            self.stats.set_timed_out();
+            // A complete response is sent all the same, though close() is late.
+            if buffer.is_unfinished() {
+                drop(buffer.disconnect());
+            }
+        });
+    }
+
+    fn has_timed_out(&self) -> bool {
+        self.stats.clock.has_timed_out()
+    }
+
+    fn send_head(&self, head: ResponseHeaders) {
+        self.stats.set_headers_given();
+        self.lock().set_headers(head, self.wants_parts);
+    }
+
+    fn send(&self, data: &[u8], more_follows: bool) -> Result<usize, Disconnected> {
+        let mut buffer = self.lock();
+        if !buffer.is_open() {
+            return Err(Disconnected);
+        }
+        let count = buffer.push(data);
+        if count < data.len() || !(more_follows || buffer.joins_more()) {
+            self.notify(buffer);
+        }
+        Ok(count)
+    }
+
+    fn spill(&self, data: &[u8]) -> Result<usize, Disconnected> {
+        self.spill_up_to(data, false)
+    }
+
+    fn send_all(&self, data: &[u8]) -> Result<(), Disconnected> {
+        let mut buffer = self.lock();
+        if !buffer.is_open() {
+            return Err(Disconnected);
+        }
+        let mut rest = &data[buffer.push(data)..];
+        if !rest.is_empty() || buffer.waiting() >= self.buffering.write_join {
+            self.notify(buffer);
+        } else {
+            drop(buffer);
+        }
+        while !rest.is_empty() {
+            // While this thread waits, nobody makes room if it is the event loop's.
+            let spilled = self.spill_up_to(rest, self.event_loop.is_here())?;
+            rest = &rest[spilled..];
+            if spilled == 0 {
+                self.wait_for_room()?;
+                rest = &rest[self.send(rest, false)?..];
+            }
+        }
+        Ok(())
+    }
+
+    fn send_file(&self, file: FileBody, last: bool, call: Box<dyn Suspended>) {
+        let FileBody { file, offset, length } = file;
+        self.stats.clock.pause();
+        let document = FilePart { file: Arc::new(file), offset, length, direct: false };
+        let mut buffer = self.lock();
+        match buffer.set_document(document, last, call) {
+            Ok(()) => {
+                if last {
+                    buffer.end(End::Complete);
+                }
+                self.notify(buffer);
+            }
+            Err(call) => {
+                drop(buffer);
+                call.abandon();
+            }
+        }
+    }
+
+    fn optimizes(&self) -> bool {
+        self.optimizes
+    }
+
+    fn wants_body(&self) -> bool {
+        self.notify(self.lock());
+        // On the event loop thread the answer is known at once, or not at all.
+        if self.event_loop.is_here() {
+            return self.lock().is_body_wanted().unwrap_or(true);
+        }
+        self.buffer.wait_until_body_is_wanted()
+    }
+
+    fn wait_for_room(&self) -> Result<(), Disconnected> {
+        self.stats.clock.pause();
+        let result = self.buffer.wait_for_room();
+        self.stats.clock.resume();
+        result
+    }
+
+    fn end(&self, end: End, closed_follows: bool) {
+        let mut buffer = self.lock();
+        buffer.end(end);
+        if !closed_follows {
+            self.notify(buffer);
+        }
+    }
+
+    fn closed(&self) {
+        self.stats.clock.end();
+        let mut buffer = self.lock();
+        buffer.close();
+        self.notify(buffer);
+    }
+
+    fn is_disconnected(&self) -> bool {
+        self.lock().is_disconnected()
+    }
+
+    fn sink(self: Arc<Self>) -> Arc<dyn Sink> {
+        self
+    }
+}
+
+impl Sink for RequestExchange {
+    fn write(&self, level: Level, text: &str) {
+        if self.event_loop.is_here() {
+            self.log_here(level, text);
+        } else {
+            self.requests.log(Some(self.shared()), level, text);
+        }
+    }
+
+    fn write_at_once(&self, text: &str) {
+        write_directly(self.connection, text);
+    }
+}
