@@ -36,6 +36,7 @@ use nginx::log::{Level, Log};
 use nginx::request::Request;
 use nginx::sys;
 use nginx::worker_process::{self, Role};
+use reload::version_commit::VersionCommit;
 
 /// What nginx's `load_module` looks for. (The macro of the `ngx` crate makes these for one module only.)
 #[unsafe(no_mangle)]
@@ -88,6 +89,10 @@ static CONTEXT: sys::ngx_http_module_t = sys::ngx_http_module_t {
 };
 
 static mut COMMANDS: [sys::ngx_command_t; conf::directives::DIRECTIVES.len()] = conf::directives::DIRECTIVES;
+
+/// Words of shared memory for the version commit of one application, for as many workers as nginx can have
+/// (NGX_MAX_PROCESSES).
+const VERSION_COMMIT_WORDS: usize = VersionCommit::words(1024);
 
 /// Makes configurations in the pool of their cycle, which drops them.
 struct Module;
@@ -146,7 +151,10 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
             return Status::NGX_ERROR.into();
         }
         main.settle_mounts();
-        match main.share(&conf).and_then(|()| nginx::request::withheld_body::withhold_from_subrequests(&conf)) {
+        match main
+            .share(&conf, VERSION_COMMIT_WORDS)
+            .and_then(|()| nginx::request::withheld_body::withhold_from_subrequests(&conf))
+        {
             Ok(()) => Status::NGX_OK.into(),
             Err(()) => Status::NGX_ERROR.into(),
         }

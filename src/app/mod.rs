@@ -2,5 +2,6 @@
 
 pub mod application;
 pub mod file_watcher;
+pub mod limits;
 pub mod source_files;
 pub mod specification;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::header_rules::HeaderRules;
 use super::main::{MainConf, content_handler};
 use super::mounts::{Mount, Mounted, Place, Slot};
+use crate::app::limits::Limits;
 use crate::app::source_files::{Mechanism, Patterns, Reloading};
 use crate::app::specification::{Callable, Placement, Specification, Target};
-use crate::engine::limits::Limits;
 use crate::nginx::conf::{ComplexValue, Conf, CoreLocation, page_size};
 use crate::python::threads::Gil;
 

@@ -14,7 +14,6 @@ use crate::nginx::conf::Conf;
 use crate::nginx::shared_memory::{AnonymousShm, ShmZone};
 use crate::nginx::sys;
 use crate::python::runtime::{self, Settings};
-use crate::reload::version_commit::VersionCommit;
 
 /// An nginx content handler.
 pub type ContentHandler = unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> isize;
@@ -38,8 +37,12 @@ pub struct MaxRequests {
     pub jitter: u64,
 }
 
-/// For as many workers as nginx can have (its NGX_MAX_PROCESSES).
-const WORDS_OF_AGREEMENT: usize = VersionCommit::words(1024);
+/// Shared words of the version commits, `words` for each application whose interpreter is replaced.
+#[derive(Debug)]
+struct VersionCommitShm {
+    memory: AnonymousShm,
+    words: usize,
+}
 
 /// The directives of the `http` level, and what merging the locations found.
 #[derive(Debug, Default)]
@@ -57,7 +60,7 @@ pub struct MainConf {
     pub max_memory: Option<u64>,
 
     recycle_lock: Option<ShmZone>,
-    version_commits: Option<AnonymousShm>,
+    version_commits: Option<VersionCommitShm>,
     applications: Vec<Registered>,
     mounted: Vec<Mounted>,
 }
@@ -116,33 +119,34 @@ impl MainConf {
         interpreters::check(&self.applications)
     }
 
-    /// Asks nginx for the memory that the workers share, when there are applications.
+    /// Allocates the memory that the workers share, if there are applications: the recycle lock, and
+    /// `words_per_commit` words for each application whose interpreter is replaced.
     ///
     /// # Errors
-    /// nginx has logged why.
-    pub fn share(&mut self, conf: &Conf) -> Result<(), ()> {
+    /// The cause has been logged.
+    pub fn share(&mut self, conf: &Conf, words_per_commit: usize) -> Result<(), ()> {
         if !self.applications.is_empty() {
             self.recycle_lock = Some(ShmZone::add(conf, "ngx_http_wsgi_retirement", 1)?);
         }
-        let count = interpreters::replaced(&self.applications) * WORDS_OF_AGREEMENT;
+        let count = interpreters::replaced(&self.applications) * words_per_commit;
         if count > 0 {
-            let words =
+            let memory =
                 AnonymousShm::new(count).map_err(|error| conf.emerg(&format!("no memory to share: {error}")))?;
-            self.version_commits = Some(words);
+            self.version_commits = Some(VersionCommitShm { memory, words: words_per_commit });
         }
         Ok(())
     }
 
-    /// What the workers take turns with to retire; `None` where there is no master to replace one.
+    /// Returns the shared word of the recycle lock; `None` if there is no master that replaces a worker.
     pub fn recycle_lock(&self) -> Option<&'static AtomicU64> {
         self.recycle_lock.as_ref().and_then(ShmZone::get)?.first()
     }
 
-    /// What the workers agree in on the versions of each application whose interpreter is replaced. To be called once, in
-    /// a worker.
+    /// Returns the shared words of the version commits, one slice for each application whose interpreter is replaced.
+    /// Called once, in a worker.
     pub fn version_commits(&self) -> Vec<&'static [AtomicU64]> {
-        let words = self.version_commits.as_ref().map(AnonymousShm::keep).unwrap_or_default();
-        words.chunks(WORDS_OF_AGREEMENT).collect()
+        let shared = self.version_commits.as_ref();
+        shared.map(|shared| shared.memory.keep().chunks(shared.words).collect()).unwrap_or_default()
     }
 
     /// What Python is started with.

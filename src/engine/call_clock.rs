@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::limits::Limits;
+use crate::app::limits::Limits;
 
 /// Times of one call. Written by the thread that runs the call and by the event loop, read by both.
 pub struct CallClock {

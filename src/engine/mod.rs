@@ -4,7 +4,6 @@ pub mod call_clock;
 pub mod inline;
 mod inline_limits;
 pub mod interpreter;
-pub mod limits;
 pub mod load_check;
 pub mod pool;
 pub mod versions;
