@@ -76,7 +76,7 @@ impl Inline {
         call: Call,
         clock: &Arc<CallClock>,
     ) -> Option<Box<dyn transport::Suspended>> {
-        let transport = call.exchange.clone();
+        let transport = call.transport.clone();
         let Started { prepared, limiter } = match &self.python {
             Ok(started) => *started,
             Err(error) => {

@@ -47,7 +47,7 @@ impl LimitedCall {
         clock.limits_running_time().then(|| Self {
             number: call.number,
             application: call.application_name.clone(),
-            transport: call.exchange.clone(),
+            transport: call.transport.clone(),
             clock: clock.clone(),
         })
     }

@@ -89,9 +89,9 @@ fn call(request: Request, conf: &LocationConf, exchange: &Arc<RequestExchange>) 
         .map_err(|request_params::Failed| Refusal::internal("cannot evaluate a variable for environ"))?;
     Ok(Call {
         number: exchange.number(),
-        head: params,
+        params,
         body,
-        exchange: exchange.clone(),
+        transport: exchange.clone(),
         debug: conf.debug(),
         application_name: exchange.stats().application.clone(),
     })

@@ -1,4 +1,4 @@
-//! Where a request body is read from, and the one that has been read completely: pieces in memory and in files.
+//! The source of a request body, and the implementation for a body that has been read completely, from memory and files.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// Where `wsgi.input` reads from.
+/// The body that `wsgi.input` reads from.
 pub trait BodySource: Send {
     /// Reads into `buffer` as [`io::Read::read`] does; may block.
     ///
@@ -14,21 +14,21 @@ pub trait BodySource: Send {
     /// When the file or the client fails.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// The bytes that are left to read, all of which are there; `None` of a body that still comes.
+    /// Returns the number of unread bytes of a complete body, `None` for a body that is still being received.
     fn remaining(&self) -> Option<u64>;
 
     /// Whether reading may take time, so that other Python threads should run meanwhile.
     fn may_block(&self) -> bool;
 
-    /// What ends a `read` that waits for the client in another thread.
+    /// Returns a handle that ends a `read` in another thread that waits for the client.
     fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {
         None
     }
 }
 
-/// Ends the waiting of a reader.
+/// Ends a blocked read.
 pub trait Interrupt: Send + Sync {
-    /// From now on every read fails.
+    /// Lets every read fail from now on.
     fn interrupt(&self);
 }
 
@@ -43,11 +43,11 @@ pub enum Piece {
     },
 }
 
-/// A body whose pieces are all there.
+/// A body that has been received completely.
 #[derive(Default)]
 pub struct BufferedBody {
     pieces: VecDeque<Piece>,
-    /// How much of the first piece has been read.
+    /// The number of bytes read of the first piece.
     position: u64,
     remaining: u64,
 }
@@ -80,7 +80,7 @@ impl Piece {
 }
 
 impl BufferedBody {
-    /// A body of these pieces, in order.
+    /// Creates a body of these pieces, in order.
     pub fn new(pieces: impl IntoIterator<Item = Piece>) -> Self {
         let pieces: VecDeque<Piece> = pieces.into_iter().collect();
         let remaining = pieces.iter().map(Piece::length).sum();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_became_shorter_is_an_error_and_no_end() {
+    fn a_truncated_file_is_an_error_and_not_the_end() {
         let file = tempfile::tempfile().unwrap();
         let mut body = BufferedBody::new([Piece::File { file, offset: 0, length: 3 }]);
         assert!(body.read(&mut [0; 2]).is_err());

@@ -1,4 +1,4 @@
-//! The iterable that an application returned, pulled piece by piece as there is room for the answer.
+//! The iteration over the iterable that an application returned, piece by piece as there is room for the response.
 
 use std::time::{Duration, Instant};
 
@@ -7,43 +7,44 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
 
 use super::file::FileBody;
-use super::start_response::{Completion, Response};
+use super::response::{Completion, Response, Stage};
 use crate::python::after_fork;
 
-/// A running answer. Whoever has one calls [`BodyIterator::advance`] until it is done, then [`BodyIterator::into_closable`].
+/// An iteration in progress. Call [`BodyIterator::advance`] until it is done, then [`BodyIterator::into_closable`].
 pub struct BodyIterator {
     response: Response,
     iterable: Py<PyAny>,
     source: Source,
-    /// A piece that has been sent up to this byte.
+    /// The current piece, and how many of its bytes have been sent.
     current: Option<(Py<PyBytes>, usize)>,
 }
 
 enum Source {
-    /// A list or tuple: nothing runs between its items, so they can go out together.
+    /// A list or tuple, at this index. No code runs between its items, so they are sent together.
     Sequence(usize),
     Iterator(Py<PyIterator>),
-    /// `wsgi.file_wrapper` around a regular file: nginx sends it.
+    /// `wsgi.file_wrapper` around a regular file that nginx sends; `None` once it was handed over.
     File(Option<FileBody>),
 }
 
-/// Where an answer stands.
+/// The reason why [`BodyIterator::advance`] returned.
 #[derive(Debug)]
 pub enum Progress {
-    /// There is no room for more; go on when there is.
+    /// There is no room for more: continue when there is.
     NoRoom,
-    /// It is somebody else's turn; go on after that.
-    TurnOver,
-    /// The rest is this file, with which the body is complete if it is the `last`; go on when it has been sent.
+    /// The time slice is used up: continue after other work.
+    TimeSliceOver,
+    /// The rest is this file; `last` if the body is complete with it. Continue when it has been sent.
     File { body: FileBody, last: bool },
-    /// All of it has been handed over, or nobody is there to take it.
+    /// The response is complete, or the client has left.
     Done,
 }
 
-/// What can be wrong with an answer.
+/// The reason why a response failed.
 #[derive(Debug)]
 pub enum Failure {
     Raised(PyErr),
+    /// `start_response` was not called before the first data.
     NotStarted,
     /// The body is shorter than its Content-Length.
     Short {
@@ -53,7 +54,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The exception, if it is one.
+    /// Returns the exception, if it is one.
     pub fn raised(&self) -> Option<&PyErr> {
         match self {
             Self::Raised(error) => Some(error),
@@ -69,7 +70,7 @@ impl From<PyErr> for Failure {
 }
 
 impl BodyIterator {
-    /// The answer that `iterable`, returned by an application, makes; `file` is what is in it if it is a `FileWrapper`.
+    /// Starts the iteration over `iterable`; `file` is the regular file behind it if it is a `FileWrapper`.
     ///
     /// # Errors
     /// The iterable with the error, when it cannot be iterated.
@@ -91,52 +92,24 @@ impl BodyIterator {
         Ok(Self { response, iterable: iterable.unbind(), source, current: None })
     }
 
-    /// Sends pieces until there is no room, no time left of `turn`, or no more of them.
+    /// Sends pieces until there is no room, `time_slice` is used up, or the iterable is exhausted.
     ///
     /// # Errors
-    /// What the application raised, or did wrong.
-    pub fn advance(&mut self, py: Python<'_>, turn: Option<Duration>) -> Result<Progress, Failure> {
+    /// The application raised an exception, or its response is invalid.
+    pub fn advance(&mut self, py: Python<'_>, time_slice: Option<Duration>) -> Result<Progress, Failure> {
         let start = Instant::now();
         loop {
-            if let Some((piece, offset)) = &mut self.current {
-                let data = piece.bind(py).as_bytes();
-                let more_follows = matches!(self.source, Source::Sequence(_));
-                match self.response.send(&data[*offset..], more_follows) {
-                    Err(_) => return Ok(Progress::Done),
-                    Ok(count) => *offset += count,
-                }
-                let rest = &data[*offset..];
-                if !rest.is_empty() {
-                    match py.detach(|| self.response.spill(rest)) {
-                        Err(_) => return Ok(Progress::Done),
-                        Ok(count) => *offset += count,
-                    }
-                }
-                if *offset < data.len() {
-                    return Ok(Progress::NoRoom);
-                }
-                self.current = None;
-                // More than Content-Length says is of no use to anybody.
-                if self.response.has_surplus() {
-                    return self.complete();
-                }
+            if let Some(progress) = self.send_current(py)? {
+                return Ok(progress);
             }
-            if turn.is_some_and(|turn| start.elapsed() > turn) {
-                return Ok(Progress::TurnOver);
+            if time_slice.is_some_and(|slice| start.elapsed() > slice) {
+                return Ok(Progress::TimeSliceOver);
             }
-            if let Source::File(file) = &mut self.source
-                && let Some(file) = file.take()
-            {
-                if self.response.is_waiting() {
-                    return Err(Failure::NotStarted);
-                }
-                self.response.suggest_length(file.length);
-                if let Some((body, last)) = self.response.admit_file(file) {
-                    return Ok(Progress::File { body, last });
-                }
+            if let Some(progress) = self.hand_over_file()? {
+                return Ok(progress);
             }
             let next = self.next(py);
-            // Nothing of the answer is a child's, whose end the caller sees to.
+            // A forked child has no part in the response. The caller ends it.
             if after_fork::is_child() {
                 return next.map(|_| Progress::Done).map_err(Failure::Raised);
             }
@@ -145,23 +118,59 @@ impl BodyIterator {
             };
             let piece = piece.cast_into::<PyBytes>().map_err(|error| not_bytes(&error.into_inner()))?;
             if piece.as_bytes().is_empty() {
-                // It sends nothing, not even the head (PEP 3333, "Buffering and Streaming"), and so finds nobody gone.
-                if self.response.exchange().is_disconnected() {
+                // Sends nothing, not even the headers (PEP 3333, "Buffering and Streaming"), so it notices no disconnect.
+                if self.response.transport().is_disconnected() {
                     return Ok(Progress::Done);
                 }
-                if self.response.exchange().optimizes() && py.detach(|| self.response.is_body_unwanted()) {
+                if self.response.transport().optimizes() && py.detach(|| self.response.is_body_unwanted()) {
                     return self.complete();
                 }
                 continue;
             }
-            if self.response.is_waiting() {
+            if self.response.stage() == Stage::NotStarted {
                 return Err(Failure::NotStarted);
             }
-            self.suggest_length(py, &piece)?;
+            self.infer_length(py, &piece)?;
             self.current = Some((piece.unbind(), 0));
         }
     }
 
+    /// Sends the rest of the current piece. Returns the reason to stop, if there is one.
+    fn send_current(&mut self, py: Python<'_>) -> Result<Option<Progress>, Failure> {
+        let Some((piece, offset)) = &mut self.current else { return Ok(None) };
+        let data = piece.bind(py).as_bytes();
+        let more_follows = matches!(self.source, Source::Sequence(_));
+        match self.response.send(&data[*offset..], more_follows) {
+            Err(_) => return Ok(Some(Progress::Done)),
+            Ok(count) => *offset += count,
+        }
+        let rest = &data[*offset..];
+        if !rest.is_empty() {
+            match py.detach(|| self.response.spill(rest)) {
+                Err(_) => return Ok(Some(Progress::Done)),
+                Ok(count) => *offset += count,
+            }
+        }
+        if *offset < data.len() {
+            return Ok(Some(Progress::NoRoom));
+        }
+        self.current = None;
+        // Data beyond Content-Length is discarded, so the application need not produce more.
+        if self.response.has_surplus() { self.complete().map(Some) } else { Ok(None) }
+    }
+
+    /// Takes the regular file behind a `FileWrapper`, once, for nginx to send.
+    fn hand_over_file(&mut self) -> Result<Option<Progress>, Failure> {
+        let Source::File(file) = &mut self.source else { return Ok(None) };
+        let Some(file) = file.take() else { return Ok(None) };
+        if self.response.stage() == Stage::NotStarted {
+            return Err(Failure::NotStarted);
+        }
+        self.response.infer_length(file.length);
+        Ok(self.response.reserve_file(file).map(|(body, last)| Progress::File { body, last }))
+    }
+
+    /// Returns the next item of the iterable, `None` at its end.
     fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         match &mut self.source {
             Source::Iterator(iterator) => iterator.bind(py).clone().next().transpose(),
@@ -178,28 +187,28 @@ impl BodyIterator {
         }
     }
 
-    /// A list or tuple of one piece is the whole body (PEP 3333, "Handling the Content-Length Header").
-    fn suggest_length(&self, py: Python<'_>, piece: &Bound<'_, PyBytes>) -> PyResult<()> {
+    /// Infers Content-Length from a list or tuple of one piece (PEP 3333, "Handling the Content-Length Header").
+    fn infer_length(&self, py: Python<'_>, piece: &Bound<'_, PyBytes>) -> PyResult<()> {
         if matches!(self.source, Source::Sequence(1)) && self.iterable.bind(py).len()? == 1 {
-            self.response.suggest_length(piece.as_bytes().len() as u64);
+            self.response.infer_length(piece.as_bytes().len() as u64);
         }
         Ok(())
     }
 
     fn complete(&self) -> Result<Progress, Failure> {
-        // Without any data the head is still here, and the body is known to be empty.
-        self.response.suggest_length(0);
-        // A list or tuple has no close() that could take its time.
+        // If no data was sent, the headers can still be changed, and the body is known to be empty.
+        self.response.infer_length(0);
+        // A list or tuple has no close() that could take time.
         match self.response.complete(matches!(self.source, Source::Sequence(_))) {
             Completion::Complete => Ok(Progress::Done),
             Completion::NotStarted => Err(Failure::NotStarted),
-            Completion::Short(sent, declared) => Err(Failure::Short { sent, declared }),
+            Completion::Short { sent, declared } => Err(Failure::Short { sent, declared }),
         }
     }
 
-    /// Gives the iterable back for its `close()`, unless it is of a type that has none.
+    /// Returns the iterable for its `close()`, or `None` for a type that has none. Releases all other objects of the
+    /// iteration.
     pub fn into_closable(self, py: Python<'_>) -> Option<Bound<'_, PyAny>> {
-        // Everything else of Python is let go here, attached.
         match self.source {
             Source::Sequence(_) => None,
             Source::Iterator(_) | Source::File(_) => Some(self.iterable.into_bound(py)),

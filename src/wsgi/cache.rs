@@ -1,14 +1,14 @@
-//! Values by bytes that clients choose: bounded, and of the same use whatever they send.
+//! A bounded cache with keys that clients choose, which no choice of keys can make useless.
 //!
-//! A set of a few places for each hash. What is looked up again moves towards the front of its set, and what is new takes
-//! the last place, so names that come once push out each other. However many names have one hash, a look-up compares no
-//! more than those of its set: it needs no secret in its hash.
+//! It is set-associative: a key that is looked up again moves towards the front of its set, and a new key replaces the
+//! last one, so keys that occur once only replace each other. A look-up compares no more keys than its set has, however
+//! many keys share a hash. So the hash needs no secret.
 
 use std::hash::Hasher;
 
 use rustc_hash::FxHasher;
 
-/// See above.
+/// A bounded cache of values by keys of bytes.
 pub struct Cache<T> {
     sets: Box<[Set<T>]>,
 }
@@ -18,8 +18,8 @@ type Set<T> = [Option<(Box<[u8]>, T)>; WAYS];
 const SETS: usize = 128;
 const WAYS: usize = 4;
 
-/// Names that are longer are of no browser, library or proxy.
-const LONGEST: usize = 64;
+/// The maximum length of a key: no browser, library or proxy sends longer header names.
+const MAX_KEY_LENGTH: usize = 64;
 
 impl<T> Default for Cache<T> {
     fn default() -> Self {
@@ -28,21 +28,21 @@ impl<T> Default for Cache<T> {
 }
 
 impl<T> Cache<T> {
-    /// The value for `bytes`.
+    /// Returns the value for the key `bytes`.
     pub fn get(&mut self, bytes: &[u8]) -> Option<&T> {
         let set = self.set(bytes);
-        let found = set.iter().position(|place| place.as_ref().is_some_and(|(known, _)| **known == *bytes))?;
-        let place = found.saturating_sub(1);
-        set.swap(place, found);
-        set[place].as_ref().map(|(_, value)| value)
+        let found = set.iter().position(|slot| slot.as_ref().is_some_and(|(known, _)| **known == *bytes))?;
+        let slot = found.saturating_sub(1);
+        set.swap(slot, found);
+        set[slot].as_ref().map(|(_, value)| value)
     }
 
-    /// Takes the value for `bytes`, which has none, unless they are too long.
+    /// Inserts the value for `bytes`, a key that is not in the cache, unless the key is too long.
     pub fn insert(&mut self, bytes: &[u8], value: T) {
-        if bytes.len() <= LONGEST {
+        if bytes.len() <= MAX_KEY_LENGTH {
             let set = self.set(bytes);
-            let place = set.iter().position(Option::is_none).unwrap_or(WAYS - 1);
-            set[place] = Some((bytes.into(), value));
+            let slot = set.iter().position(Option::is_none).unwrap_or(WAYS - 1);
+            set[slot] = Some((bytes.into(), value));
         }
     }
 
@@ -65,7 +65,7 @@ mod tests {
         cache.sets.iter().flatten().flatten().count()
     }
 
-    /// As for each header of a request; whether it was there.
+    /// Looks up a key and inserts it if it is absent, as for each header of a request. Returns whether it was present.
     fn look_up(cache: &mut Cache<Vec<u8>>, name: &[u8]) -> bool {
         match cache.get(name) {
             Some(value) => {
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn it_takes_names_after_thousands_that_came_once() {
+    fn names_are_cached_after_thousands_that_occurred_once() {
         let mut cache = Cache::default();
         for number in 0..20_000 {
             assert!(!look_up(&mut cache, &junk(number)));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_come_again_stay_among_thousands_that_come_once() {
+    fn repeated_names_stay_among_thousands_that_occur_once() {
         let mut cache = Cache::default();
         let names = ["HTTP_HOST", "HTTP_ACCEPT", "HTTP_USER_AGENT", "HTTP_COOKIE"];
         for _ in 0..2 {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_one_hash_take_the_places_of_one_set() {
+    fn names_of_one_hash_share_one_set() {
         let mut cache: Cache<usize> = Cache::default();
         let first = std::ptr::from_ref(cache.set(&junk(0)));
         let same: Vec<_> = (0..100_000).map(junk).filter(|name| std::ptr::eq(cache.set(name), first)).collect();
@@ -124,11 +124,11 @@ mod tests {
     }
 
     #[test]
-    fn long_names_are_not_kept() {
+    fn long_names_are_not_cached() {
         let mut cache = Cache::default();
-        cache.insert(&[b'A'; LONGEST + 1], 1);
+        cache.insert(&[b'A'; MAX_KEY_LENGTH + 1], 1);
         assert_eq!(count(&cache), 0);
-        cache.insert(&[b'A'; LONGEST], 2);
+        cache.insert(&[b'A'; MAX_KEY_LENGTH], 2);
         assert_eq!(count(&cache), 1);
     }
 }

@@ -1,8 +1,8 @@
-//! The page that `wsgi_debug` shows in place of nginx's own 500.
+//! The page of `wsgi_debug`, sent in place of nginx's own error page 500.
 
 use super::headers::ResponseHeaders;
 
-/// Head and body of a page with `traceback`, as HTML or as plain text.
+/// Returns headers and body of a page with `traceback`, as HTML or as plain text.
 pub fn page(traceback: &str, html: bool) -> (ResponseHeaders, Vec<u8>) {
     let (media_type, body) = if html {
         ("text/html; charset=utf-8", html_page(traceback))
@@ -10,7 +10,7 @@ pub fn page(traceback: &str, html: bool) -> (ResponseHeaders, Vec<u8>) {
         ("text/plain; charset=utf-8", traceback.to_owned())
     };
     let body = body.into_bytes();
-    let head = ResponseHeaders {
+    let headers = ResponseHeaders {
         status: 500,
         status_line: None,
         headers: vec![
@@ -21,7 +21,7 @@ pub fn page(traceback: &str, html: bool) -> (ResponseHeaders, Vec<u8>) {
         dropped: Vec::new(),
         is_report: true,
     };
-    (head, body)
+    (headers, body)
 }
 
 fn html_page(traceback: &str) -> String {
@@ -60,11 +60,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_escapes_what_the_application_says() {
-        let (head, body) = page("Traceback\nValueError: <script>", true);
+    fn the_traceback_is_escaped() {
+        let (headers, body) = page("Traceback\nValueError: <script>", true);
         let body = String::from_utf8(body).unwrap();
         assert!(body.contains("<title>ValueError: &lt;script&gt;</title>") && !body.contains("<script>"));
-        assert_eq!(head.content_length, Some(body.len() as u64));
+        assert_eq!(headers.content_length, Some(body.len() as u64));
         assert_eq!(page("text", false).1, b"text");
     }
 }

@@ -1,4 +1,4 @@
-//! The environ dictionary of a call, from the request's snapshot (PEP 3333, "environ Variables").
+//! The environ dictionary of a call, made from the request's parameters (PEP 3333, "environ Variables").
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -7,49 +7,51 @@ use super::cache::Cache;
 use super::file::FileBody;
 use super::input::Input;
 use super::params::{CgiParams, Key, Variable};
-use super::start_response::Response;
+use super::response::Response;
+use super::start_response::START_RESPONSE;
 use crate::python::interpreter::Interpreter;
 use crate::python::native_class::ClassObject;
 use crate::python::text::latin1;
 use crate::sync::Mutex;
 
-/// What a server is like, the same for all requests of an interpreter.
+/// The properties of the server, the same for all requests of an interpreter.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// SERVER_SOFTWARE.
+    /// `SERVER_SOFTWARE`.
     pub software: String,
-    /// `wsgi.multithread`: another thread of this process may call the same application.
+    /// `wsgi.multithread`: other threads of this process may call the same application at the same time.
     pub multithread: bool,
-    /// `wsgi.multiprocess`: another process, or another interpreter of this one, may have the same application.
+    /// `wsgi.multiprocess`: other processes, or other interpreters of this one, may run the same application.
     pub multiprocess: bool,
 }
 
-/// All that environs of one interpreter have in common. Released attached, in there.
+/// The common parts of all environs of one interpreter. Released attached to that interpreter.
 pub struct EnvironTemplate {
     /// Keys and values that are the same for every request; copied for each.
-    template: Py<PyDict>,
-    variables: [Py<PyString>; Variable::NAMES.len()],
-    /// `HTTP_…` keys that were seen before.
-    names: Strings,
-    /// Values that come again and again: methods, protocols, schemes.
-    values: Strings,
-    /// The class `wsgi.file_wrapper`, and the function of the bootstrap that finds the file in an instance.
+    constants: Py<PyDict>,
+    variable_names: [Py<PyString>; Variable::NAMES.len()],
+    /// `HTTP_…` keys of earlier requests.
+    header_names: StringCache,
+    /// Values that repeat: methods, protocols, schemes.
+    values: StringCache,
+    /// The class `wsgi.file_wrapper`.
     file_wrapper: Py<PyAny>,
+    /// The function of the bootstrap that finds the file of an instance.
     regular_file: Py<PyAny>,
     input_key: Py<PyString>,
     input_class: ClassObject<Input>,
     response_class: ClassObject<Response>,
 }
 
-/// Python strings by their bytes.
+/// A cache of Python strings by their bytes.
 #[derive(Default)]
-struct Strings {
+struct StringCache {
     cache: Mutex<Cache<Py<PyString>>>,
 }
 
-impl Strings {
+impl StringCache {
     fn get<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
-        // The lock is held by attached threads only, and not while Python code runs: a string that goes runs none.
+        // The lock is taken by attached threads only, and no Python code runs meanwhile: releasing a string runs none.
         let mut cache = self.cache.lock();
         if let Some(string) = cache.get(bytes) {
             return Ok(string.bind(py).clone());
@@ -61,25 +63,25 @@ impl Strings {
 }
 
 impl EnvironTemplate {
-    /// Prepares environs in the current interpreter.
+    /// Creates the template in the current interpreter.
     pub fn new(py: Python<'_>, interpreter: &Interpreter, server: &Server) -> PyResult<Self> {
-        let template = PyDict::new(py);
-        template.set_item("GATEWAY_INTERFACE", "CGI/1.1")?;
-        template.set_item("SERVER_SOFTWARE", &server.software)?;
-        template.set_item("wsgi.version", (1, 0))?;
-        template.set_item("wsgi.errors", interpreter.bootstrap(py, "errors")?)?;
-        template.set_item("wsgi.multithread", server.multithread)?;
-        template.set_item("wsgi.multiprocess", server.multiprocess)?;
-        template.set_item("wsgi.run_once", false)?;
+        let constants = PyDict::new(py);
+        constants.set_item("GATEWAY_INTERFACE", "CGI/1.1")?;
+        constants.set_item("SERVER_SOFTWARE", &server.software)?;
+        constants.set_item("wsgi.version", (1, 0))?;
+        constants.set_item("wsgi.errors", interpreter.bootstrap(py, "errors")?)?;
+        constants.set_item("wsgi.multithread", server.multithread)?;
+        constants.set_item("wsgi.multiprocess", server.multiprocess)?;
+        constants.set_item("wsgi.run_once", false)?;
         let file_wrapper = interpreter.bootstrap(py, "FileWrapper")?;
-        template.set_item("wsgi.file_wrapper", &file_wrapper)?;
+        constants.set_item("wsgi.file_wrapper", &file_wrapper)?;
         // The input ends where the body ends, also without a Content-Length.
-        template.set_item("wsgi.input_terminated", true)?;
+        constants.set_item("wsgi.input_terminated", true)?;
         Ok(Self {
-            template: template.unbind(),
-            variables: Variable::NAMES.map(|name| PyString::intern(py, name).unbind()),
-            names: Strings::default(),
-            values: Strings::default(),
+            constants: constants.unbind(),
+            variable_names: Variable::NAMES.map(|name| PyString::intern(py, name).unbind()),
+            header_names: StringCache::default(),
+            values: StringCache::default(),
             file_wrapper: file_wrapper.unbind(),
             regular_file: interpreter.bootstrap(py, "regular_file")?.unbind(),
             input_key: PyString::intern(py, "wsgi.input").unbind(),
@@ -88,10 +90,10 @@ impl EnvironTemplate {
         })
     }
 
-    /// The environ of one call.
-    pub fn environ<'py>(&self, py: Python<'py>, head: &CgiParams, input: &Input) -> PyResult<Bound<'py, PyDict>> {
-        let environ = self.template.bind(py).copy()?;
-        for (key, value) in head.iter() {
+    /// Creates the environ of one call.
+    pub fn environ<'py>(&self, py: Python<'py>, params: &CgiParams, input: &Input) -> PyResult<Bound<'py, PyDict>> {
+        let environ = self.constants.bind(py).copy()?;
+        for (key, value) in params.iter() {
             match key {
                 Key::Variable(variable) => {
                     let value = match variable {
@@ -104,9 +106,9 @@ impl EnvironTemplate {
                         | Variable::DocumentRoot => self.values.get(py, value)?,
                         _ => latin1(py, value)?,
                     };
-                    environ.set_item(self.variables[variable as usize].bind(py), value)?;
+                    environ.set_item(self.variable_names[variable as usize].bind(py), value)?;
                 }
-                Key::Named(name) => environ.set_item(self.names.get(py, name)?, latin1(py, value)?)?,
+                Key::Named(name) => environ.set_item(self.header_names.get(py, name)?, latin1(py, value)?)?,
             }
         }
         let input = self.input_class.instance(py, input.clone())?;
@@ -114,22 +116,22 @@ impl EnvironTemplate {
         Ok(environ)
     }
 
-    /// The regular file behind a `FileWrapper` that an application returned, from its current position on. `None` for
-    /// everything that has to be read to be sent.
+    /// Returns the regular file behind a `FileWrapper` that an application returned, from its current position on. Returns
+    /// `None` for any other iterable.
     pub fn file_body(&self, iterable: &Bound<'_, PyAny>) -> Option<FileBody> {
         let py = iterable.py();
         if iterable.get_type().as_any().as_ptr() != self.file_wrapper.as_ptr() {
             return None;
         }
-        // What an odd file-like object raises here it raises again when it is read.
+        // An odd file-like object raises the same error again when it is read.
         let found = self.regular_file.bind(py).call1((iterable,)).ok()?;
         let (descriptor, position) = found.extract::<(i32, u64)>().ok()?;
         let file = crate::python::file::duplicate(descriptor).ok()?;
         py.detach(|| FileBody::new(file, position))
     }
 
-    /// The `start_response` of one call.
+    /// Creates the `start_response` of one call.
     pub fn start_response<'py>(&self, py: Python<'py>, response: &Response) -> PyResult<Bound<'py, PyAny>> {
-        self.response_class.instance(py, response.clone())?.bound_method(&crate::wsgi::start_response::START_RESPONSE)
+        self.response_class.instance(py, response.clone())?.bound_method(&START_RESPONSE)
     }
 }

@@ -1,4 +1,4 @@
-//! The head of an answer, checked by the rules of PEP 3333 and RFC 9110 when `start_response` is called.
+//! Status and headers of a response, checked by the rules of PEP 3333 and RFC 9110 when `start_response` is called.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use pyo3::types::{PyList, PyString, PyTuple};
 
 use crate::python::text::latin1_bytes;
 
-/// Status and headers of an answer.
+/// Status and headers of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseHeaders {
     pub status: u16,
@@ -19,11 +19,11 @@ pub struct ResponseHeaders {
     pub content_length: Option<u64>,
     /// Names of hop-by-hop headers that were dropped.
     pub dropped: Vec<String>,
-    /// Whether this is the page that shows a developer what went wrong, which nothing takes the place of.
+    /// Whether this is the page of `wsgi_debug`, which no error page replaces.
     pub is_report: bool,
 }
 
-/// Why a head was refused.
+/// The reason why a status or a header was refused.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InvalidHeader(String);
 
@@ -33,7 +33,7 @@ impl fmt::Display for InvalidHeader {
     }
 }
 
-/// Headers that speak of one connection, which is the server's (RFC 9110, section 7.6.1).
+/// Headers about the connection, which belongs to the server (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [&str; 8] = [
     "connection",
     "keep-alive",
@@ -46,11 +46,11 @@ const HOP_BY_HOP: [&str; 8] = [
 ];
 
 impl ResponseHeaders {
-    /// A head with this status and nothing else.
+    /// Creates a response with this status and no headers.
     ///
     /// # Errors
-    /// For a status that is not three digits, alone or followed by a space and a phrase; that is informational (the
-    /// server sends those); or that holds control characters.
+    /// The status is not three digits, alone or followed by a space and a reason phrase; it is informational (only the
+    /// server sends those); or it contains a control character.
     pub fn new(status: &[u8]) -> Result<Self, InvalidHeader> {
         let invalid =
             |why: &str| Err(InvalidHeader(format!("invalid status {:?}: {why}", String::from_utf8_lossy(status))));
@@ -82,13 +82,13 @@ impl ResponseHeaders {
     /// Adds one header.
     ///
     /// # Errors
-    /// For a name that is no token, a value with control characters, a Content-Length that is no number or comes twice.
+    /// The name is no token, the value contains a control character, or Content-Length is no number or a duplicate.
     pub fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), InvalidHeader> {
         let shown = || String::from_utf8_lossy(name).into_owned();
         if !is_header_name(name) {
             return Err(InvalidHeader(format!("invalid header name {:?}", shown())));
         }
-        // What the value holds stays out of the message: it may be an attack on the log.
+        // The value is left out of the message: it may be an attack on the log.
         if value.iter().any(|byte| (byte.is_ascii_control() && *byte != b'\t') || *byte == 0x7f) {
             return Err(InvalidHeader(format!("the value of header {:?} holds a control character", shown())));
         }
@@ -116,30 +116,30 @@ impl ResponseHeaders {
         Ok(())
     }
 
-    /// The value of the first header of this name, in any case.
+    /// Returns the value of the first header of this name, in any case.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()));
         found.map(|(_, value)| value.as_slice())
     }
 
-    /// The place in the server that answers instead, so that this answer's own body is of no use.
+    /// Returns the target of an internal redirect, which discards the body of this response.
     pub fn redirect(&self) -> Option<&[u8]> {
         self.header("X-Accel-Redirect")
     }
 
-    /// Whether an answer with this status has a body at all (RFC 9110, section 6.4.1).
+    /// Whether a response with this status can have a body (RFC 9110, section 6.4.1).
     pub fn has_body(&self) -> bool {
         !matches!(self.status, 204 | 304)
     }
 
-    /// The head from the arguments of `start_response`.
+    /// Creates status and headers from the arguments of `start_response`.
     ///
     /// # Errors
-    /// `TypeError` for anything that is not `str`, a list, or a pair; `ValueError` for what [`InvalidHeader`] says.
+    /// `TypeError` for anything that is not `str`, a list, or a pair; `ValueError` for an [`InvalidHeader`].
     pub fn from_python(status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<Self> {
         let value_error = |error: InvalidHeader| PyValueError::new_err(error.to_string());
         let status = native_string(status, "status")?;
-        let mut head = Self::new(bytes_of(status, "status")?).map_err(value_error)?;
+        let mut response = Self::new(bytes_of(status, "status")?).map_err(value_error)?;
         let Ok(list) = headers.cast::<PyList>() else {
             return Err(type_error("headers", "a list of tuples", headers));
         };
@@ -155,18 +155,18 @@ impl ResponseHeaders {
             let value = pair.get_item(1)?;
             let name = native_string(&name, "a header name")?;
             let value = native_string(&value, "a header value")?;
-            head.add(bytes_of(name, "a header name")?, bytes_of(value, "a header value")?).map_err(value_error)?;
+            response.add(bytes_of(name, "a header name")?, bytes_of(value, "a header value")?).map_err(value_error)?;
         }
-        Ok(head)
+        Ok(response)
     }
 }
 
-/// Whether this can be the name of a header: RFC 9110's `token`.
+/// Whether `name` is a valid header name: a `token` of RFC 9110.
 pub fn is_header_name(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|byte| is_token(*byte))
 }
 
-/// A character of RFC 9110's `token`.
+/// Whether `byte` may be part of a `token` of RFC 9110.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -191,8 +191,8 @@ mod tests {
 
     #[test]
     fn a_status_is_three_digits_and_perhaps_a_phrase() {
-        let head = ResponseHeaders::new(b"404 Not Found").unwrap();
-        assert_eq!((head.status, head.status_line.as_deref()), (404, Some(&b"404 Not Found"[..])));
+        let response = ResponseHeaders::new(b"404 Not Found").unwrap();
+        assert_eq!((response.status, response.status_line.as_deref()), (404, Some(&b"404 Not Found"[..])));
         assert_eq!(ResponseHeaders::new(b"200").unwrap().status_line, None);
         assert_eq!(ResponseHeaders::new(b"200 ").unwrap().status_line, None);
         for refused in ["", "2", "20", "2000", "200OK", "abc", "100 Continue", "200 a\r\nb", "+20 x", "200 \0"] {
@@ -203,9 +203,9 @@ mod tests {
     #[test]
     fn every_control_character_is_refused_in_names_and_values() {
         for byte in (0..=31).chain([127]) {
-            let mut head = ResponseHeaders::new(b"200 OK").unwrap();
-            assert!(head.add(&[b'a', byte], b"v").is_err(), "name {byte}");
-            assert_eq!(head.add(b"a", &[b'v', byte]).is_ok(), byte == b'\t', "value {byte}");
+            let mut response = ResponseHeaders::new(b"200 OK").unwrap();
+            assert!(response.add(&[b'a', byte], b"v").is_err(), "name {byte}");
+            assert_eq!(response.add(b"a", &[b'v', byte]).is_ok(), byte == b'\t', "value {byte}");
         }
     }
 
@@ -220,33 +220,33 @@ mod tests {
             ("", false),
             ("99999999999999999999", false),
         ] {
-            let mut head = ResponseHeaders::new(b"200 OK").unwrap();
-            assert_eq!(head.add(b"Content-Length", value.as_bytes()).is_ok(), valid, "{value:?}");
+            let mut response = ResponseHeaders::new(b"200 OK").unwrap();
+            assert_eq!(response.add(b"Content-Length", value.as_bytes()).is_ok(), valid, "{value:?}");
         }
-        let mut head = ResponseHeaders::new(b"200 OK").unwrap();
-        head.add(b"content-length", b"1").unwrap();
-        assert!(head.add(b"Content-Length", b"1").is_err());
+        let mut response = ResponseHeaders::new(b"200 OK").unwrap();
+        response.add(b"content-length", b"1").unwrap();
+        assert!(response.add(b"Content-Length", b"1").is_err());
     }
 
     #[test]
     fn hop_by_hop_headers_are_dropped_and_repeated_ones_kept() {
-        let mut head = ResponseHeaders::new(b"200 OK").unwrap();
+        let mut response = ResponseHeaders::new(b"200 OK").unwrap();
         for (name, value) in [("Connection", "close"), ("Set-Cookie", "a"), ("Set-Cookie", "b")] {
-            head.add(name.as_bytes(), value.as_bytes()).unwrap();
+            response.add(name.as_bytes(), value.as_bytes()).unwrap();
         }
-        assert_eq!(head.dropped, ["Connection"]);
-        assert_eq!(head.headers.len(), 2);
+        assert_eq!(response.dropped, ["Connection"]);
+        assert_eq!(response.headers.len(), 2);
     }
 
     #[test]
     fn a_header_is_found_by_its_name_in_any_case() {
-        let mut head = ResponseHeaders::new(b"200 OK").unwrap();
-        assert_eq!((head.header("Set-Cookie"), head.redirect()), (None, None));
+        let mut response = ResponseHeaders::new(b"200 OK").unwrap();
+        assert_eq!((response.header("Set-Cookie"), response.redirect()), (None, None));
         for (name, value) in [("Set-Cookie2", "x"), ("set-cookie", "a"), ("Set-Cookie", "b"), ("X-ACCEL-Redirect", "")]
         {
-            head.add(name.as_bytes(), value.as_bytes()).unwrap();
+            response.add(name.as_bytes(), value.as_bytes()).unwrap();
         }
-        assert_eq!(head.header("Set-Cookie"), Some(&b"a"[..]));
-        assert_eq!(head.redirect(), Some(&b""[..]));
+        assert_eq!(response.header("Set-Cookie"), Some(&b"a"[..]));
+        assert_eq!(response.redirect(), Some(&b""[..]));
     }
 }

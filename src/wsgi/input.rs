@@ -15,39 +15,39 @@ use crate::python::native_class::{Arguments, Class, Method};
 use crate::python::text::bytes_filled_detached;
 use crate::sync::Mutex;
 
-/// A handle of one request's input, kept by the call so that it can end it.
+/// The input of one request. The call keeps a handle to close it.
 #[derive(Clone)]
 pub struct Input(Arc<Shared>);
 
 struct Shared {
     may_block: bool,
-    /// Ends the waiting of a thread that has the state.
+    /// Ends a read in another thread, which holds the lock of the state.
     interrupt: Option<Arc<dyn Interrupt>>,
-    /// Tells whether the client has left.
-    exchange: Option<Arc<dyn Transport>>,
+    /// Reports whether the client has left.
+    transport: Option<Arc<dyn Transport>>,
     state: Mutex<State>,
 }
 
 struct State {
-    /// `None` once the request is over.
+    /// `None` once the request has ended.
     source: Option<Box<dyn BodySource>>,
-    /// What was read ahead to find the end of a line.
+    /// Bytes read ahead in search of the end of a line.
     ahead: Vec<u8>,
     position: usize,
 }
 
-/// Lines are looked for in blocks of this size.
+/// The size of the blocks that are read ahead.
 const BLOCK: usize = 64 * 1024;
 
 enum Failure {
-    Over,
+    RequestEnded,
     Io(io::Error),
 }
 
 impl From<Failure> for PyErr {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Over => PyValueError::new_err("wsgi.input is used after its request has ended"),
+            Failure::RequestEnded => PyValueError::new_err("wsgi.input is used after its request has ended"),
             Failure::Io(error) => error.into(),
         }
     }
@@ -55,16 +55,16 @@ impl From<Failure> for PyErr {
 
 impl State {
     fn source(&mut self) -> Result<&mut Box<dyn BodySource>, Failure> {
-        self.source.as_mut().ok_or(Failure::Over)
+        self.source.as_mut().ok_or(Failure::RequestEnded)
     }
 
-    /// The bytes that are left, all of which are there; `None` of a body that still comes.
+    /// Returns the number of unread bytes of a complete body, `None` for a body that is still being received.
     fn available(&mut self) -> Result<Option<u64>, Failure> {
         let ahead = (self.ahead.len() - self.position) as u64;
         Ok(self.source()?.remaining().map(|remaining| remaining + ahead))
     }
 
-    /// Fills `buffer`; stops short at the end of the body only.
+    /// Fills `buffer`, except at the end of the body.
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -76,7 +76,7 @@ impl State {
         Ok(filled)
     }
 
-    /// Reads what was read ahead, or else at least one byte; 0 at the end.
+    /// Returns bytes that were read ahead, or else reads at least one byte; 0 at the end.
     fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
         let ahead = &self.ahead[self.position..];
         if ahead.is_empty() {
@@ -88,7 +88,7 @@ impl State {
         Ok(count)
     }
 
-    /// Reads up to `limit` bytes of a body whose length is not known; with `once` only what is there.
+    /// Reads up to `limit` bytes of a body of unknown length; with `once`, with a single read.
     fn read_growing(&mut self, limit: usize, once: bool) -> Result<Vec<u8>, Failure> {
         let mut bytes = Vec::new();
         while bytes.len() < limit {
@@ -107,7 +107,7 @@ impl State {
     fn read_ahead(&mut self) -> Result<bool, Failure> {
         self.ahead.drain(..self.position);
         self.position = 0;
-        let source = self.source.as_mut().ok_or(Failure::Over)?;
+        let source = self.source.as_mut().ok_or(Failure::RequestEnded)?;
         let length = self.ahead.len();
         self.ahead.resize(length + source.remaining().map_or(BLOCK, |left| left.min(BLOCK as u64) as usize), 0);
         let read = source.read(&mut self.ahead[length..]);
@@ -115,7 +115,7 @@ impl State {
         Ok(read.map_err(Failure::Io)? > 0)
     }
 
-    /// The next line, with its end, or its first `limit` bytes.
+    /// Returns the next line, with its end, or its first `limit` bytes.
     fn line(&mut self, limit: usize) -> Result<Vec<u8>, Failure> {
         self.source()?;
         let mut searched = 0;
@@ -137,17 +137,17 @@ impl State {
 }
 
 impl Input {
-    /// The input of a request with this body; it fails once the client of `exchange` has left.
-    pub fn new(source: Box<dyn BodySource>, exchange: Option<Arc<dyn Transport>>) -> Self {
+    /// Creates the input of a request with this body. Reading fails once the client of `transport` has left.
+    pub fn new(source: Box<dyn BodySource>, transport: Option<Arc<dyn Transport>>) -> Self {
         let (may_block, interrupt) = (source.may_block(), source.interrupt());
         let state = State { source: Some(source), ahead: Vec::new(), position: 0 };
-        Self(Arc::new(Shared { may_block, interrupt, exchange, state: Mutex::new(state) }))
+        Self(Arc::new(Shared { may_block, interrupt, transport, state: Mutex::new(state) }))
     }
 
-    /// Ends the input: the body is let go, and whoever kept the object gets a `ValueError`.
+    /// Closes the input: releases the body. Later uses of the Python object raise `ValueError`.
     pub fn close(&self) {
         if let Some(interrupt) = &self.0.interrupt {
-            // A thread that waits for the client has the state.
+            // A thread that waits for the client holds the lock.
             interrupt.interrupt();
         }
         self.with_state(|state| {
@@ -157,7 +157,7 @@ impl Input {
         });
     }
 
-    /// Never attaches to Python while it holds the lock, so that no thread waits for both.
+    /// Runs `body` with the lock, and never attaches to Python meanwhile, so that no thread waits for both.
     fn with_state<R>(&self, body: impl FnOnce(&mut State) -> R) -> R {
         body(&mut self.0.state.lock())
     }
@@ -166,10 +166,10 @@ impl Input {
         if self.0.may_block { py.detach(|| self.with_state(body)) } else { self.with_state(body) }
     }
 
-    /// An application need not go on with a request that nobody waits for.
+    /// Fails if the client has left, so that the application can stop.
     fn check_client(&self) -> Result<(), Failure> {
-        match &self.0.exchange {
-            Some(exchange) if exchange.is_disconnected() => {
+        match &self.0.transport {
+            Some(transport) if transport.is_disconnected() => {
                 Err(Failure::Io(io::Error::new(io::ErrorKind::ConnectionReset, Disconnected.to_string())))
             }
             _ => Ok(()),
@@ -200,7 +200,7 @@ impl Input {
         after_fork::refuse_child()?;
         let limit = limit.unwrap_or(usize::MAX);
         if self.0.interrupt.is_none() {
-            // One that still comes tells of its end by itself, and another thread may have the state while it waits.
+            // A streamed body reports disconnects itself, and another thread may hold the lock while it waits.
             self.with_state(State::available)?;
             self.check_client()?;
         }
@@ -209,7 +209,7 @@ impl Input {
     }
 }
 
-/// A size argument: absent, `None` and negative numbers mean "no limit".
+/// Reads a size argument: absent, `None` and negative numbers mean "no limit".
 fn size(argument: Option<Borrowed<'_, '_, PyAny>>) -> PyResult<Option<usize>> {
     let Some(argument) = argument.filter(|argument| !argument.is_none()) else {
         return Ok(None);
@@ -254,7 +254,7 @@ impl Class for Input {
     }
 }
 
-/// All lines, or as many as make up at least `hint` bytes; a hint of 0 is none, as `io.BytesIO` has it.
+/// Returns all lines, or as many as make up at least `hint` bytes; a hint of 0 means no limit, as in `io.BytesIO`.
 fn readlines<'py>(
     input: &Input,
     arguments: &Arguments<'_, 'py, Input>,
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_input_is_an_error_and_no_end() {
+    fn a_closed_input_is_an_error_and_not_the_end() {
         let input = Input::new(Box::new(BufferedBody::new([])), None);
         input.close();
         assert!(input.with_state(|state| state.line(1)).is_err());

@@ -1,7 +1,7 @@
-//! WSGI (PEP 3333) on top of `python`: environ, start_response, the input, the response iterator.
+//! WSGI (PEP 3333) on top of `python`: environ, `start_response`, `wsgi.input`, the iteration over the response.
 //!
-//! Knows HTTP and Python and nothing of nginx: a request comes as a [`params::CgiParams`] and a
-//! [`body::BodySource`], the answer goes out through an [`transport::Transport`].
+//! Depends on HTTP and Python, not on nginx. A request is a [`params::CgiParams`] and a [`body::BodySource`]; the response
+//! goes out through a [`transport::Transport`].
 
 pub mod body;
 pub mod body_iter;
@@ -15,5 +15,6 @@ pub mod input;
 pub mod params;
 #[cfg(test)]
 pub mod recording;
+pub mod response;
 pub mod start_response;
 pub mod transport;

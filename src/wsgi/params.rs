@@ -1,8 +1,8 @@
-//! The snapshot of a request's head: plain data, made on the event loop, read by the thread that runs the call.
+//! The CGI parameters of a request: plain data, made on the event loop, read by the thread that runs the call.
 
 use std::ops::Range;
 
-/// The CGI variables that the server sets itself.
+/// A CGI variable that the server sets itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Variable {
@@ -27,7 +27,7 @@ pub enum Variable {
 }
 
 impl Variable {
-    /// The names, in the order of the variants.
+    /// Their names, in the order of the variants.
     pub const NAMES: [&'static str; 18] = [
         "REQUEST_METHOD",
         "SCRIPT_NAME",
@@ -62,9 +62,9 @@ pub enum Key<'a> {
 pub struct CgiParams {
     arena: Vec<u8>,
     entries: Vec<Entry>,
-    /// Whether the answer to this method has no body (HEAD).
+    /// Whether the request method is HEAD, so that the response has no body.
     pub is_head: bool,
-    /// Whether the client would rather see HTML than plain text.
+    /// Whether the client accepts HTML.
     pub accepts_html: bool,
 }
 
@@ -81,7 +81,7 @@ enum StoredKey {
 }
 
 impl CgiParams {
-    /// Room for a usual request.
+    /// Allocates memory for a typical request.
     pub fn new() -> Self {
         Self { arena: Vec::with_capacity(2048), entries: Vec::with_capacity(40), ..Self::default() }
     }
@@ -92,7 +92,7 @@ impl CgiParams {
         self.entries.push(Entry { key: StoredKey::Variable(variable), value });
     }
 
-    /// Sets any key; later ones override.
+    /// Sets any key; a later value overrides an earlier one.
     pub fn set_named(&mut self, name: &[u8], value: &[u8]) {
         let name = self.store(name);
         let value = self.store(value);
@@ -101,9 +101,9 @@ impl CgiParams {
 
     /// Adds the HTTP headers as CONTENT_TYPE and HTTP_ variables (RFC 3875, section 4.1.18).
     ///
-    /// White space around a value is no part of it. Repeated headers are joined, cookies by `; ` and others by `, `. Left
-    /// out are Content-Length and Transfer-Encoding, as the body is given decoded; `Proxy`, which CGI programs took for
-    /// their HTTP_PROXY; and a name with an underscore when the same name with a hyphen is there, as the two would meet.
+    /// White space around a value is removed. Repeated headers are joined, cookies by `; ` and others by `, `. Left out
+    /// are Content-Length and Transfer-Encoding, as the body is passed decoded; `Proxy`, which CGI programs mistake for
+    /// HTTP_PROXY; and a name with an underscore if the same name with a hyphen is present, as both have one key.
     pub fn set_headers<'a>(&mut self, headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, pass_authorization: bool) {
         let mut fields: Vec<Field> = headers
             .filter(|(name, _)| !is_withheld(name, pass_authorization))
@@ -168,7 +168,7 @@ impl CgiParams {
         start..self.arena.len()
     }
 
-    /// The entries in the order they were set.
+    /// Iterates over the entries in the order they were set.
     pub fn iter(&self) -> impl Iterator<Item = (Key<'_>, &[u8])> {
         self.entries.iter().map(|entry| {
             let key = match &entry.key {
@@ -198,7 +198,7 @@ fn is_withheld(name: &[u8], pass_authorization: bool) -> bool {
     }
 }
 
-/// A value without the spaces and tabs around it (RFC 9110, section 5.5); nginx takes away spaces alone.
+/// Removes spaces and tabs around a value (RFC 9110, section 5.5); nginx removes spaces only.
 fn without_white_space(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
@@ -210,10 +210,10 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part))
 }
 
-/// Parts a decoded path into SCRIPT_NAME and PATH_INFO at a mount point.
+/// Splits a decoded path into SCRIPT_NAME and PATH_INFO at a mount point.
 ///
-/// The mount point counts only at the end of a path segment: `/api` is not the mount point of `/apiary`. Where it does
-/// not count, SCRIPT_NAME is empty and PATH_INFO the whole path.
+/// The mount point matches whole path segments only: `/api` is not the mount point of `/apiary`. If it does not match,
+/// SCRIPT_NAME is empty and PATH_INFO is the whole path.
 pub fn split_path<'a>(path: &'a [u8], mount: &[u8]) -> (&'a [u8], &'a [u8]) {
     let mount = mount.strip_suffix(b"/").unwrap_or(mount);
     match path.strip_prefix(mount) {
@@ -227,9 +227,10 @@ mod tests {
     use super::*;
 
     fn headers(list: &[(&str, &str)]) -> Vec<(String, String)> {
-        let mut head = CgiParams::new();
-        head.set_headers(list.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())), true);
-        head.iter()
+        let mut params = CgiParams::new();
+        params.set_headers(list.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())), true);
+        params
+            .iter()
             .map(|(key, value)| {
                 let key = match key {
                     Key::Variable(variable) => Variable::NAMES[variable as usize].to_owned(),
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn white_space_around_a_value_is_no_part_of_it() {
+    fn white_space_around_a_value_is_removed() {
         expect(
             &[("A", "\t x\ty \t"), ("B", " \t"), ("C", "1\t"), ("C", "\t2"), ("Content-Type", "\tt/p")],
             &[("HTTP_A", "x\ty"), ("HTTP_B", ""), ("HTTP_C", "1, 2"), ("CONTENT_TYPE", "t/p")],
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn dangerous_and_decoded_headers_are_left_out() {
+    fn proxy_and_body_framing_headers_are_left_out() {
         expect(
             &[("Proxy", "x"), ("Content-Length", "3"), ("Transfer-Encoding", "chunked"), ("Content-Type", "t/p")],
             &[("CONTENT_TYPE", "t/p")],
@@ -270,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_an_underscore_never_meets_one_with_a_hyphen() {
+    fn a_name_with_a_hyphen_overrides_one_with_an_underscore() {
         expect(&[("X_User", "forged"), ("X-User", "real")], &[("HTTP_X_USER", "real")]);
         expect(&[("X-User", "real"), ("X_User", "forged")], &[("HTTP_X_USER", "real")]);
         expect(&[("X_User", "alone")], &[("HTTP_X_USER", "alone")]);
     }
 
     #[test]
-    fn a_mount_point_counts_at_segment_ends_only() {
+    fn a_mount_point_matches_whole_segments_only() {
         let split = |path: &'static str, mount: &str| {
             let (script, info) = split_path(path.as_bytes(), mount.as_bytes());
             (str::from_utf8(script).unwrap(), str::from_utf8(info).unwrap())

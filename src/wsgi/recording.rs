@@ -1,4 +1,4 @@
-//! An [`Transport`] for unit tests: keeps what it is given, and lets a test act as another thread in the middle of that.
+//! A [`Transport`] for unit tests: records the response, and lets a test act as another thread in the middle of it.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,16 +7,23 @@ use super::headers::ResponseHeaders;
 use super::transport::{Disconnected, End, Suspended, Transport};
 use crate::python::log::{Level, Sink};
 
-/// What an exchange was given.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// A recorded response.
+#[derive(Debug, Default)]
 pub struct Recorded {
-    /// How many heads; a correct answer has one.
-    pub heads: usize,
+    /// The header blocks; a correct response has one.
+    pub headers: Vec<ResponseHeaders>,
     pub body: Vec<u8>,
     pub end: Option<End>,
 }
 
-/// Records one answer.
+impl Recorded {
+    /// Returns the body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// A transport that records one response.
 #[derive(Default)]
 pub struct RecordingTransport {
     recorded: Mutex<Recorded>,
@@ -26,12 +33,12 @@ pub struct RecordingTransport {
 type Meanwhile = Box<dyn FnOnce() + Send>;
 
 impl RecordingTransport {
-    /// What there is so far.
+    /// Returns the response recorded so far.
     pub fn take(&self) -> Recorded {
         std::mem::take(&mut self.recorded.lock().unwrap())
     }
 
-    /// Does this the next time data is handed over, before it is there, as another thread could.
+    /// Runs `action` the next time data is sent, before it is recorded, as another thread could.
     pub fn meanwhile(&self, action: impl FnOnce() + Send + 'static) {
         *self.meanwhile.lock().unwrap() = Some(Box::new(action));
     }
@@ -48,7 +55,7 @@ impl Transport for RecordingTransport {
         true
     }
 
-    fn go_on(&self) {}
+    fn resumed(&self) {}
 
     fn raised(&self, _: &str) {}
 
@@ -58,8 +65,8 @@ impl Transport for RecordingTransport {
         false
     }
 
-    fn send_head(&self, _: ResponseHeaders) {
-        self.recorded.lock().unwrap().heads += 1;
+    fn send_headers(&self, headers: ResponseHeaders) {
+        self.recorded.lock().unwrap().headers.push(headers);
     }
 
     fn send(&self, data: &[u8], _: bool) -> Result<usize, Disconnected> {

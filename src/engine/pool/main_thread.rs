@@ -144,7 +144,7 @@ fn after_loading(shared: &Shared, application: &Arc<Application>, loaded: Result
             drop(pool);
             for (_, work) in calls {
                 if let Job::Start(_, call) = work {
-                    let exchange = call.exchange.clone();
+                    let exchange = call.transport.clone();
                     guarded(&exchange, || call.refuse(&traceback));
                 }
             }

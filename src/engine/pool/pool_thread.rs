@@ -70,7 +70,7 @@ fn pool_thread(shared: &Arc<Shared>, prepared: Arc<PreparedInterpreter>, copy: u
                         Job::Start(application, call) => thread.start(py, &application, call),
                         Job::Resume(suspended) => {
                             let exchange = suspended.exchange.clone();
-                            exchange.go_on();
+                            exchange.resumed();
                             let finished = guarded(&exchange, || run(py, suspended)).flatten();
                             shared.lock().resumed_has_ended();
                             finished
@@ -107,7 +107,7 @@ impl Thread<'_> {
     /// Starts a call, and returns what [`run`] does.
     fn start(&self, py: Python<'_>, application: &Application, call: Call) -> Option<Finished> {
         let Self { shared, prepared, copy, name } = *self;
-        let exchange = call.exchange.clone();
+        let exchange = call.transport.clone();
         if !exchange.start(name, &shared.copies[copy].spec.name) {
             exchange.closed();
             return None;
@@ -133,7 +133,7 @@ fn run(py: Python<'_>, mut call: SuspendedCall) -> Option<Finished> {
     loop {
         match call.running.advance(py, None) {
             Progress::NoRoom => call.running.wait_for_room(py),
-            Progress::TurnOver => {}
+            Progress::TimeSliceOver => {}
             Progress::File { body, last } => {
                 call.shared.lock().suspend();
                 call.exchange.clone().send_file(body, last, Box::new(call));

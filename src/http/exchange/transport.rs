@@ -22,7 +22,7 @@ impl Transport for RequestExchange {
         starts
     }
 
-    fn go_on(&self) {
+    fn resumed(&self) {
         self.stats.clock.resume();
     }
 
@@ -44,9 +44,9 @@ impl Transport for RequestExchange {
         self.stats.clock.has_timed_out()
     }
 
-    fn send_head(&self, head: ResponseHeaders) {
+    fn send_headers(&self, headers: ResponseHeaders) {
         self.stats.set_headers_given();
-        self.lock().set_headers(head, self.wants_parts);
+        self.lock().set_headers(headers, self.wants_parts);
     }
 
     fn send(&self, data: &[u8], more_follows: bool) -> Result<usize, Disconnected> {
