@@ -212,15 +212,16 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
         };
         // SAFETY: as above.
         let workers = unsafe { worker_process::worker_count(cycle) };
-        if let Some(start) = worker::Start::new(conf, workers > 1) {
+        if let Some(start) = worker::config::WorkerConfig::new(conf, workers > 1) {
             worker_process::leave_children_alone();
             worker_process::leave_closed_directory();
             // SAFETY: nginx passes the live cycle before it runs the event loop.
             unsafe { nginx::sockets::close_on_exec(cycle) };
             // SAFETY: nginx's process has one thread until the worker is started.
             unsafe { python::runtime::set_environment(&start.environment) };
+            reload::process::set_up(&start);
             match worker::start(start) {
-                Ok(()) => reload::start(conf.version_commits(), workers),
+                Ok(_) => reload::start(conf.version_commits(), workers),
                 Err(error) => {
                     let message = format!("wsgi: this worker cannot run applications: {error}");
                     Log::cycle().write(Level::Alert, &message);

@@ -12,7 +12,7 @@ use crate::engine::call_clock::CallClock;
 use crate::nginx::log::Level;
 use crate::nginx::request::{Request, Status};
 use crate::reload;
-use crate::worker::{self, recycle};
+use crate::worker;
 use crate::wsgi::body::BodySource;
 use crate::wsgi::call::Call;
 
@@ -52,16 +52,13 @@ fn submit(request: Request, conf: &LocationConf) -> Result<(), Refusal> {
     })?;
     let clock = Arc::new(CallClock::new(conf.limits()));
     let stats = CallStats::new(application.application.name().clone(), clock.clone());
-    let exchange = RequestExchange::new(request, worker.requests, conf, stats);
-    let call = call(request, conf, &exchange).inspect_err(|_| exchange.detach(BodyEnd::Disconnected))?;
-    if request.install(Installed(exchange.clone())).is_err() {
-        exchange.detach(BodyEnd::Disconnected);
-        return Err(Refusal::internal("no memory for the request"));
-    }
+    let exchange = RequestExchange::new(request, worker, conf, stats);
+    let call = call(request, conf, &exchange)?;
+    request.install(Installed(exchange.clone())).map_err(|_| Refusal::internal("no memory for the request"))?;
     if request.is_reading_body() {
         request.pause_reading();
     }
-    recycle::count_call();
+    worker.recycler.count_call();
     if reload::before_call(worker, &application) {
         exchange.add_refresh();
     }

@@ -13,7 +13,8 @@ use crate::conf::main::MainConf;
 use crate::nginx::cycle::{NewCycle, ReadReason};
 use crate::nginx::log::Level;
 use crate::os::child::{ChildProcess, Report};
-use crate::worker::{self, Start};
+use crate::worker;
+use crate::worker::config::WorkerConfig;
 
 /// Loads every application as a worker would, and logs which cannot be loaded, and why.
 ///
@@ -76,7 +77,7 @@ impl Check<'_> {
             let mut start = None;
             let become_like_a_worker = self.candidate.become_like_a_worker(|| {
                 // The user's home and name are in the environments.
-                start = Start::new(self.conf, false);
+                start = WorkerConfig::new(self.conf, false);
                 start.as_ref().map(|start| start.environment.clone()).unwrap_or_default()
             });
             match (become_like_a_worker, start) {

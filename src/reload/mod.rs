@@ -21,7 +21,7 @@ use crate::nginx::log::{Level, Log};
 use crate::nginx::timer::Timer;
 use crate::nginx::worker_process;
 use crate::python::log;
-use crate::worker::{self, Hosted, Worker};
+use crate::worker::{self, Worker, WorkerApplication};
 use version_commit::{CommitStatus, VersionCommit};
 
 static SUCCESSIONS: OnceLock<Vec<InterpreterReload>> = OnceLock::new();
@@ -29,7 +29,7 @@ static SUCCESSIONS: OnceLock<Vec<InterpreterReload>> = OnceLock::new();
 /// An application whose interpreter is replaced.
 struct InterpreterReload {
     worker: &'static Worker,
-    application: Hosted,
+    application: WorkerApplication,
     version_commit: VersionCommit,
     /// What this worker has, or is about to have; 0 until the application is loaded for the first time.
     version: AtomicU64,
@@ -111,11 +111,11 @@ pub fn leave() {
     }
 }
 
-fn mechanism(hosted: &Hosted) -> Option<Mechanism> {
+fn mechanism(hosted: &WorkerApplication) -> Option<Mechanism> {
     hosted.application.reload().map(|reload| reload.mechanism)
 }
 
-fn succession(hosted: &Hosted) -> Option<&'static InterpreterReload> {
+fn succession(hosted: &WorkerApplication) -> Option<&'static InterpreterReload> {
     let of_same =
         |succession: &&InterpreterReload| Arc::ptr_eq(&succession.application.application, &hosted.application);
     SUCCESSIONS.get()?.iter().find(of_same)
@@ -123,13 +123,13 @@ fn succession(hosted: &Hosted) -> Option<&'static InterpreterReload> {
 
 /// A call comes for an application; whether its client is to ask again at once, as this call has the old code. On the
 /// event loop thread.
-pub fn before_call(worker: &Worker, hosted: &Hosted) -> bool {
+pub fn before_call(worker: &Worker, hosted: &WorkerApplication) -> bool {
     let Some(Reload { files, mechanism }) = hosted.application.reload() else { return false };
     match mechanism {
         Mechanism::Module => {
             // This call is to have the new code already.
             if files.is_script_new() {
-                worker.load_anew(hosted, || files.note_script());
+                worker.reload(hosted, || files.note_script());
             }
         }
         Mechanism::Interpreter => {
@@ -145,12 +145,12 @@ pub fn before_call(worker: &Worker, hosted: &Hosted) -> bool {
 }
 
 /// Looks at the files of an application. On the watcher's thread.
-fn look(worker: &'static Worker, hosted: &Hosted) {
+fn look(worker: &'static Worker, hosted: &WorkerApplication) {
     let Some(Reload { files, mechanism }) = hosted.application.reload() else { return };
     match mechanism {
         Mechanism::Module => {
             if files.are_new() {
-                worker.load_anew(hosted, || files.note_found());
+                worker.reload(hosted, || files.note_found());
             }
         }
         Mechanism::Interpreter => {

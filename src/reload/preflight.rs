@@ -10,7 +10,7 @@ use crate::app::specification::Specification;
 use crate::conf::interpreters::Configured;
 use crate::engine::load_check::{Candidates, load_all};
 use crate::os::child::{ChildProcess, Event, Report, Reporter};
-use crate::worker::{Start, WorkerInterpreter};
+use crate::worker::config::{WorkerConfig, WorkerInterpreter};
 
 /// What has become of one application.
 pub enum Trial {
@@ -102,9 +102,9 @@ impl<S: Fn(usize, Instant) -> io::Result<ChildProcess>> Iterator for Preflight<S
 }
 
 /// In such a process: loads applications of a worker that would be started so, and reports on each.
-pub fn load(start: Start, applications: &[Arc<Specification>], deadline: Instant, reporter: &Reporter) {
+pub fn load(start: WorkerConfig, applications: &[Arc<Specification>], deadline: Instant, reporter: &Reporter) {
     reporter.end_with_parent();
-    let Start { mut configuration, interpreters, .. } = start;
+    let WorkerConfig { mut configuration, interpreters, .. } = start;
     configuration.checking = true;
     configuration.settings.leave_no_byte_code = true;
     let limit = deadline.saturating_duration_since(Instant::now());

@@ -18,9 +18,10 @@ use crate::nginx::worker_process::{self, Role};
 use crate::os::child::ChildProcess;
 use crate::os::fork_server::ForkServer;
 use crate::python::log;
-use crate::worker::active_requests::Message;
-use crate::worker::recycle::{self, Verdict};
-use crate::worker::{self, Hosted, Start, Worker};
+use crate::worker::config::WorkerConfig;
+use crate::worker::event_loop::Message;
+use crate::worker::recycle::PreflightResult;
+use crate::worker::{self, Worker, WorkerApplication};
 
 /// Where new code is tried, or why it cannot be; nothing without an application that is reloaded so.
 static NURSERY: OnceLock<Result<ForkServer, String>> = OnceLock::new();
@@ -39,7 +40,7 @@ pub fn check(conf: &MainConf, candidate: NewCycle) {
 }
 
 /// Makes ready to try new code, if an application wants it. To be called before this process has another thread.
-pub fn set_up(start: &Start) {
+pub fn set_up(start: &WorkerConfig) {
     let mut applications = start.interpreters.iter().flat_map(|planned| &planned.applications);
     let is_by_process = |reloading: &Reloading| reloading.mechanism == Mechanism::Process;
     if !applications.any(|application| application.reloading.as_ref().is_some_and(is_by_process)) {
@@ -56,19 +57,19 @@ pub fn set_up(start: &Start) {
 
 /// A call comes for an application of this mechanism. Whether its client is to ask again, as it is the first to find new
 /// code. On the event loop thread.
-pub fn should_refresh(worker: &Worker, application: &Hosted, files: &Files) -> bool {
+pub fn should_refresh(worker: &Worker, application: &WorkerApplication, files: &Files) -> bool {
     matches!(NURSERY.get(), Some(Ok(_))) && files.is_script_new() && worker.is_loaded(application) && files.discover()
 }
 
 /// Looks at the files of an application. On the watcher's thread.
-pub fn look(worker: &'static Worker, application: &Hosted, files: &Files) {
+pub fn look(worker: &'static Worker, application: &WorkerApplication, files: &Files) {
     // What is not loaded is loaded by the next call, as it is then.
     if !worker.is_loaded(application) || !files.are_new() {
         return;
     }
     let changed = reason(application.application.name(), &files.changed());
     let tell: Box<dyn FnOnce() + Send> = match NURSERY.get() {
-        Some(Ok(_)) => Box::new(move || recycle::recycle_if_loadable(changed, start_preflight)),
+        Some(Ok(_)) => Box::new(move || worker.recycler.recycle_if_loadable(changed, Box::new(start_preflight))),
         Some(Err(why)) => {
             files.note();
             let message = format!("wsgi: {changed}, what was loaded before serves on: {why}");
@@ -76,7 +77,7 @@ pub fn look(worker: &'static Worker, application: &Hosted, files: &Files) {
         }
         None => return,
     };
-    worker.requests.notifier.send(Message::Run(tell));
+    worker.event_loop.send(Message::Run(tell));
 }
 
 /// What is new about an application.
@@ -97,15 +98,16 @@ fn reason(application: &str, changed: &[PathBuf]) -> String {
 /// It is this worker's turn. Never waits.
 fn start_preflight() {
     let Some(worker) = worker::get() else { return };
-    let tell =
-        |verdict| worker.requests.notifier.send(Message::Run(Box::new(move || recycle::on_trial_result(verdict))));
+    let tell = move |verdict| {
+        worker.event_loop.send(Message::Run(Box::new(move || worker.recycler.on_preflight_result(verdict))))
+    };
     let run = move || {
         let (verdict, tried) = try_new_code(worker);
         tell(verdict);
         // Afterwards, as what has changed meanwhile is found now.
         for application in tried {
             match application.application.reload() {
-                Some(Reload { files, .. }) if verdict == Verdict::Bad => files.failed(),
+                Some(Reload { files, .. }) if verdict == PreflightResult::Failed => files.failed(),
                 Some(Reload { files, .. }) => files.hint(),
                 None => {}
             }
@@ -113,12 +115,12 @@ fn start_preflight() {
     };
     if let Err(error) = thread::Builder::new().name("wsgi-trial".to_owned()).spawn(run) {
         Log::cycle().write(Level::Alert, &format!("wsgi: no thread to try new code: {error}"));
-        tell(Verdict::Bad);
+        tell(PreflightResult::Failed);
     }
 }
 
 /// Tries the code on disk; which applications it is new for.
-fn try_new_code(worker: &Worker) -> (Verdict, Vec<Hosted>) {
+fn try_new_code(worker: &Worker) -> (PreflightResult, Vec<WorkerApplication>) {
     let applications = worker.applications();
     let mut changed = applications.clone();
     changed.retain(has_new_code);
@@ -130,24 +132,24 @@ fn try_new_code(worker: &Worker) -> (Verdict, Vec<Hosted>) {
     // The others answer 500 as it is, and may do so in the next worker.
     let loaded: Vec<usize> = (0..applications.len()).filter(|index| worker.is_loaded(&applications[*index])).collect();
     let verdict = match ask(&loaded) {
-        Ok(None) if changed.iter().any(has_new_code) => Verdict::Outdated,
-        Ok(None) => Verdict::Good,
+        Ok(None) if changed.iter().any(has_new_code) => PreflightResult::Outdated,
+        Ok(None) => PreflightResult::Passed,
         Ok(Some(Failure { index, text })) => {
             let name = applications[index].application.name();
             log::error(&format!(
                 "application \"{name}\" could not be loaded anew, what was loaded before serves on: {text}"
             ));
-            Verdict::Bad
+            PreflightResult::Failed
         }
         Err(sentence) => {
             log::error(&format!("new code cannot be tried, what was loaded before serves on: {sentence}"));
-            Verdict::Bad
+            PreflightResult::Failed
         }
     };
     (verdict, changed)
 }
 
-fn has_new_code(application: &Hosted) -> bool {
+fn has_new_code(application: &WorkerApplication) -> bool {
     let reload = application.application.reload();
     reload.is_some_and(|Reload { files, mechanism }| *mechanism == Mechanism::Process && files.are_new())
 }
@@ -168,7 +170,7 @@ fn ask(applications: &[usize]) -> Result<Option<Failure>, String> {
 }
 
 /// In the nursery: has them loaded, one after the other, in a process that is thrown away.
-fn try_applications(start: &Start, question: &[u8]) -> Vec<u8> {
+fn try_applications(start: &WorkerConfig, question: &[u8]) -> Vec<u8> {
     let all: Vec<_> = start.interpreters.iter().flat_map(|planned| &planned.applications).collect();
     let (numbers, _) = question.as_chunks();
     let asked: Vec<usize> = numbers.iter().map(|number| u32::from_ne_bytes(*number) as usize).collect();

@@ -1,54 +1,62 @@
-//! Text on its way from other threads into nginx's error log, which only the event loop may write.
+//! Log records on their way from other threads to the event loop, the only thread that writes nginx's error log.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::python::log::Level;
+use super::active_requests::ActiveRequest;
+use crate::nginx::log::{Level, Log};
+use crate::python::log;
 use crate::sync::{Condvar, Mutex};
 
-/// Lines of one request or of none, as `S` says.
-pub struct Record<S> {
-    pub source: S,
-    pub level: Level,
-    pub text: String,
+/// Lines of text to be logged with the context of a request, or with none.
+struct Record {
+    request: Option<Arc<dyn ActiveRequest>>,
+    level: log::Level,
+    text: String,
 }
 
-/// Records in the order they came.
-pub struct LogQueue<S> {
-    queue: Mutex<Queue<S>>,
+/// Queue of records in the order in which they were logged.
+#[derive(Default)]
+pub struct LogQueue {
+    queue: Mutex<Queue>,
     emptied: Condvar,
 }
 
-struct Queue<S> {
-    records: Vec<Record<S>>,
+#[derive(Default)]
+struct Queue {
+    records: Vec<Record>,
     bytes: usize,
 }
 
-/// Text may pile up to this many bytes before its writers wait.
-const MOST_BYTES: usize = 1024 * 1024;
+/// Size of the queue above which writers wait.
+const MAX_BYTES: usize = 1024 * 1024;
 
-/// A writer that waits goes on after this time all the same, in case the event loop has ended.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Longest wait of a writer: the event loop may have ended.
+const MAX_WAIT: Duration = Duration::from_millis(500);
 
-impl<S> Default for LogQueue<S> {
-    fn default() -> Self {
-        Self { queue: Mutex::new(Queue { records: Vec::new(), bytes: 0 }), emptied: Condvar::new() }
-    }
-}
-
-impl<S> LogQueue<S> {
-    /// Adds a record; waits while too much is queued. Returns whether the event loop has to be woken for it.
-    pub fn push(&self, record: Record<S>) -> bool {
+impl LogQueue {
+    /// Adds a record, and waits while the queue is full. Returns true if the event loop has to be woken for it.
+    pub fn push(&self, request: Option<Arc<dyn ActiveRequest>>, level: log::Level, text: &str) -> bool {
         let mut queue = self.queue.lock();
-        if queue.bytes > MOST_BYTES {
-            queue = self.emptied.wait_timeout(queue, PATIENCE);
+        if queue.bytes > MAX_BYTES {
+            queue = self.emptied.wait_timeout(queue, MAX_WAIT);
         }
-        queue.bytes += record.text.len();
-        queue.records.push(record);
+        queue.bytes += text.len();
+        queue.records.push(Record { request, level, text: text.to_owned() });
         queue.records.len() == 1
     }
 
-    /// All records that have come.
-    pub fn take(&self) -> Vec<Record<S>> {
+    /// Writes all queued records to the error log. On the event loop thread.
+    pub fn write(&self) {
+        for Record { request, level, text } in self.take() {
+            match request {
+                Some(request) => request.log_here(level, &text),
+                None => Log::cycle().write(level.into(), &text),
+            }
+        }
+    }
+
+    fn take(&self) -> Vec<Record> {
         let mut queue = self.queue.lock();
         queue.bytes = 0;
         let records = std::mem::take(&mut queue.records);
@@ -57,5 +65,18 @@ impl<S> LogQueue<S> {
             self.emptied.notify_all();
         }
         records
+    }
+}
+
+impl From<log::Level> for Level {
+    fn from(level: log::Level) -> Self {
+        match level {
+            log::Level::Crit => Self::Crit,
+            log::Level::Error => Self::Error,
+            log::Level::Warn => Self::Warn,
+            log::Level::Notice => Self::Notice,
+            log::Level::Info => Self::Info,
+            log::Level::Debug => Self::Debug,
+        }
     }
 }

@@ -1,14 +1,15 @@
-//! When a worker retires: it ends as after QUIT, one worker at a time, and the master starts another in its place.
+//! Worker recycling: at most one worker at a time exits gracefully and is replaced by the master.
 //!
-//! Whoever finds a reason calls [`request`]. The worker then waits for its turn, the token that all workers share, and
-//! keeps serving meanwhile. The token is given back once the next worker in the same place has loaded its applications, so
-//! that never more than one worker is missing.
+//! A worker with a reason to be recycled keeps serving until it has the [`RecycleLock`]; then it exits as on SIGQUIT. The
+//! next worker in the same slot frees the lock once it has loaded its applications and its event loop runs.
 
 use std::cell::{Cell, RefCell};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use super::recycle_lock::RecycleLock;
 use crate::conf::main::MaxRequests;
 use crate::engine::pool::CallHandle;
 use crate::nginx::log::{Level, Log};
@@ -16,13 +17,11 @@ use crate::nginx::thread_bound::EventLoopBound;
 use crate::nginx::timer::Timer;
 use crate::nginx::worker_process;
 
-static RETIREMENT: OnceLock<Recycler> = OnceLock::new();
-
-/// What a worker retires for, and how far it is.
-struct Recycler {
+/// Recycling state of this worker. All methods are called on the event loop thread.
+pub struct Recycler {
+    /// `None` without a master, which would start another worker.
     lock: Option<RecycleLock>,
-    /// Whether the applications have been loaded.
-    is_loaded: AtomicBool,
+    has_loaded: Arc<AtomicBool>,
     max_memory: u64,
     timer: Timer,
     state: EventLoopBound<State>,
@@ -30,241 +29,273 @@ struct Recycler {
 
 #[derive(Default)]
 struct State {
-    /// Calls until the worker retires, if it counts them.
+    /// Calls left until `wsgi_max_requests`, if there is a limit.
     calls_left: Cell<Option<u64>>,
-    /// Why it wants to retire, other than for new code.
+    /// Reason other than new code.
     reason: RefCell<Option<Reason>>,
-    /// What is known of the code on disk.
-    code: RefCell<Code>,
-    /// It has had its turn, or can never have it.
+    new_code: RefCell<NewCode>,
+    /// True once the worker exits, or can never be recycled.
     is_done: Cell<bool>,
-    /// Calls that were given up, and when.
-    given_up: RefCell<Vec<(CallHandle, Instant)>>,
+    /// Timed-out calls that still run, and when they timed out.
+    timed_out: RefCell<Vec<(CallHandle, Instant)>>,
 }
 
-struct Reason {
-    text: String,
-    level: Level,
-    /// Whether it can wait until the code on disk is good.
-    can_wait: bool,
+/// Reason to recycle the worker.
+#[derive(Clone, Copy, Debug)]
+enum Reason {
+    MaxRequests,
+    MaxMemory { used: u64, limit: u64 },
+    StuckThreads(usize),
 }
 
-/// What the next worker would load.
+impl Reason {
+    /// Returns true if the worker is better kept while the code on disk is broken.
+    fn needs_good_code(self) -> bool {
+        matches!(self, Self::MaxRequests)
+    }
+
+    fn level(self) -> Level {
+        match self {
+            Self::MaxRequests | Self::MaxMemory { .. } => Level::Notice,
+            Self::StuckThreads(_) => Level::Warn,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MaxRequests => write!(formatter, "wsgi_max_requests reached"),
+            Self::MaxMemory { used, limit } => {
+                let (used, limit) = (used >> 20, limit >> 20);
+                write!(formatter, "resident memory of {used} MB exceeds wsgi_max_memory ({limit} MB)")
+            }
+            Self::StuckThreads(count) => write!(formatter, "{count} threads still stuck in timed-out calls"),
+        }
+    }
+}
+
+/// State of the code on disk, which the next worker would load.
 #[derive(Default)]
-enum Code {
-    /// What is loaded, as far as is known.
+enum NewCode {
+    /// No difference from the loaded code is known.
     #[default]
-    Known,
-    /// Something new, which this function lets be tried.
-    New { reason: String, try_it: fn() },
-    /// That is being tried.
-    OnTrial { reason: String },
-    /// Something that cannot be loaded.
-    Bad,
+    Unchanged,
+    /// New code that waits for the lock.
+    Found { reason: String, start_preflight: StartPreflight },
+    /// New code whose preflight runs.
+    InPreflight { reason: String },
+    /// Code that failed its preflight.
+    Broken,
 }
 
-/// What a trial of new code has come to.
+/// Function that starts to import the code on disk in another process.
+type StartPreflight = Box<dyn FnOnce()>;
+
+/// Result of a preflight of new code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Good,
-    Bad,
-    /// It has changed meanwhile.
+pub enum PreflightResult {
+    Passed,
+    Failed,
+    /// The code passed, but has changed since the preflight began.
     Outdated,
 }
 
-/// A call that was given up may run on for so long before the worker retires for it.
-const GRACE: Duration = Duration::from_secs(1);
+/// Time that a timed-out call has to end before its thread counts as stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
 
-/// How often a worker that wants to retire tries to; and one for new code, as meanwhile old and new code answer.
+/// Interval between attempts to take the lock; shorter for new code, as old and new code are served until then.
 const RETRY: Duration = Duration::from_millis(250);
-const RETRY_FOR_CODE: Duration = Duration::from_millis(50);
+const RETRY_FOR_NEW_CODE: Duration = Duration::from_millis(50);
 
-/// How often a worker that came for one that has retired looks whether its applications are loaded.
-const SUCCESSION: Duration = Duration::from_millis(20);
+/// Interval in which a replacement checks whether it can free the lock of its predecessor.
+const PREDECESSOR_PERIOD: Duration = Duration::from_millis(20);
 
-/// How often the memory is looked at.
+/// Interval in which the resident memory is checked.
 const MEMORY_PERIOD: Duration = Duration::from_secs(1);
 
-/// Makes this worker one that retires. On the event loop thread, before any other function here.
-pub fn set_up(lock: Option<&'static AtomicU64>, max_requests: MaxRequests, max_memory: u64) {
-    let lock = lock.map(RecycleLock::of_this_worker);
-    let state = State::default();
-    if max_requests.calls > 0 {
-        state.calls_left.set(Some(max_requests.calls.saturating_add(random_up_to(max_requests.jitter))));
-    }
-    let retirement = RETIREMENT.get_or_init(|| Recycler {
-        lock,
-        is_loaded: AtomicBool::new(false),
-        max_memory,
-        timer: Timer::new(false, look),
-        state: EventLoopBound::new(state),
-    });
-    retirement.arm();
-}
-
-/// This worker has loaded its applications. On any thread.
-pub fn loaded() {
-    if let Some(retirement) = RETIREMENT.get() {
-        retirement.is_loaded.store(true, Ordering::Relaxed);
-    }
-}
-
-/// This worker ends now.
-pub fn leaving() {
-    if let Some(lock) = RETIREMENT.get().and_then(|retirement| retirement.lock.as_ref()) {
-        lock.renew();
-    }
-}
-
-/// One more call has come. On the event loop thread, as the next two.
-pub fn count_call() {
-    let Some(retirement) = RETIREMENT.get() else { return };
-    let calls_left = &retirement.state.get().calls_left;
-    let Some(left) = calls_left.get() else { return };
-    calls_left.set(left.checked_sub(1).filter(|left| *left > 0));
-    if left <= 1 {
-        let text = "it has served the calls of wsgi_max_requests".to_owned();
-        retirement.request(Reason { text, level: Level::Notice, can_wait: true });
-    }
-}
-
-/// A call was given up. If it does not end soon the worker retires, to be rid of its thread.
-pub fn expect_end(call: CallHandle) {
-    if let Some(retirement) = RETIREMENT.get() {
-        retirement.state.get().given_up.borrow_mut().push((call, Instant::now()));
-        retirement.timer.arm(GRACE);
-    }
-}
-
-/// There is new code, for which this worker is to retire if that can be loaded: when it is its turn, `try_it` is called,
-/// and then [`tried`]. On the event loop thread.
-pub fn recycle_if_loadable(reason: String, try_it: fn()) {
-    let Some(retirement) = RETIREMENT.get() else { return };
-    let mut code = retirement.state.get().code.borrow_mut();
-    // A trial that is under way looks itself whether something has changed meanwhile.
-    if matches!(*code, Code::Known | Code::Bad) {
-        *code = Code::New { reason, try_it };
-        drop(code);
-        retirement.try_now();
-        retirement.arm();
-    }
-}
-
-/// New code was tried. On the event loop thread.
-pub fn on_trial_result(verdict: Verdict) {
-    let Some(retirement) = RETIREMENT.get() else { return };
-    let code = &retirement.state.get().code;
-    let was = code.replace(if verdict == Verdict::Bad { Code::Bad } else { Code::Known });
-    match was {
-        Code::OnTrial { reason } if verdict == Verdict::Good && !worker_process::is_exiting() => {
-            retirement.leave(Level::Notice, &reason);
-        }
-        _ => {
-            if let Some(lock) = &retirement.lock {
-                lock.release();
-            }
-            retirement.try_now();
-            retirement.arm();
-        }
-    }
-}
-
-fn look() {
-    let Some(retirement) = RETIREMENT.get() else { return };
-    let state = retirement.state.get();
-    // Here the event loop runs: this worker takes connections.
-    if retirement.is_loaded.load(Ordering::Relaxed)
-        && let Some(lock) = &retirement.lock
-    {
-        lock.give_back();
-    }
-    let mut stuck = 0;
-    state.given_up.borrow_mut().retain(|(call, since)| {
-        let runs = call.is_running();
-        let is_stuck = runs && since.elapsed() >= GRACE;
-        stuck += usize::from(is_stuck);
-        runs && !is_stuck
-    });
-    if stuck > 0 {
-        let text = format!("{stuck} of its threads did not come back from calls that ran out of time");
-        retirement.request(Reason { text, level: Level::Warn, can_wait: false });
-    }
-    if retirement.max_memory > 0
-        && state.reason.borrow().as_ref().is_none_or(|reason| reason.can_wait)
-        && let Some(memory) = worker_process::resident_memory()
-        && memory > retirement.max_memory
-    {
-        let (memory, limit) = (memory >> 20, retirement.max_memory >> 20);
-        let text = format!("it uses {memory} MB of memory, more than the {limit} MB of wsgi_max_memory");
-        retirement.request(Reason { text, level: Level::Notice, can_wait: false });
-    }
-    retirement.try_now();
-    retirement.arm();
-}
-
 impl Recycler {
-    /// Wants this worker to retire; the first reason counts, unless it can wait and this one cannot.
-    fn request(&'static self, reason: Reason) {
-        let known = &self.state.get().reason;
-        if known.borrow().as_ref().is_none_or(|known| known.can_wait && !reason.can_wait) {
-            known.replace(Some(reason));
+    /// Makes the recycler of this worker. `on_timer` calls [`Recycler::on_timer`]; `has_loaded` is set once the worker
+    /// has loaded its applications.
+    pub fn new(
+        lock: Option<RecycleLock>,
+        max_requests: MaxRequests,
+        max_memory: u64,
+        has_loaded: Arc<AtomicBool>,
+        on_timer: fn(),
+    ) -> Self {
+        let state = State::default();
+        if max_requests.calls > 0 {
+            state.calls_left.set(Some(max_requests.calls.saturating_add(random_up_to(max_requests.jitter))));
         }
-        self.try_now();
+        let state = EventLoopBound::new(state);
+        Self { lock, has_loaded, max_memory, timer: Timer::new(false, on_timer), state }
+    }
+
+    /// Starts the periodic checks.
+    pub fn start(&'static self) {
         self.arm();
     }
 
-    /// Retires, or has new code tried for that, if there is a reason and it is this worker's turn.
-    fn try_now(&self) {
+    /// Announces that this process is about to exit.
+    pub fn on_exit(&self) {
+        if let Some(lock) = &self.lock {
+            lock.restart_grace_period();
+        }
+    }
+
+    /// Counts a call towards `wsgi_max_requests`.
+    pub fn count_call(&'static self) {
+        let calls_left = &self.state.get().calls_left;
+        let Some(left) = calls_left.get() else { return };
+        calls_left.set(left.checked_sub(1).filter(|left| *left > 0));
+        if left <= 1 {
+            self.request(Reason::MaxRequests);
+        }
+    }
+
+    /// Watches a timed-out call: if it does not end soon, the worker is recycled to be rid of its thread.
+    pub fn watch_timed_out(&'static self, call: CallHandle) {
+        self.state.get().timed_out.borrow_mut().push((call, Instant::now()));
+        self.timer.arm(STUCK_AFTER);
+    }
+
+    /// Recycles the worker if new code can be loaded. Once the worker has the lock, `start_preflight` is called, which
+    /// has to lead to a call of [`Recycler::on_preflight_result`].
+    pub fn recycle_if_loadable(&'static self, reason: String, start_preflight: StartPreflight) {
+        let mut new_code = self.state.get().new_code.borrow_mut();
+        // A running preflight finds out by itself that its files have changed.
+        if matches!(*new_code, NewCode::Unchanged | NewCode::Broken) {
+            *new_code = NewCode::Found { reason, start_preflight };
+            drop(new_code);
+            self.try_recycle();
+            self.arm();
+        }
+    }
+
+    /// Takes the result of a preflight: the worker exits if it passed.
+    pub fn on_preflight_result(&'static self, result: PreflightResult) {
+        let next = if result == PreflightResult::Failed { NewCode::Broken } else { NewCode::Unchanged };
+        match self.state.get().new_code.replace(next) {
+            NewCode::InPreflight { reason } if result == PreflightResult::Passed && !worker_process::is_exiting() => {
+                self.exit(Level::Notice, &reason);
+            }
+            _ => {
+                if let Some(lock) = &self.lock {
+                    lock.release();
+                }
+                self.try_recycle();
+                self.arm();
+            }
+        }
+    }
+
+    /// Checks the predecessor's lock, timed-out calls and memory, and recycles the worker if there is a reason.
+    pub fn on_timer(&'static self) {
+        // The event loop runs, so this worker accepts connections.
+        if self.has_loaded.load(Ordering::Relaxed)
+            && let Some(lock) = &self.lock
+        {
+            lock.release_for_predecessor();
+        }
+        let stuck = self.take_stuck_calls();
+        if stuck > 0 {
+            self.request(Reason::StuckThreads(stuck));
+        }
+        self.check_memory();
+        self.try_recycle();
+        self.arm();
+    }
+
+    /// Forgets the timed-out calls that have ended or are stuck. Returns the number of those that are stuck.
+    fn take_stuck_calls(&self) -> usize {
+        let mut stuck = 0;
+        self.state.get().timed_out.borrow_mut().retain(|(call, since)| {
+            let is_running = call.is_running();
+            let is_stuck = is_running && since.elapsed() >= STUCK_AFTER;
+            stuck += usize::from(is_stuck);
+            is_running && !is_stuck
+        });
+        stuck
+    }
+
+    fn check_memory(&'static self) {
+        let is_needed = self.max_memory > 0 && self.state.get().reason.borrow().is_none_or(Reason::needs_good_code);
+        if is_needed
+            && let Some(used) = worker_process::resident_memory()
+            && used > self.max_memory
+        {
+            self.request(Reason::MaxMemory { used, limit: self.max_memory });
+        }
+    }
+
+    /// Recycles the worker as soon as it has the lock. The first reason counts, unless only the later one holds with
+    /// broken code on disk.
+    fn request(&'static self, reason: Reason) {
+        let current = &self.state.get().reason;
+        if current.borrow().is_none_or(|current| current.needs_good_code() && !reason.needs_good_code()) {
+            current.replace(Some(reason));
+        }
+        self.try_recycle();
+        self.arm();
+    }
+
+    /// Exits, or starts a preflight of new code, if there is a reason and the lock is free.
+    fn try_recycle(&self) {
         let state = self.state.get();
         if state.is_done.get() || worker_process::is_exiting() {
             return;
         }
-        let (reason, mut code) = (state.reason.borrow(), state.code.borrow_mut());
-        let reason = reason.as_ref().filter(|reason| !(reason.can_wait && matches!(*code, Code::Bad)));
-        let is_new = matches!(*code, Code::New { .. });
-        if reason.is_none() && !is_new || matches!(*code, Code::OnTrial { .. }) {
+        let mut new_code = state.new_code.borrow_mut();
+        let is_broken = matches!(*new_code, NewCode::Broken);
+        let reason = state.reason.borrow().filter(|reason| !(is_broken && reason.needs_good_code()));
+        let is_waiting = matches!(*new_code, NewCode::Found { .. });
+        if reason.is_none() && !is_waiting || matches!(*new_code, NewCode::InPreflight { .. }) {
             return;
         }
         let Some(lock) = &self.lock else {
             state.is_done.set(true);
-            let reason = reason.map_or("", |reason| &reason.text);
-            let message = format!("wsgi: {reason}; with \"master_process off\" nobody would start another worker");
-            return Log::cycle().write(Level::Warn, &message);
+            if let Some(reason) = reason {
+                let message = format!("wsgi: worker cannot be recycled with \"master_process off\": {reason}");
+                Log::cycle().write(Level::Warn, &message);
+            }
+            return;
         };
-        if !lock.take() {
+        if !lock.try_acquire() {
             return;
         }
-        match std::mem::take(&mut *code) {
-            Code::New { reason, try_it } => {
-                *code = Code::OnTrial { reason };
-                try_it();
+        match std::mem::take(&mut *new_code) {
+            NewCode::Found { reason, start_preflight } => {
+                *new_code = NewCode::InPreflight { reason };
+                drop(new_code);
+                start_preflight();
             }
             _ => {
-                if let Some(Reason { text, level, .. }) = reason {
-                    self.leave(*level, text);
+                if let Some(reason) = reason {
+                    self.exit(reason.level(), &reason);
                 }
             }
         }
     }
 
-    fn leave(&self, level: Level, reason: &str) {
+    fn exit(&self, level: Level, reason: &dyn fmt::Display) {
         self.state.get().is_done.set(true);
-        Log::cycle().write(level, &format!("wsgi: this worker retires after its calls: {reason}"));
+        Log::cycle().write(level, &format!("wsgi: worker shutting down gracefully: {reason}"));
         worker_process::quit();
     }
 
-    /// Arms the timer for what there is to look after.
+    /// Arms the timer for the next check that is due.
     fn arm(&'static self) {
         let state = self.state.get();
-        if self.lock.as_ref().is_some_and(|lock| lock.predecessor().is_some()) {
-            self.timer.arm(SUCCESSION);
+        if self.lock.as_ref().is_some_and(RecycleLock::is_held_by_predecessor) {
+            self.timer.arm(PREDECESSOR_PERIOD);
         }
         if state.is_done.get() {
             return;
         }
-        if matches!(*state.code.borrow(), Code::New { .. }) {
-            self.timer.arm(RETRY_FOR_CODE);
-        } else if state.reason.borrow().is_some() || !state.given_up.borrow().is_empty() {
+        if matches!(*state.new_code.borrow(), NewCode::Found { .. }) {
+            self.timer.arm(RETRY_FOR_NEW_CODE);
+        } else if state.reason.borrow().is_some() || !state.timed_out.borrow().is_empty() {
             self.timer.arm(RETRY);
         } else if self.max_memory > 0 {
             self.timer.arm(MEMORY_PERIOD);
@@ -272,106 +303,7 @@ impl Recycler {
     }
 }
 
-/// The right to retire, which one worker has at a time: a word that all workers share.
-struct RecycleLock {
-    word: &'static AtomicU64,
-    holder: LockHolder,
-}
-
-/// Who has the token: process and place among the workers; and since when, in seconds of the system's time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct LockHolder {
-    process: u32,
-    place: u16,
-    since: u32,
-}
-
-/// A holder that is dead has a successor that loads its applications for at most so long, or there will be none.
-const LONGEST_SUCCESSION: u32 = 60;
-
-impl LockHolder {
-    const PROCESS_BITS: u32 = 22;
-    const PLACE_BITS: u32 = 10;
-
-    /// As a word that is not 0. The system's process numbers are below 2²², nginx's workers at most 1024.
-    fn to_word(self) -> u64 {
-        let process = u64::from(self.process) & ((1 << Self::PROCESS_BITS) - 1);
-        let place = u64::from(self.place) & ((1 << Self::PLACE_BITS) - 1);
-        process | place << Self::PROCESS_BITS | u64::from(self.since) << (Self::PROCESS_BITS + Self::PLACE_BITS)
-    }
-
-    fn from_word(word: u64) -> Option<Self> {
-        (word != 0).then_some(Self {
-            process: (word & ((1 << Self::PROCESS_BITS) - 1)) as u32,
-            place: (word >> Self::PROCESS_BITS & ((1 << Self::PLACE_BITS) - 1)) as u16,
-            since: (word >> (Self::PROCESS_BITS + Self::PLACE_BITS)) as u32,
-        })
-    }
-
-    /// Whether the token is lost with it.
-    fn has_lost_it(self, now: u32, is_alive: impl Fn(u32) -> bool) -> bool {
-        now.saturating_sub(self.since) > LONGEST_SUCCESSION && !is_alive(self.process)
-    }
-}
-
-impl RecycleLock {
-    fn of_this_worker(word: &'static AtomicU64) -> Self {
-        let holder =
-            LockHolder { process: std::process::id(), place: worker_process::worker_number() as u16, since: 0 };
-        Self { word, holder }
-    }
-
-    /// Whether this worker has it now.
-    fn take(&self) -> bool {
-        let now = now();
-        let current = self.word.load(Ordering::Acquire);
-        // What the worker had that was in this place before may go on to this one, as nobody else is missing.
-        let is_free = LockHolder::from_word(current).is_none_or(|holder| {
-            holder.place == self.holder.place || holder.has_lost_it(now, worker_process::is_alive)
-        });
-        let mine = LockHolder { since: now, ..self.holder }.to_word();
-        is_free && self.word.compare_exchange(current, mine, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    /// The worker that has it ends now; what its successor may take is counted from here.
-    fn renew(&self) {
-        let current = self.word.load(Ordering::Acquire);
-        if let Some(holder) = LockHolder::from_word(current).filter(|holder| holder.process == self.holder.process) {
-            let renewed = LockHolder { since: now(), ..holder }.to_word();
-            // If it has changed, somebody else has it, rightly; so below.
-            let _ = self.word.compare_exchange(current, renewed, Ordering::AcqRel, Ordering::Acquire);
-        }
-    }
-
-    /// Gives back what this worker has, as it stays.
-    fn release(&self) {
-        let current = self.word.load(Ordering::Acquire);
-        if LockHolder::from_word(current).is_some_and(|holder| holder.process == self.holder.process) {
-            let _ = self.word.compare_exchange(current, 0, Ordering::AcqRel, Ordering::Acquire);
-        }
-    }
-
-    /// The word, if the worker has it that was in this place before.
-    fn predecessor(&self) -> Option<u64> {
-        let current = self.word.load(Ordering::Acquire);
-        let holder = LockHolder::from_word(current)?;
-        (holder.place == self.holder.place && holder.process != self.holder.process).then_some(current)
-    }
-
-    /// Gives back what that worker had.
-    fn give_back(&self) {
-        if let Some(current) = self.predecessor() {
-            let _ = self.word.compare_exchange(current, 0, Ordering::AcqRel, Ordering::Acquire);
-        }
-    }
-}
-
-/// Seconds of the system's time, the same in all processes.
-fn now() -> u32 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as u32)
-}
-
-/// A number from 0 to `most`, another one in each worker.
+/// Returns a random number from 0 to `most`, which differs between workers.
 fn random_up_to(most: u64) -> u64 {
     most.checked_add(1).map_or_else(worker_process::random, |count| worker_process::random() % count)
 }
@@ -379,63 +311,6 @@ fn random_up_to(most: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn lock(word: &'static AtomicU64, process: u32, place: u16) -> RecycleLock {
-        RecycleLock { word, holder: LockHolder { process, place, since: 0 } }
-    }
-
-    #[test]
-    fn a_holder_comes_out_of_its_word_as_it_went_in() {
-        for holder in [
-            LockHolder { process: 1, place: 0, since: 0 },
-            LockHolder { process: (1 << 22) - 1, place: 1023, since: u32::MAX },
-            LockHolder { process: 4711, place: 7, since: 1_800_000_000 },
-        ] {
-            assert_eq!(LockHolder::from_word(holder.to_word()), Some(holder));
-        }
-        assert_eq!(LockHolder::from_word(0), None);
-    }
-
-    #[test]
-    fn a_holder_that_lives_or_has_just_gone_keeps_the_token() {
-        let holder = LockHolder { process: 1, place: 0, since: 1000 };
-        assert!(!holder.has_lost_it(9000, |_| true));
-        assert!(!holder.has_lost_it(1000 + LONGEST_SUCCESSION, |_| false));
-        assert!(holder.has_lost_it(1001 + LONGEST_SUCCESSION, |_| false));
-    }
-
-    #[test]
-    fn the_successor_in_the_same_place_gives_it_back() {
-        static WORD: AtomicU64 = AtomicU64::new(0);
-        let (first, other, successor) = (lock(&WORD, 10, 3), lock(&WORD, 11, 4), lock(&WORD, 12, 3));
-        assert!(first.take());
-        assert!(!other.take());
-        other.give_back();
-        first.give_back();
-        assert!(!other.take());
-        successor.give_back();
-        assert!(other.take());
-    }
-
-    #[test]
-    fn the_successor_may_retire_at_once() {
-        static WORD: AtomicU64 = AtomicU64::new(0);
-        let (first, other, successor) = (lock(&WORD, 10, 3), lock(&WORD, 11, 4), lock(&WORD, 12, 3));
-        assert!(first.take());
-        assert!(successor.take());
-        assert!(!other.take());
-    }
-
-    #[test]
-    fn a_holder_that_stays_gives_it_back() {
-        static WORD: AtomicU64 = AtomicU64::new(0);
-        let (first, other) = (lock(&WORD, 10, 3), lock(&WORD, 11, 4));
-        assert!(first.take());
-        other.release();
-        assert!(!other.take());
-        first.release();
-        assert!(other.take());
-    }
 
     #[test]
     fn jitter_stays_in_its_bounds() {

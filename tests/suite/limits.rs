@@ -551,7 +551,7 @@ fn a_fresh_thread_serves_while_one_is_stuck_in_c() {
     assert_eq!(nginx.get("/pid").expect(200).text(), pid);
     let mut running = ask(&nginx, "/wait?running");
     nginx.wait_events(&["stuck", "running"]);
-    nginx.wait_log("this worker retires after its calls: 1 of its threads did not come back");
+    nginx.wait_log("worker shutting down gracefully: 1 threads still stuck in timed-out calls");
     // Not as long as it has a call.
     open_gate(&nginx);
     running.response().expect(200);
@@ -568,7 +568,7 @@ fn a_worker_whose_gil_is_kept_retires_too() {
     let pid = nginx.get("/pid").expect(200).text();
     assert_504_in_time(&nginx, "/limited/keep_gil?60");
     Process(pid.parse().unwrap()).wait_gone();
-    nginx.wait_log("did not come back");
+    nginx.wait_log("still stuck in timed-out calls");
     nginx.get("/fine").expect(200);
 }
 

@@ -139,7 +139,7 @@ fn an_edited_script(engine: Engine) {
     wait_version(&nginx, "two", old);
     Process(old).wait_gone();
     assert_eq!(refusals(&nginx), 0);
-    let line = nginx.wait_log("this worker retires after its calls: files of application");
+    let line = nginx.wait_log("worker shutting down gracefully: files of application");
     let script = nginx.prefix().join("app.py");
     let end = format!("have changed: {}", script.display());
     assert!(line.contains("[notice]") && line.ends_with(&end), "{line}");
@@ -341,7 +341,7 @@ fn a_call_under_way_is_not_cut(engine: Engine) {
     nginx.wait_log("a call is under way");
     nginx.write("app.py", &app("two"));
     if engine == Engine::Threads {
-        nginx.wait_log("this worker retires");
+        nginx.wait_log("worker shutting down gracefully");
         nginx.wait_log("gracefully shutting down");
         std::thread::sleep(Duration::from_millis(300));
     }
@@ -423,7 +423,7 @@ fn versions_do_not_go_back(engine: Engine) {
     }
     load.stop().assert_good();
     assert_one_at_a_time(&nginx.error_log());
-    assert_eq!(nginx.logged("this worker retires").len(), 4);
+    assert_eq!(nginx.logged("worker shutting down gracefully").len(), 4);
 }
 
 /// How long the call takes that is under way while four workers are replaced: `RELOAD_CALL`, in seconds.
@@ -457,7 +457,7 @@ fn four_workers_are_replaced_during_a_long_call() {
     tally.assert_good();
     assert_eq!(fewest, 3, "workers that serve");
     assert_one_at_a_time(&nginx.error_log());
-    assert_eq!(nginx.logged("this worker retires").len(), 4);
+    assert_eq!(nginx.logged("worker shutting down gracefully").len(), 4);
 }
 
 /// The one that waits for its turn tries the code when that comes.
@@ -481,7 +481,7 @@ fn code_that_turns_bad_before_a_workers_turn() {
         }
     }
     nginx.write("app.py", &app("two"));
-    nginx.wait_log("this worker retires");
+    nginx.wait_log("worker shutting down gracefully");
     nginx.write("app.py", "def broken(:\n");
     nginx.write("go", "");
     for (pid, conn) in &mut calls {
@@ -490,7 +490,7 @@ fn code_that_turns_bad_before_a_workers_turn() {
     wait_refusals(&nginx, 1);
     let alive: Vec<_> = old.iter().filter(|pid| Process(**pid).is_alive()).collect();
     assert_eq!(alive.len(), 1, "one of {old:?} serves on");
-    assert_eq!(nginx.logged("this worker retires").len(), 1);
+    assert_eq!(nginx.logged("worker shutting down gracefully").len(), 1);
     nginx.write("app.py", &app("three"));
     wait_all(&nginx, "three", &old);
 }

@@ -180,7 +180,7 @@ fn a_request_that_waits_for_an_import_is_given_up_as_a_call_is() {
     nginx.get("/not-python").expect(204);
     nginx.reload();
     conn.response().expect(503);
-    nginx.wait_log("1 calls are given up, they did not end within wsgi_shutdown_timeout");
+    nginx.wait_log("aborting 1 calls still running after wsgi_shutdown_timeout");
     worker.wait_gone();
     assert_eq!(nginx.get("/").expect(200).text(), "fine");
 }

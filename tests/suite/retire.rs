@@ -52,7 +52,7 @@ fn pid(nginx: &Nginx) -> i32 {
 /// Waits until so many workers more have retired.
 #[track_caller]
 fn wait_retirements(nginx: &Nginx, count: usize) {
-    let retired = || nginx.logged("this worker retires").len();
+    let retired = || nginx.logged("worker shutting down gracefully").len();
     let before = retired();
     wait_for(&format!("{count} retirements"), || (retired() >= before + count).then_some(()));
 }
@@ -63,7 +63,7 @@ pub fn assert_one_at_a_time(log: &str) {
     let mut missing: Option<String> = None;
     let mut has_exited = false;
     for line in log.lines() {
-        if line.contains("this worker retires") {
+        if line.contains("worker shutting down gracefully") {
             assert_eq!(missing, None, "{log}");
             let (_, rest) = line.split_once("] ").unwrap();
             missing = Some(rest.split('#').next().unwrap().to_owned());
@@ -102,7 +102,7 @@ fn a_worker_retires_after_its_calls(engine: Engine) {
     assert_eq!(calls_of_one_worker(&nginx), 10);
     // The first call of the next one was made to find it.
     assert_eq!(calls_of_one_worker(&nginx), 9);
-    let line = nginx.wait_log("this worker retires after its calls: it has served the calls of wsgi_max_requests");
+    let line = nginx.wait_log("worker shutting down gracefully: wsgi_max_requests reached");
     assert!(line.contains("[notice]"), "{line}");
 }
 
@@ -125,8 +125,8 @@ fn memory_wears_a_worker_out(engine: Engine) {
     assert_eq!(pid(&nginx), first);
     nginx.get("/eat").expect(200);
     Process(first).wait_gone();
-    let line = nginx.wait_log("MB of wsgi_max_memory");
-    assert!(line.contains("more than the 90 MB"), "{line}");
+    let line = nginx.wait_log("MB exceeds wsgi_max_memory");
+    assert!(line.contains("(90 MB)"), "{line}");
     assert_ne!(pid(&nginx), first);
 }
 
@@ -137,7 +137,7 @@ fn a_single_process_never_retires(engine: Engine) {
     }
     std::thread::sleep(Duration::from_millis(1300));
     assert_eq!(pid(&nginx), nginx.master());
-    assert_eq!(nginx.logged("with \"master_process off\" nobody would start another worker").len(), 1);
+    assert_eq!(nginx.logged("worker cannot be recycled with \"master_process off\"").len(), 1);
 }
 
 fn workers_retire_after_a_reload_too(engine: Engine) {
@@ -192,7 +192,7 @@ fn of_two_stuck_workers_one_retires_at_a_time() {
         Process(*pid).wait_gone();
     }
     let log = nginx.error_log();
-    let retirements: Vec<usize> = log.match_indices("this worker retires").map(|(at, _)| at).collect();
+    let retirements: Vec<usize> = log.match_indices("worker shutting down gracefully").map(|(at, _)| at).collect();
     assert_eq!(retirements.len(), 2, "{log}");
     let between = &log[retirements[0]..retirements[1]];
     assert!(between.contains("exited with code 0") && between.contains("imported by"), "{log}");
@@ -206,7 +206,7 @@ fn a_holder_that_dies_does_not_keep_the_token() {
     conn.send("GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n");
     nginx.wait_events(&["stuck"]);
     let first = pid(&nginx);
-    nginx.wait_log("this worker retires");
+    nginx.wait_log("worker shutting down gracefully");
     Process(first).signal(libc::SIGKILL);
     Process(first).wait_gone();
     nginx.wait_told(&format!("[alert] {}#{0}: worker process {first} exited on signal 9", nginx.master()));

@@ -8,14 +8,14 @@ use crate::http::body_stream::{BodyEnd, StreamedBody};
 use crate::nginx::log::Level;
 use crate::nginx::request::body::Reading;
 use crate::nginx::request::{Request, Status};
-use crate::worker::active_requests::Message;
+use crate::worker::event_loop::Message;
 use crate::wsgi::body::{BodySource, Interrupt};
 
 impl RequestExchange {
     /// Returns the body for the call, if the body is read while the call runs.
     pub fn streamed_body(&self) -> Option<impl BodySource + use<>> {
         let (exchange, asking) = (self.shared(), self.shared());
-        let ask = move || asking.requests.notifier.send(Message::Response(asking.clone()));
+        let ask = move || asking.worker.event_loop.send(Message::Response(asking.clone()));
         self.body_stream.clone().map(|stream| UntimedBody { body: StreamedBody::new(stream, ask), exchange })
     }
 

@@ -7,7 +7,6 @@ use crate::engine::call_clock::LimitCheck;
 use crate::engine::pool::CallHandle;
 use crate::nginx::log::Level;
 use crate::nginx::request::{Request, Status};
-use crate::worker::recycle;
 
 impl RequestExchange {
     /// Acts on each limit that has expired. Returns the time until the next check, if one is due.
@@ -60,6 +59,6 @@ impl RequestExchange {
         self.stats.set_timed_out();
         request.in_foreign_event(|request| self.finalize(request, status));
         handle.abort(headline, self.shared());
-        recycle::expect_end(handle);
+        self.worker.recycler.watch_timed_out(handle);
     }
 }

@@ -30,7 +30,9 @@ use crate::nginx::request::{Request, RequestEvents, Status};
 use crate::nginx::thread_bound::EventLoopBound;
 use crate::python::log;
 use crate::sync::{Mutex, MutexGuard};
-use crate::worker::active_requests::{ActiveRequest, ActiveRequests, Message};
+use crate::worker::Worker;
+use crate::worker::active_requests::{ActiveGuard, ActiveRequest};
+use crate::worker::event_loop::Message;
 use crate::wsgi::call::CallNumber;
 use crate::wsgi::transport::Suspended;
 
@@ -40,7 +42,7 @@ pub struct RequestExchange {
     buffer: SharedBuffer,
     /// Held by the one thread that writes to the temporary file.
     spilling: Mutex<()>,
-    requests: &'static ActiveRequests,
+    worker: &'static Worker,
     buffering: Arc<Buffering>,
     /// `wsgi_optimize_send_headers`.
     optimizes: bool,
@@ -61,7 +63,7 @@ struct EventLoopSide {
     origin: Request,
     /// `None` once the exchange is detached.
     request: Cell<Option<Request>>,
-    number: CallNumber,
+    registration: ActiveGuard,
     output: Output,
     state: RefCell<ResponseState>,
     /// The call is over, `close()` included.
@@ -92,7 +94,7 @@ impl RequestExchange {
             myself: myself.clone(),
             buffer: SharedBuffer::new(ResponseBuffer::new(buffering.clone())),
             spilling: Mutex::new(()),
-            requests,
+            worker,
             buffering: buffering.clone(),
             optimizes: conf.optimize_send_headers(),
             header_rules: conf.header_rules().clone(),
@@ -103,7 +105,7 @@ impl RequestExchange {
             event_loop: EventLoopBound::new(EventLoopSide {
                 origin: request,
                 request: Cell::new(Some(request)),
-                number: requests.enter(myself.clone(), soonest),
+                registration: worker.requests.enter(myself.clone(), soonest),
                 output: Output::default(),
                 state: RefCell::default(),
                 call_closed: Cell::new(false),
@@ -126,7 +128,7 @@ impl RequestExchange {
 
     /// Returns the number of the call.
     pub fn number(&self) -> CallNumber {
-        self.event_loop.get().number
+        self.event_loop.get().registration.number()
     }
 
     /// Returns times and outcome of the call.
@@ -173,7 +175,7 @@ impl RequestExchange {
             }
         } else if buffer.mark_notified() {
             drop(buffer);
-            self.requests.notifier.send(Message::Response(self.shared()));
+            self.worker.event_loop.send(Message::Response(self.shared()));
         }
     }
 
@@ -203,7 +205,7 @@ impl RequestExchange {
             suspended.abandon();
         }
         side.request.set(None);
-        self.requests.leave(side.number);
+        side.registration.leave();
     }
 
     /// Detaches the call and finalizes the request.

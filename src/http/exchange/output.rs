@@ -8,7 +8,7 @@ use crate::http::response_buffer::SendBatch;
 use crate::http::response_headers::{self, Replacement};
 use crate::nginx::request::output::SentCounts;
 use crate::nginx::request::{Request, Status};
-use crate::worker::active_requests::Message;
+use crate::worker::event_loop::Message;
 use crate::wsgi::headers::ResponseHeaders;
 use crate::wsgi::transport::{End, Transport};
 
@@ -47,7 +47,7 @@ impl RequestExchange {
         }
         // A fast client, or a response that nobody reads, could go on for ever.
         if !side.output_posted.replace(true) {
-            self.requests.notifier.send(Message::Response(self.shared()));
+            self.worker.event_loop.send(Message::Response(self.shared()));
         }
     }
 
@@ -79,7 +79,7 @@ impl RequestExchange {
         if self.is_disconnected() {
             // With `wsgi_threads off` the client gets the 504 when the call has ended.
             if self.has_timed_out() && self.lock().is_closed() {
-                self.requests.write_log();
+                self.worker.event_loop.write_log();
                 side.fail(side.status_instead(request, Status::GATEWAY_TIME_OUT));
             }
             return;
@@ -97,7 +97,7 @@ impl RequestExchange {
         self.suspend(suspended);
         if closed {
             // The call has queued its last text for the log before it was closed, and the request is finalized soon.
-            self.requests.write_log();
+            self.worker.event_loop.write_log();
         }
         side.call_closed.set(closed);
         if let Some(headers) = headers {

@@ -156,7 +156,7 @@ impl Sink for RequestExchange {
         if self.event_loop.is_here() {
             self.log_here(level, text);
         } else {
-            self.requests.log(Some(self.shared()), level, text);
+            self.worker.event_loop.log(Some(self.shared()), level, text);
         }
     }
 

@@ -1,0 +1,100 @@
+//! Messages from other threads of a worker to its event loop: output of calls, log records, tasks.
+
+use std::io;
+use std::sync::Arc;
+
+use super::active_requests::ActiveRequest;
+use super::log_forward::LogQueue;
+use crate::nginx::log::Log;
+use crate::nginx::notify::{self, Notifier, NotifyHandler};
+use crate::nginx::thread_bound::EventLoopBound;
+use crate::python::log::{self, Sink};
+
+/// Message to the event loop.
+pub enum Message {
+    /// The call of this request has produced output.
+    Response(Arc<dyn ActiveRequest>),
+    /// There are records in the log queue.
+    Log,
+    /// Task that only the event loop thread may run.
+    Run(Box<dyn FnOnce() + Send>),
+}
+
+/// Event loop of this worker, as its other threads reach it.
+pub struct EventLoop {
+    notifier: Notifier<Message>,
+    log: LogQueue,
+}
+
+impl EventLoop {
+    /// Registers the message queue with nginx's event loop, for the life of the process. On the event loop thread.
+    ///
+    /// # Errors
+    /// When there is no file descriptor or nginx connection left for it.
+    pub fn attach() -> io::Result<&'static Self> {
+        let event_loop = Box::leak(Box::new(Self { notifier: Notifier::new()?, log: LogQueue::default() }));
+        notify::attach(event_loop).map_err(io::Error::other)?;
+        Ok(event_loop)
+    }
+
+    /// Sends a message from any thread and never waits.
+    pub fn send(&self, message: Message) {
+        self.notifier.send(message);
+    }
+
+    /// Logs text from any other thread, with the context of `request` if there is one.
+    pub fn log(&self, request: Option<Arc<dyn ActiveRequest>>, level: log::Level, text: &str) {
+        if self.log.push(request, level, text) {
+            self.send(Message::Log);
+        }
+    }
+
+    /// Writes the records that other threads have logged up to now. On the event loop thread.
+    pub fn write_log(&self) {
+        self.log.write();
+    }
+
+    /// Handles the messages that have arrived. On the event loop thread.
+    pub fn drain(&self) {
+        notify::drain(self);
+    }
+}
+
+impl NotifyHandler for EventLoop {
+    type Message = Message;
+
+    fn notifier(&self) -> &Notifier<Message> {
+        &self.notifier
+    }
+
+    fn receive(&self, message: Message) {
+        match message {
+            Message::Response(request) => request.on_output(),
+            Message::Log => self.write_log(),
+            Message::Run(task) => task(),
+        }
+    }
+}
+
+/// Sink for text that belongs to no request: of an import, or of a thread that an application started.
+pub struct WorkerSink {
+    event_loop: &'static EventLoop,
+    thread: EventLoopBound<()>,
+}
+
+impl WorkerSink {
+    /// Makes the sink. On the event loop thread.
+    pub fn new(event_loop: &'static EventLoop) -> Self {
+        Self { event_loop, thread: EventLoopBound::new(()) }
+    }
+}
+
+impl Sink for WorkerSink {
+    fn write(&self, level: log::Level, text: &str) {
+        if self.thread.is_here() {
+            Log::cycle().write(level.into(), text);
+        } else {
+            self.event_loop.log(None, level, text);
+        }
+    }
+}
