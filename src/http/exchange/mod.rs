@@ -82,12 +82,7 @@ struct EventLoopSide {
 
 impl RequestExchange {
     /// Creates the exchange of `request` and registers it as an active request, on the event loop thread.
-    pub fn new(
-        request: Request,
-        requests: &'static ActiveRequests,
-        conf: &LocationConf,
-        stats: CallStats,
-    ) -> Arc<Self> {
+    pub fn new(request: Request, worker: &'static Worker, conf: &LocationConf, stats: CallStats) -> Arc<Self> {
         let buffering = conf.buffering();
         let soonest = stats.clock.soonest();
         Arc::new_cyclic(|myself: &Weak<Self>| Self {
