@@ -348,7 +348,7 @@ fn a_temporary_file_that_cannot_be_made_is_no_end(engine: Engine) {
 /// What is true of both engines when there is no room on the disk.
 fn cannot_spill(engine: Engine, nginx: &Nginx, said: &str) {
     let mut conn = silent(nginx, &format!("/stream?size={}", 8 * MIB));
-    nginx.wait_log(&format!("cannot write a temporary file for an answer {said}"));
+    nginx.wait_log(&format!("cannot write a temporary file for a response {said}"));
     assert_eq!(nginx.get("/quick").expect(200).text(), "quick");
     // It waits for its client instead.
     assert!(made_in_the_end(nginx) < 5 * MIB);
