@@ -32,6 +32,7 @@ mod late;
 mod limits;
 mod log;
 mod make_run;
+mod messages;
 mod mounts;
 mod multiprocessing;
 mod process;

@@ -1,0 +1,276 @@
+//! docs/messages.md has each message of the module, and nothing else.
+//!
+//! A message is a literal of at least two words in `src`: in Rust outside of tests, assertions and attributes (but for
+//! `#[error("…")]`), in Python outside of docstrings. Both are read by parsers, so no source has to mark its messages.
+
+use crate::harness::{PYTHON, Page, in_repository};
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
+use std::iter::Peekable;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Literals of two words or more that no log and no exception shows.
+const NO_MESSAGES: [&str; 7] = [
+    "wsgi check process",
+    "wsgi trial process",
+    "ngx_wsgi shutdown",
+    "The nginx worker that this code runs in.",
+    "<ngx_wsgi log stream '…'>",
+    "<frozen importlib.",
+    "exec(source) or '…'",
+];
+
+/// The page that shows an exception, and has no message of its own.
+const DEBUG_PAGE: &str = "src/wsgi/debug_page.rs";
+
+/// Stands for the variable parts of a message.
+const VARIABLE: char = '…';
+
+/// A literal of the sources, with its variable parts replaced.
+struct Text {
+    file: PathBuf,
+    text: String,
+}
+
+/// Returns the byte ranges in `found` of the fixed parts of `text`, if it has all of them as whole words in their order.
+fn find(text: &str, found: &str) -> Option<Vec<Range<usize>>> {
+    let is_in_a_word = |index: usize| {
+        let (before, after) = (found[..index].chars().next_back(), found[index..].chars().next());
+        before.zip(after).is_some_and(|(before, after)| before.is_alphabetic() && after.is_alphabetic())
+    };
+    let mut end = 0;
+    let parts = text.split(VARIABLE).filter(|part| !part.is_empty());
+    let ranges = parts.map(|part| {
+        let mut starts = found[end..].match_indices(part).map(|(index, _)| end + index);
+        let start = starts.find(|start| !is_in_a_word(*start) && !is_in_a_word(start + part.len()))?;
+        end = start + part.len();
+        Some(start..end)
+    });
+    ranges.collect()
+}
+
+/// Whether a literal is a message, or a part that has to be documented.
+fn is_message(text: &str) -> bool {
+    let words = text.split([' ', VARIABLE]).filter(|word| word.contains(char::is_alphabetic));
+    text.contains(' ') && words.count() > 1
+}
+
+/// Replaces what `format!` replaces.
+fn without_arguments(format: &str) -> String {
+    let mut text = String::new();
+    let mut characters = format.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '{' | '}' if characters.peek() == Some(&character) => text.extend(characters.next()),
+            '{' => {
+                characters.by_ref().find(|character| *character == '}').expect("the argument has an end");
+                text.push(VARIABLE);
+            }
+            other => text.push(other),
+        }
+    }
+    text
+}
+
+/// Adds the lines of literals in the tokens of a Rust source.
+fn add_literals(tokens: TokenStream, literals: &mut Vec<String>) {
+    const NOT_SHOWN: [&str; 9] = [
+        "assert",
+        "assert_eq",
+        "assert_ne",
+        "compile_error",
+        "debug_assert",
+        "debug_assert_eq",
+        "expect",
+        "panic",
+        "unreachable",
+    ];
+    let mut tokens = tokens.into_iter().peekable();
+    let mut is_test = false;
+    while let Some(token) = tokens.next() {
+        match token {
+            TokenTree::Punct(mark) if mark.as_char() == '#' => {
+                let Some(attribute) = next_group(&mut tokens, '!') else { continue };
+                let text = attribute.stream().to_string();
+                if text.starts_with("cfg") && attribute.stream().into_iter().nth(1).is_some_and(is_for_tests) {
+                    is_test = true;
+                } else if text.starts_with("error") {
+                    add_literals(attribute.stream(), literals);
+                }
+            }
+            TokenTree::Ident(name) if NOT_SHOWN.iter().any(|not_shown| name == not_shown) => {
+                next_group(&mut tokens, '!');
+            }
+            TokenTree::Punct(mark) if mark.as_char() == ';' => is_test = false,
+            TokenTree::Group(group) if is_test => is_test = group.delimiter() != Delimiter::Brace,
+            TokenTree::Group(group) => add_literals(group.stream(), literals),
+            TokenTree::Literal(literal) => match syn::Lit::new(literal) {
+                syn::Lit::Str(text) => literals.push(without_arguments(&text.value())),
+                syn::Lit::CStr(text) => literals.push(text.value().into_string().unwrap()),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+}
+
+/// Takes the group that follows, behind a `mark` or not.
+fn next_group(tokens: &mut Peekable<impl Iterator<Item = TokenTree>>, mark: char) -> Option<Group> {
+    tokens.next_if(|token| matches!(token, TokenTree::Punct(found) if found.as_char() == mark));
+    match tokens.next_if(|token| matches!(token, TokenTree::Group(_)))? {
+        TokenTree::Group(group) => Some(group),
+        _ => None,
+    }
+}
+
+/// Whether the condition of a `cfg` is `test`, alone or in `all`.
+fn is_for_tests(condition: TokenTree) -> bool {
+    let condition = condition.to_string();
+    condition == "(test)" || condition.starts_with("(all") && condition.contains("test")
+}
+
+/// Prints a line for each literal: file, NUL, text.
+const PYTHON_LITERALS: &str = r#"
+import ast, sys
+
+for path in sys.argv[1:]:
+    with open(path, encoding="utf-8") as file:
+        tree = ast.parse(file.read())
+    skipped = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            skipped.add(node.body[0].value)
+        if isinstance(node, ast.JoinedStr):
+            skipped.update(node.values)
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+        elif isinstance(node, ast.JoinedStr):
+            repr = lambda part: "'\N{HORIZONTAL ELLIPSIS}'" if part.conversion == ord("r") else "\N{HORIZONTAL ELLIPSIS}"
+            text = "".join(part.value if isinstance(part, ast.Constant) else repr(part) for part in node.values)
+        else:
+            continue
+        for line in text.splitlines():
+            sys.stdout.buffer.write(f"{path}\0{line}\n".encode())
+"#;
+
+/// Returns the sources below a directory with this extension.
+fn sources(directory: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            paths.extend(sources(&path, extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    paths
+}
+
+/// Returns the lines of the literals in the sources.
+fn in_the_sources() -> Vec<Text> {
+    let mut texts = Vec::new();
+    let mut add = |file: &Path, text: &str| {
+        texts.extend(text.lines().map(|line| Text { file: file.to_owned(), text: line.trim().to_owned() }));
+    };
+    let directory = in_repository("src");
+    for file in sources(&directory, "rs") {
+        let mut literals = Vec::new();
+        add_literals(std::fs::read_to_string(&file).unwrap().parse().unwrap(), &mut literals);
+        literals.iter().for_each(|literal| add(&file, literal));
+    }
+    let output = Command::new(PYTHON).args(["-c", PYTHON_LITERALS]).args(sources(&directory, "py")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for line in str::from_utf8(&output.stdout).unwrap().lines() {
+        let (file, text) = line.split_once('\0').unwrap();
+        add(Path::new(file), text);
+    }
+    texts.retain(|Text { file, text }| text.contains(char::is_alphabetic) && !file.ends_with(DEBUG_PAGE));
+    texts
+}
+
+/// An entry of the page.
+struct Entry {
+    message: String,
+    level: String,
+    /// Cause and remedy.
+    text: String,
+}
+
+/// Returns the entries of all sections: ``- `message` (level)``, and an indented text below.
+fn in_the_page(page: &Page) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::new();
+    for (number, line) in page.prose().into_iter().skip_while(|(_, line)| !line.starts_with("## ")) {
+        if let Some(head) = line.strip_prefix("- `") {
+            let (message, level) = head.split_once("` (").unwrap_or_else(|| panic!("{}:{number}: no level", page.path));
+            let level = level.strip_suffix(')').unwrap_or_else(|| panic!("{}:{number}: text in the head", page.path));
+            entries.push(Entry { message: message.to_owned(), level: level.to_owned(), text: String::new() });
+        } else if let Some(text) = line.strip_prefix("  ") {
+            let entry = entries.last_mut().unwrap_or_else(|| panic!("{}:{number}: no entry", page.path));
+            entry.text.extend([text, " "]);
+        }
+    }
+    entries
+}
+
+#[test]
+fn the_page_has_each_message_of_the_sources() {
+    let page = Page::read("docs/messages.md");
+    let prose: Vec<&str> = page.prose().into_iter().map(|(_, line)| line).collect();
+    let prose = prose.join(" ");
+    let documented: Vec<&str> = prose.split('`').skip(1).step_by(2).collect();
+    let sources = in_the_sources();
+    let is_known = |text: &str| {
+        NO_MESSAGES.contains(&text) || documented.iter().any(|documented| find(text, documented).is_some())
+    };
+    let messages: Vec<&Text> = sources.iter().filter(|Text { text, .. }| is_message(text)).collect();
+    assert!(messages.len() > 100, "the literals are not found");
+    let missing: Vec<String> = messages
+        .iter()
+        .filter(|Text { text, .. }| !is_known(text))
+        .map(|Text { file, text }| format!("{}: {text}\n", file.strip_prefix(in_repository("")).unwrap().display()))
+        .collect();
+    assert!(missing.is_empty(), "not in docs/messages.md, or changed:\n{}", missing.concat());
+    for text in NO_MESSAGES {
+        assert!(sources.iter().any(|source| source.text == text), "not in the sources any more: {text}");
+    }
+}
+
+#[test]
+fn the_sources_have_each_message_of_the_page() {
+    let sources = in_the_sources();
+    let mut unknown = String::new();
+    for Entry { message, .. } in in_the_page(&Page::read("docs/messages.md")) {
+        let mut left = message.clone().into_bytes();
+        for range in sources.iter().filter_map(|source| find(&source.text, &message)).flatten() {
+            left[range].fill(b' ');
+        }
+        if left.iter().any(u8::is_ascii_alphabetic) {
+            unknown.push_str(&format!("{message}\n"));
+        }
+    }
+    assert!(unknown.is_empty(), "not in the sources, or changed:\n{unknown}");
+}
+
+#[test]
+fn each_message_of_the_page_has_a_level_a_cause_and_a_remedy() {
+    let entries = in_the_page(&Page::read("docs/messages.md"));
+    for (index, Entry { message, level, text }) in entries.iter().enumerate() {
+        assert!(entries[..index].iter().all(|entry| entry.message != *message), "twice: {message}");
+        let (cause, remedy) = text.split_once("Remedy: ").unwrap_or((text, ""));
+        assert!(cause.trim().ends_with('.'), "no cause: {message}");
+        match level.as_str() {
+            "notice" | "info" => assert!(remedy.is_empty(), "{message}"),
+            "emerg" | "alert" | "error" | "warn" => assert!(remedy.trim().ends_with('.'), "no remedy: {message}"),
+            exception => {
+                assert!(exception.ends_with("Error"), "{message}: {exception}");
+                assert!(remedy.trim().ends_with('.'), "no remedy: {message}");
+            }
+        }
+    }
+}
