@@ -258,6 +258,22 @@ fn the_sources_have_each_message_of_the_page() {
 }
 
 #[test]
+fn the_lines_to_watch_are_messages() {
+    let monitoring = Page::read("docs/monitoring.md");
+    let (_, section) = monitoring.text.split_once("\n| line contains |").expect("the table is in the page");
+    let (table, _) = section.split_once("\n\n").unwrap();
+    let entries = in_the_page(&Page::read("docs/messages.md"));
+    let cells = table.lines().skip(2).map(|row| row.split('|').nth(1).unwrap());
+    let parts = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    // The master of nginx writes this one.
+    let parts: Vec<&str> = parts.filter(|part| !part.starts_with("exited on signal")).collect();
+    assert!(parts.len() > 5, "{parts:?}");
+    for part in parts {
+        assert!(entries.iter().any(|entry| entry.message.contains(part)), "no message contains {part}");
+    }
+}
+
+#[test]
 fn each_message_of_the_page_has_a_level_a_cause_and_a_remedy() {
     let entries = in_the_page(&Page::read("docs/messages.md"));
     for (index, Entry { message, level, text }) in entries.iter().enumerate() {
