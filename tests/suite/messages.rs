@@ -73,51 +73,70 @@ fn without_arguments(format: &str) -> String {
     text
 }
 
-/// Adds the lines of literals in the tokens of a Rust source.
-fn add_literals(tokens: TokenStream, literals: &mut Vec<String>) {
-    const NOT_SHOWN: [&str; 9] = [
-        "assert",
-        "assert_eq",
-        "assert_ne",
-        "compile_error",
-        "debug_assert",
-        "debug_assert_eq",
-        "expect",
-        "panic",
-        "unreachable",
-    ];
-    let mut tokens = tokens.into_iter().peekable();
-    let mut is_test = false;
-    while let Some(token) = tokens.next() {
-        match token {
-            TokenTree::Punct(mark) if mark.as_char() == '#' => {
-                let Some(attribute) = next_group(&mut tokens, '!') else { continue };
-                let text = attribute.stream().to_string();
-                if text.starts_with("cfg") && attribute.stream().into_iter().nth(1).is_some_and(is_for_tests) {
-                    is_test = true;
-                } else if text.starts_with("error") {
-                    add_literals(attribute.stream(), literals);
+/// The literals of a Rust source, and the modules that it declares for tests alone.
+#[derive(Default)]
+struct RustSource {
+    literals: Vec<String>,
+    test_modules: Vec<String>,
+}
+
+/// Macros and methods whose texts only a bug shows.
+const NOT_SHOWN: [&str; 9] = [
+    "assert",
+    "assert_eq",
+    "assert_ne",
+    "compile_error",
+    "debug_assert",
+    "debug_assert_eq",
+    "expect",
+    "panic",
+    "unreachable",
+];
+
+impl RustSource {
+    fn read(file: &Path) -> Self {
+        let mut source = Self::default();
+        source.add(std::fs::read_to_string(file).unwrap().parse().unwrap());
+        source
+    }
+
+    fn add(&mut self, tokens: TokenStream) {
+        let mut tokens = tokens.into_iter().peekable();
+        let mut is_test = false;
+        while let Some(token) = tokens.next() {
+            match token {
+                TokenTree::Punct(mark) if mark.as_char() == '#' => {
+                    let Some(attribute) = next_group(&mut tokens) else { continue };
+                    let text = attribute.stream().to_string();
+                    is_test |=
+                        text.starts_with("cfg") && attribute.stream().into_iter().nth(1).is_some_and(is_for_tests);
+                    if text.starts_with("error") {
+                        self.add(attribute.stream());
+                    }
                 }
-            }
-            TokenTree::Ident(name) if NOT_SHOWN.iter().any(|not_shown| name == not_shown) => {
-                next_group(&mut tokens, '!');
-            }
-            TokenTree::Punct(mark) if mark.as_char() == ';' => is_test = false,
-            TokenTree::Group(group) if is_test => is_test = group.delimiter() != Delimiter::Brace,
-            TokenTree::Group(group) => add_literals(group.stream(), literals),
-            TokenTree::Literal(literal) => match syn::Lit::new(literal) {
-                syn::Lit::Str(text) => literals.push(without_arguments(&text.value())),
-                syn::Lit::CStr(text) => literals.push(text.value().into_string().unwrap()),
+                TokenTree::Punct(mark) if mark.as_char() == ';' => is_test = false,
+                TokenTree::Ident(keyword) if is_test && keyword == "mod" => {
+                    self.test_modules.extend(tokens.next().map(|name| name.to_string()));
+                }
+                TokenTree::Ident(name) if NOT_SHOWN.iter().any(|not_shown| name == not_shown) => {
+                    next_group(&mut tokens);
+                }
+                TokenTree::Group(group) if is_test => is_test = group.delimiter() != Delimiter::Brace,
+                TokenTree::Group(group) => self.add(group.stream()),
+                TokenTree::Literal(literal) => match syn::Lit::new(literal) {
+                    syn::Lit::Str(text) => self.literals.push(without_arguments(&text.value())),
+                    syn::Lit::CStr(text) => self.literals.push(text.value().into_string().unwrap()),
+                    _ => {}
+                },
                 _ => {}
-            },
-            _ => {}
+            }
         }
     }
 }
 
-/// Takes the group that follows, behind a `mark` or not.
-fn next_group(tokens: &mut Peekable<impl Iterator<Item = TokenTree>>, mark: char) -> Option<Group> {
-    tokens.next_if(|token| matches!(token, TokenTree::Punct(found) if found.as_char() == mark));
+/// Takes the group that follows, as that of an attribute or of a macro with its `!`.
+fn next_group(tokens: &mut Peekable<impl Iterator<Item = TokenTree>>) -> Option<Group> {
+    tokens.next_if(|token| matches!(token, TokenTree::Punct(mark) if mark.as_char() == '!'));
     match tokens.next_if(|token| matches!(token, TokenTree::Group(_)))? {
         TokenTree::Group(group) => Some(group),
         _ => None,
@@ -179,10 +198,21 @@ fn in_the_sources() -> Vec<Text> {
         texts.extend(text.lines().map(|line| Text { file: file.to_owned(), text: line.trim().to_owned() }));
     };
     let directory = in_repository("src");
-    for file in sources(&directory, "rs") {
-        let mut literals = Vec::new();
-        add_literals(std::fs::read_to_string(&file).unwrap().parse().unwrap(), &mut literals);
-        literals.iter().for_each(|literal| add(&file, literal));
+    let rust: Vec<(PathBuf, RustSource)> =
+        sources(&directory, "rs").into_iter().map(|file| (file.clone(), RustSource::read(&file))).collect();
+    let tests: Vec<PathBuf> = rust
+        .iter()
+        .flat_map(|(file, source)| {
+            // Where the modules of a file are.
+            let is_room = ["lib.rs", "mod.rs"].iter().any(|name| file.ends_with(name));
+            let directory = if is_room { file.parent().unwrap().to_owned() } else { file.with_extension("") };
+            source.test_modules.iter().map(move |name| directory.join(name))
+        })
+        .collect();
+    for (file, source) in &rust {
+        if !tests.iter().any(|module| file.with_extension("").starts_with(module)) {
+            source.literals.iter().for_each(|literal| add(file, literal));
+        }
     }
     let output = Command::new(PYTHON).args(["-c", PYTHON_LITERALS]).args(sources(&directory, "py")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
