@@ -33,21 +33,25 @@ struct Text {
     text: String,
 }
 
-/// Returns the byte ranges in `found` of the fixed parts of `text`, if it has all of them as whole words in their order.
-fn find(text: &str, found: &str) -> Option<Vec<Range<usize>>> {
+/// Returns the fixed parts of a text.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(VARIABLE).filter(|part| !part.is_empty())
+}
+
+/// Returns the byte ranges of the occurrences of `part` that do not begin or end inside a word of `message`.
+fn occurrences(part: &str, message: &str) -> impl Iterator<Item = Range<usize>> {
     let is_in_a_word = |index: usize| {
-        let (before, after) = (found[..index].chars().next_back(), found[index..].chars().next());
+        let (before, after) = (message[..index].chars().next_back(), message[index..].chars().next());
         before.zip(after).is_some_and(|(before, after)| before.is_alphabetic() && after.is_alphabetic())
     };
-    let mut end = 0;
-    let parts = text.split(VARIABLE).filter(|part| !part.is_empty());
-    let ranges = parts.map(|part| {
-        let mut starts = found[end..].match_indices(part).map(|(index, _)| end + index);
-        let start = starts.find(|start| !is_in_a_word(*start) && !is_in_a_word(start + part.len()))?;
-        end = start + part.len();
-        Some(start..end)
-    });
-    ranges.collect()
+    let ranges = message.match_indices(part).map(|(start, part)| start..start + part.len());
+    ranges.filter(move |range| !is_in_a_word(range.start) && !is_in_a_word(range.end))
+}
+
+/// Whether the fixed parts of `text` are in `message`, in their order.
+fn is_part(text: &str, message: &str) -> bool {
+    let after = |end: usize, part| occurrences(part, message).find(|range| range.start >= end).map(|range| range.end);
+    parts(text).try_fold(0, after).is_some()
 }
 
 /// Whether a literal is a message, or a part that has to be documented.
@@ -255,9 +259,8 @@ fn the_page_has_each_message_of_the_sources() {
     let prose = prose.join(" ");
     let documented: Vec<&str> = prose.split('`').skip(1).step_by(2).collect();
     let sources = in_the_sources();
-    let is_known = |text: &str| {
-        NO_MESSAGES.contains(&text) || documented.iter().any(|documented| find(text, documented).is_some())
-    };
+    let is_known =
+        |text: &str| NO_MESSAGES.contains(&text) || documented.iter().any(|documented| is_part(text, documented));
     let messages: Vec<&Text> = sources.iter().filter(|Text { text, .. }| is_message(text)).collect();
     assert!(messages.len() > 100, "the literals are not found");
     let missing: Vec<String> = messages
@@ -277,7 +280,8 @@ fn the_sources_have_each_message_of_the_page() {
     let mut unknown = String::new();
     for Entry { message, .. } in in_the_page(&Page::read("docs/messages.md")) {
         let mut left = message.clone().into_bytes();
-        for range in sources.iter().filter_map(|source| find(&source.text, &message)).flatten() {
+        let texts = sources.iter().map(|source| source.text.as_str()).filter(|text| is_part(text, &message));
+        for range in texts.flat_map(parts).flat_map(|part| occurrences(part, &message)) {
             left[range].fill(b' ');
         }
         if left.iter().any(u8::is_ascii_alphabetic) {
