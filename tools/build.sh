@@ -10,5 +10,6 @@ if [[ -n ${MODULE:-} ]]; then
 else
     tools/setup.sh
     as_builder cargo build --release
+    tools/symbols.sh "$module"
 fi
 echo "$module"

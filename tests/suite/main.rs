@@ -49,6 +49,7 @@ mod slow;
 mod spill;
 mod start_response;
 mod streaming;
+mod symbols;
 mod valgrind;
 mod validate;
 mod variables;
