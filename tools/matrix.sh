@@ -68,8 +68,8 @@ row() { printf '%-16s%-9s%-9s%7s%7s%s\n' "$@"; }
 
 tools/setup.sh debootstrap
 archive=$(archive)
-# There is no registry of crates in the folders; all of them are fetched here, also those of the models.
-RUSTFLAGS="--cfg loom" cargo fetch --quiet --locked --target "$(rustc -vV | sed -n 's/^host: //p')"
+# There is no registry of crates in the directories: all crates are fetched here.
+cargo fetch --quiet --locked --target "$(rustc -vV | sed -n 's/^host: //p')"
 
 for name in "${names[@]}"; do
     make_folder "$name"

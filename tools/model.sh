@@ -3,4 +3,4 @@
 
 source "$(dirname "$0")/env.sh"
 
-RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$target/model cargo test --lib -- models::
+exec cargo test --lib --features loom -- models::
