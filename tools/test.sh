@@ -1,53 +1,102 @@
 #!/bin/bash
-# Formatting, lints (also of the scripts) and all tests, for the chosen Python; without a choice for the distribution's
-# and the newer ones that are here. What cargo says of the last tests stays the end of the output.
+# Formatting, lints (also of the scripts), models and all tests with the chosen Python, which is the distribution's if none
+# was chosen. --all: then the tests that depend on the version of Python, with each other Python that is installed.
+# Ends with the time of each part.
 
 source "$(dirname "$0")/env.sh"
 
-# A virtual environment with what the tests drive, one for each Python, made anew when the requirements or that
-# Python change. Prints its path.
-test_venv() {
-    local venv stamp
-    venv=$PWD/target/venv/$(python_tag "$1")
-    stamp=$("$1" -c 'import sys; print(sys.prefix, sys.version)' && cat tests/requirements.txt)
-    if [[ ! -f $venv/.installed || $(<"$venv/.installed") != "$stamp" ]]; then
-        say "Making a virtual environment for the tests: $venv"
-        "$1" -m venv --clear "$venv" >&2
-        "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/requirements.txt >&2
-        printf '%s\n' "$stamp" >"$venv/.installed"
-    fi
-    echo "$venv"
+# Subjects of tests/suite that another Python cannot change: each tests code that does not call Python, or calls it as
+# another subject that stays does.
+independent_of_python=(
+    accel ranges handed_on      # nginx's filters and redirects of a response
+    directives mounts variables # nginx's configuration and log
+    protocols                   # nginx's connections
+    endless slow spill          # the event loop and its timers, with clients that are slow
+    chapters configurations documentation documents install make_run # documents, examples and scripts
+    valgrind                    # memory of nginx and Rust
+)
+
+times=()
+
+# Runs a part, and notes how long it took.
+part() {
+    local name=$1 start=$SECONDS
+    say "== $name"
+    "${@:2}"
+    times+=("$(printf '%5d s  %s' $((SECONDS - start)) "$name")")
 }
 
-others=()
-if [[ -z ${PYTHON:-} ]]; then
-    for version in 3.12 3.13 3.14; do
-        if [[ python$version == $(python_tag "$python") ]]; then
-            continue
-        elif other=$(find_python "python$version"); then
-            others+=("$other")
-        else
-            say "Python $version with a shared library is not here: its tests are skipped."
-        fi
+check_formatting() {
+    shellcheck tools/*.sh nginx-conf/*.sh
+    cargo fmt --check
+}
+
+make_venv() {
+    "$1" -m venv --clear "$2"
+    "$2/bin/pip" install --quiet --disable-pip-version-check -r tests/requirements.txt
+}
+
+# Has the tests use the virtual environment of a Python with the packages that they need, and makes it if it is not
+# there, or if that Python or the requirements have changed.
+select_venv() {
+    local venv stamp
+    venv=$PWD/target/venv/$(python_tag "$1")
+    export WSGI_TEST_VENV=$venv
+    stamp=$("$1" -c 'import sys; print(sys.prefix, sys.version)' && cat tests/requirements.txt)
+    if [[ ! -f $venv/.installed || $(<"$venv/.installed") != "$stamp" ]]; then
+        part "virtual environment" make_venv "$1" "$venv"
+        printf '%s\n' "$stamp" >"$venv/.installed"
+    fi
+}
+
+# The module that the tests load is built with them, as tests/suite/harness/module.rs does.
+build() {
+    cargo test --no-run
+    cargo build --lib --tests
+    tools/symbols.sh "$target/debug/${module##*/}"
+}
+
+# All tests, with the chosen Python.
+test_chosen() {
+    part "formatting" check_formatting
+    part "clippy" cargo clippy --all-targets -- -D warnings
+    part "build" build
+    part "unit tests" cargo test --lib
+    part "models" tools/model.sh
+    select_venv "$python"
+    part "integration tests" cargo test --test suite -- --skip valgrind::
+    part "valgrind" cargo test --test suite valgrind::
+}
+
+# The tests that depend on the version of Python, with another one.
+test_other() {
+    local subject skipped=() tag=$1
+    for subject in "${independent_of_python[@]}"; do
+        [[ -f tests/suite/$subject.rs ]] || die "tools/test.sh skips $subject, which is no subject of tests/suite."
+        skipped+=(--skip "$subject::")
     done
-fi
+    export PYO3_PYTHON=$2 CARGO_TARGET_DIR=$target/$tag
+    part "$tag: build" cargo test --no-run
+    part "$tag: unit tests" cargo test --lib
+    select_venv "$2"
+    part "$tag: integration tests" cargo test --test suite -- "${skipped[@]}"
+}
+
+print_times() { printf '%s\n' "${times[@]}" "$(printf '%5d s  total' "$SECONDS")" >&2; }
+trap print_times EXIT
 
 # The tests wait more than they compute.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
 
-shellcheck tools/*.sh nginx-conf/*.sh
-cargo fmt --check
-cargo clippy --all-targets -- -D warnings
-
-say "Models of the threads that hand requests and answers over"
-tools/model.sh
-
-venv=$(test_venv "$python")
-WSGI_TEST_VENV=$venv cargo test
-
-for other in "${others[@]}"; do
-    # Whether memory is misused does not depend on the Python.
-    say "The same with $other, without valgrind"
-    venv=$(test_venv "$other")
-    WSGI_TEST_VENV=$venv PYO3_PYTHON=$other CARGO_TARGET_DIR=$target/${venv##*/} cargo test -- --skip valgrind::
-done
+test_chosen
+if [[ ${1:-} == --all ]]; then
+    for version in python3.{11..14}; do
+        if [[ $version == $(python_tag "$python") ]]; then
+            continue
+        elif other=$(find_python "$version"); then
+            test_other "$version" "$other"
+        else
+            say "$version with a shared library is not installed: its tests are skipped."
+        fi
+    done
+fi
