@@ -1,14 +1,14 @@
 #!/bin/bash
-# The inner half of matrix.sh: runs a command inside the Debian of FOLDER/root, with this repository as /src, FOLDER/target
-# as its target folder, and this machine's Rust. As root, in a namespace of its own, whose end undoes all mounts.
-# Arguments: FOLDER SYSROOT CARGO_HOME [VARIABLE=value …] command…
+# The inner half of matrix.sh: runs a command inside the Debian of DIRECTORY/root, with this repository as /src, DIRECTORY/target
+# as its target directory, and this machine's Rust. As root, in a namespace of its own, whose end undoes all mounts.
+# Arguments: DIRECTORY SYSROOT CARGO_HOME [VARIABLE=value …] command…
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
-folder=$1 sysroot=$2 cargo_home=$3 root=$1/root
+directory=$1 sysroot=$2 cargo_home=$3 root=$1/root
 shift 3
 
-# The first process of a namespace is not ended by a Ctrl-C that it does not ask for.
+# The first process of a namespace ignores signals, Ctrl-C among them, for which it has no handler.
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
@@ -22,7 +22,7 @@ mount_read_only "$sysroot" "$root/opt/rust"
 mount_read_only "$cargo_home/registry" "$root/opt/cargo/registry"
 # Read-only, too: what is tested is what is here, and stays so.
 mount_read_only . "$root/src"
-mount --bind "$folder/target" "$root/src/target"
+mount --bind "$directory/target" "$root/src/target"
 
 # How this machine reaches package archives.
 for file in /etc/{resolv.conf,hosts,pip.conf,ssl/certs/ca-certificates.crt}; do

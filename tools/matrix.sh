@@ -1,21 +1,68 @@
 #!/bin/bash
-# Runs `make test` with other versions of nginx and Python: in the Debian releases that MATRIX names, each in a folder
-# below target/matrix/ that debootstrap fills the first time. Ends with a table of what was tested and how it went, and
-# fails if a test did. --remove takes the folders away, which are root's.
+# Runs `make test` with other versions of nginx and Python. MATRIX names Debian releases, each of which debootstrap installs
+# in a directory below target/matrix/ the first time; and "debug", an nginx that is built to find errors in the use of its
+# memory, with the Python of this machine. Ends with a table of what was tested and the results, and fails if a test failed.
+# --remove removes the directories, which belong to root.
 
 source "$(dirname "$0")/env.sh"
 
 matrix=$PWD/target/matrix
+debug_nginx=$matrix/debug/nginx/objs/nginx
 
 if [[ ${1:-} == --remove ]]; then
     [[ ! -d $matrix ]] || as_root rm -rf "$matrix"
     exit
 fi
 
-read -ra names <<<"${MATRIX:-trixie sid}"
+read -ra names <<<"${MATRIX:-debug trixie sid}"
+releases=()
 for name in "${names[@]}"; do
-    [[ $name =~ ^[a-z]+$ ]] || die "MATRIX=$MATRIX is not a list of Debian releases, as \"trixie sid\"."
+    [[ $name =~ ^[a-z]+$ ]] || die "MATRIX=$MATRIX is not a list of Debian releases and debug, as in \"debug trixie sid\"."
+    [[ $name == debug ]] || releases+=("$name")
 done
+
+# Prints the directory of an nginx source that cargo fetches: the crate nginx-src contains it.
+fetch_source() {
+    local package=$matrix/debug/fetch
+    mkdir -p "$package/src"
+    touch "$package/src/lib.rs"
+    # A workspace of its own, as a package of this repository it would change Cargo.lock.
+    cat >"$package/Cargo.toml" <<'TOML'
+[package]
+name = "fetch"
+edition = "2024"
+
+[dependencies]
+nginx-src = "=1.28.5"
+
+[workspace]
+TOML
+    cargo metadata --format-version 1 --manifest-path "$package/Cargo.toml" |
+        "$python" -c '
+import json, os, sys
+for package in json.load(sys.stdin)["packages"]:
+    if package["name"] == "nginx-src":
+        print(os.path.join(os.path.dirname(package["manifest_path"]), "nginx"))'
+}
+
+# Builds nginx so that errors of the module show: with its debug log, and with a malloc for each allocation from a pool.
+# Memory of a request that is used after its end is then free memory, which valgrind reports.
+build_debug_nginx() {
+    local name source modules=()
+    [[ ! -x $debug_nginx ]] || return 0
+    source=$(fetch_source)
+    for name in addition auth_request gunzip realip slice ssl sub v2; do
+        modules+=("--with-http_${name}_module")
+    done
+    say "Building nginx for debugging in ${debug_nginx%/*}"
+    rm -rf "$matrix/debug/nginx"
+    cp -r "$source" "$matrix/debug/nginx"
+    (
+        cd "$matrix/debug/nginx"
+        auto/configure --with-compat --with-debug --with-threads "${modules[@]}" \
+            --with-cc-opt="-g -O1 -DNGX_DEBUG_PALLOC=1" && make -j "$(nproc)" -f objs/Makefile binary
+    ) >"$matrix/debug/build.log" 2>&1 || die "nginx could not be built: see $matrix/debug/build.log"
+}
 
 # Where this machine takes its own packages from.
 archive() {
@@ -29,12 +76,12 @@ archive() {
     echo "$uri"
 }
 
-# A namespace's mounts and processes go with its first process, and that one with whoever started it: nothing is left
-# behind, whatever ends this script.
+# The mounts and processes of a namespace end with its first process, and that one with the process that started it:
+# nothing is left behind, whatever ends this script.
 in_namespace() { as_root setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child "$@"; }
 
-# Fills the folder of a release. What was interrupted half-way is begun anew.
-make_folder() {
+# Installs a release in its directory. An interrupted installation starts again.
+install_release() {
     local root=$matrix/$1/root
     mkdir -p "${root%/*}"
     [[ ! -d $root ]] || return 0
@@ -48,8 +95,8 @@ make_folder() {
     as_root mv "$root.new" "$root"
 }
 
-# Runs the tests of a release.
-run_tests() {
+# Runs the tests with a release.
+test_release() {
     local variables=() variable
     for variable in $(compgen -e | grep -xE 'PIP_.*|.*_proxy|TERM|RUST_TEST_THREADS'); do
         variables+=("$variable=${!variable}")
@@ -58,31 +105,48 @@ run_tests() {
         "${variables[@]}" make -C /src test
 }
 
-# How many tests passed or failed in a release, by the sums that cargo prints.
+# Runs the tests with nginx for debugging.
+test_debug() {
+    NGINX=$debug_nginx NGINX_SOURCE_DIR=$matrix/debug/nginx NGINX_BUILD_DIR=$matrix/debug/nginx/objs \
+        CARGO_TARGET_DIR=$matrix/debug/target make test
+}
+
+run_tests() { if [[ $1 == debug ]]; then test_debug; else test_release "$1"; fi; }
+
+# Prints how many tests passed or failed, by the sums that cargo prints.
 count() { grep -oP "^test result: .* \K\d+(?= $2)" "$matrix/$1/log" | awk '{ sum += $1 } END { print sum + 0 }'; }
 
-# What a release brings: the output of a command in its folder, or a dash.
-version() { as_root chroot "$matrix/$1/root" "${@:2}" 2>&1 | grep -oPm 1 '\d+(\.\d+)+' || echo -; }
+# Prints the version in the output of a command, or a dash.
+version() { "$@" 2>&1 | grep -oPm 1 '\d+(\.\d+)+' || echo -; }
 
-row() { printf '%-16s%-9s%-9s%7s%7s%s\n' "$@"; }
+row() { printf '%-20s%-9s%-9s%7s%7s%s\n' "$@"; }
 
-tools/setup.sh debootstrap
-archive=$(archive)
-# There is no registry of crates in the directories: all crates are fetched here.
-cargo fetch --quiet --locked --target "$(rustc -vV | sed -n 's/^host: //p')"
-
-for name in "${names[@]}"; do
-    make_folder "$name"
+if [[ -n ${releases[*]} ]]; then
+    tools/setup.sh debootstrap
+    archive=$(archive)
+    # There is no registry of crates in the directories: all crates are fetched here.
+    cargo fetch --quiet --locked --target "$(rustc -vV | sed -n 's/^host: //p')"
+fi
+for name in "${releases[@]}"; do
+    install_release "$name"
 done
 
 rows=() result=0
 for name in "${names[@]}"; do
-    say "The tests in Debian $name"
+    if [[ $name == debug ]]; then
+        title="nginx --with-debug" in_release=() nginx_command=$debug_nginx python_command=$python
+        tools/setup.sh
+        build_debug_nginx
+    else
+        title="Debian $name" in_release=(as_root chroot "$matrix/$name/root") nginx_command=nginx python_command=python3
+    fi
+    say "The tests with $title"
     remark=
     # No pipe, which would put a shell between this one and the namespace.
     run_tests "$name" > >(tee "$matrix/$name/log") 2>&1 || result=1 remark="  see target/matrix/$name/log"
     wait $!
-    rows+=("$(row "Debian $name" "$(version "$name" nginx -v)" "$(version "$name" python3 -V)" \
+    rows+=("$(row "$title" "$(version "${in_release[@]}" "$nginx_command" -v)" \
+        "$(version "${in_release[@]}" "$python_command" -V)" \
         "$(count "$name" passed)" "$(count "$name" failed)" "$remark")")
 done
 row "" nginx Python passed failed ""
