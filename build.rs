@@ -1,4 +1,4 @@
-//! Facts of the build: which nginx, which Python, and what the linker needs to know of both.
+//! Build script: checks Python and nginx, and passes their properties to the sources and the linker.
 
 use std::env;
 use std::path::PathBuf;
@@ -20,29 +20,29 @@ fn python() {
     let executable = python.executable().unwrap_or_default();
     if !python.shared() {
         panic!(
-            "\n\n{executable} (Python {major}.{minor}) has no shared libpython, which extension modules need inside \
-             nginx.\nOn Debian and Ubuntu install libpython{major}.{minor}-dev; with pyenv build it with \
-             PYTHON_CONFIGURE_OPTS=--enable-shared.\nAnother Python is chosen with `make PYTHON=…` or the \
-             variable PYO3_PYTHON.\n"
+            "\n\n{executable} (Python {major}.{minor}) has no shared libpython, which extension modules inside nginx \
+             need.\nOn Debian and Ubuntu install libpython{major}.{minor}-dev; with pyenv build it with \
+             PYTHON_CONFIGURE_OPTS=--enable-shared.\nTo build for another Python, run `make PYTHON=…` or set \
+             PYO3_PYTHON.\n"
         );
     }
     missing_bindings(python);
     println!("cargo:rustc-env=WSGI_PYTHON_VERSION={major}.{minor}");
     println!("cargo:rustc-env=WSGI_PYTHON_EXECUTABLE={executable}");
-    // The module finds a libpython outside the system's library folders by its rpath; tests do as well.
+    // The module and the tests find a libpython outside the system's library directories by their rpath.
     let system = ["/usr/lib", "/lib"];
     let library = python.lib_dir().unwrap_or_default();
-    if !system.iter().any(|folder| library.starts_with(folder)) {
+    if !system.iter().any(|directory| library.starts_with(directory)) {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{library}");
     }
 }
 
-/// Declarations that pyo3-ffi lacks, made from the headers of the Python at hand.
+/// Generates declarations that pyo3-ffi lacks from the headers of this Python.
 fn missing_bindings(python: &pyo3_build_config::InterpreterConfig) {
     println!("cargo:rerun-if-changed=src/python/missing.h");
     let include = python
         .run_python_script("import sysconfig; print(sysconfig.get_path('include'))")
-        .expect("the Python that was just asked for its version still answers");
+        .expect("the Python that has just printed its version runs");
     let output = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("missing.rs");
     bindgen::builder()
         .header("src/python/missing.h")
@@ -53,42 +53,42 @@ fn missing_bindings(python: &pyo3_build_config::InterpreterConfig) {
         .raw_line("use pyo3::ffi::{PyObject, Py_ssize_t};")
         .generate()
         .unwrap_or_else(|error| {
-            panic!("the headers of Python are not readable in {include}: install python3-dev or its like: {error}")
+            panic!("cannot read the headers of Python in {include}: install python3-dev or its equivalent: {error}")
         })
         .write_to_file(output)
         .expect("OUT_DIR is writable");
 }
 
-/// Turns what nginx-sys knows of the configured nginx into cfgs, constants and linker arguments.
+/// Sets cfgs and linker arguments by the properties of the configured nginx that nginx-sys reports.
 fn nginx() {
-    let fact = |name: &str| env::var(format!("DEP_NGINX_{name}")).unwrap_or_default();
+    let property = |name: &str| env::var(format!("DEP_NGINX_{name}")).unwrap_or_default();
 
     println!("cargo:rustc-check-cfg=cfg(nginx_linked_headers)");
-    let version: u64 = fact("VERSION_NUMBER").parse().unwrap_or_default();
-    // From 1.23.0 repeated headers are linked lists; before, arrays for some and nothing for the others.
+    let version: u64 = property("VERSION_NUMBER").parse().unwrap_or_default();
+    // Since nginx 1.23.0 repeated headers are linked lists; before, some were arrays and the others had no link.
     if version >= 1_023_000 {
         println!("cargo:rustc-cfg=nginx_linked_headers");
     }
 
-    // As nginx was configured: some fields of its structures depend on it.
-    for feature in fact("FEATURES").split(',').filter(|feature| !feature.is_empty()) {
+    // Some fields of nginx's structures depend on how it was configured.
+    for feature in property("FEATURES").split(',').filter(|feature| !feature.is_empty()) {
         println!("cargo:rustc-cfg=ngx_feature=\"{feature}\"");
     }
 
     println!("cargo:rerun-if-changed=src/nginx/request/flags.c");
-    // nginx-sys 0.5 announces its definitions under a wrong name.
-    let definitions = fact("METADATA");
+    // nginx-sys 0.5 exports its definitions under a wrong name.
+    let definitions = property("METADATA");
     cc::Build::new()
         .file("src/nginx/request/flags.c")
-        .includes(env::split_paths(&fact("INCLUDE")))
+        .includes(env::split_paths(&property("INCLUDE")))
         .flags(definitions.trim_start_matches("cflags=").split_whitespace())
         .warnings(false)
         .cargo_warnings(false)
         .compile("ngx_http_wsgi_flags");
 
-    // libpython and this module stay mapped for good: unloading them at a reload would leak thread-specific keys.
+    // libpython and this module are never unmapped: unloading them at a reload would leak thread-specific keys.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
-    // nginx itself provides the ngx_* symbols; the unit tests, which are no module, never call them.
+    // nginx provides the ngx_* symbols, which tools/symbols.sh checks; the unit tests never call them.
     println!("cargo:rustc-link-arg=-Wl,--unresolved-symbols=ignore-all");
     println!("cargo:rustc-link-arg=-Wl,-z,lazy");
 }

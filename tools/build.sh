@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds the module in release mode, after installing what that needs; where MODULE names one, takes that as it is. Its
-# path is all that goes to stdout, and so the last line.
+# Builds the module in release mode, after installing what that needs. Where MODULE names a module, nothing is built.
+# Prints the path of the module to stdout, and nothing else there.
 
 source "$(dirname "$0")/env.sh"
 

@@ -1,6 +1,7 @@
 #!/bin/bash
-# The inner half of matrix.sh: runs a command inside the Debian of DIRECTORY/root, with this repository as /src, DIRECTORY/target
-# as its target directory, and this machine's Rust. As root, in a namespace of its own, whose end undoes all mounts.
+# The inner half of matrix.sh: runs a command inside the Debian of DIRECTORY/root, with this repository as /src,
+# DIRECTORY/target as its target directory, and the Rust of this machine. It runs as root, in a namespace of its own, whose
+# end removes all mounts.
 # Arguments: DIRECTORY SYSROOT CARGO_HOME [VARIABLE=value …] command…
 
 set -euo pipefail
@@ -20,11 +21,11 @@ mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mount_read_only "$sysroot" "$root/opt/rust"
 mount_read_only "$cargo_home/registry" "$root/opt/cargo/registry"
-# Read-only, too: what is tested is what is here, and stays so.
+# Read-only, too: the tests must not change this checkout.
 mount_read_only . "$root/src"
 mount --bind "$directory/target" "$root/src/target"
 
-# How this machine reaches package archives.
+# Files that tell how this machine reaches package archives.
 for file in /etc/{resolv.conf,hosts,pip.conf,ssl/certs/ca-certificates.crt}; do
     [[ ! -f $file ]] || install -D -m 644 "$file" "$root$file"
 done

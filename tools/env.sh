@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: what make's variables mean, for cargo and for the tests.
+# Sourced by the scripts beside it: translates the variables of make for cargo and for the tests.
 #
-# A variable that make exports without a value is empty, so empty means "not chosen" throughout. Where nothing is
-# chosen, cargo's variables are left to .cargo/config.toml: then `make` and plain `cargo build` agree, and neither
-# rebuilds what the other has built.
+# make exports a variable without a value as an empty one, so empty means "not chosen" throughout. Where nothing is
+# chosen, .cargo/config.toml sets the variables of cargo: `make` and plain `cargo build` then agree, and neither rebuilds
+# the output of the other.
 
 set -euo pipefail
 shopt -s inherit_errexit
-# make sets it; a script that is run by hand, and those that it runs, mean the directory that it was run in.
+# make sets it. For a script that is started by hand, and for the scripts that it runs, it is the current directory.
 export CALLER_DIR=${CALLER_DIR:-$PWD}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,16 +18,16 @@ as_root() {
     if ((EUID == 0)); then
         "$@"
     else
-        command -v sudo >/dev/null || die "This needs root, and there is no sudo here. As root: $*"
+        command -v sudo >/dev/null || die "This needs root, and sudo is not installed. Run as root: $*"
         sudo "$@"
     fi
 }
 
-# A path as it is meant in the caller's directory.
+# Prints a path of the caller as an absolute one.
 absolute() { if [[ $1 == /* ]]; then realpath -sm -- "$1"; else realpath -sm -- "$CALLER_DIR/$1"; fi; }
 
-# Who builds. Under sudo that is the user who called it, where this checkout is theirs: they have Rust, and what root
-# makes below target/ would be in their way the next time.
+# The user who builds. Under sudo that is the user who called it, if this checkout is theirs: that user has Rust, and could
+# not replace files of root below target/ later.
 builder='' home=$HOME
 if ((EUID == 0)) && [[ ${SUDO_USER:-root} != root ]] && runuser -u "$SUDO_USER" -- test -w .; then
     builder=$SUDO_USER
@@ -42,9 +42,9 @@ as_builder() {
     fi
 }
 
-# The Python behind a name or path, if it runs and has the shared library that the module links to. A version
-# manager's shims run only for versions that its user has selected, so its installations are looked at as well; a
-# virtual environment counts as the Python that made it.
+# Prints the path of the Python of a name or path, if it runs and has the shared library that the module links to. The
+# shims of pyenv run only versions that its user has selected, so the installed versions are tried as well. For a virtual
+# environment it is the Python that made it.
 find_python() {
     local candidate
     while read -r candidate; do
@@ -60,24 +60,24 @@ PYTHON
     return 1
 }
 
-# "python3.13" of any Python.
+# Prints the name of a Python with its version, as in "python3.13".
 python_tag() { "$1" -c 'import sys; print("python%d.%d" % sys.version_info[:2])'; }
 
-# Rust's installer adds its folder to PATH in new logins only, and sudo has a PATH of its own.
+# The installer of Rust adds its directory to PATH for new logins only, and sudo has a PATH of its own.
 PATH=$PATH:${CARGO_HOME:-$home/.cargo}/bin
 
-# A virtual environment holds packages for one Python: unless another is asked for, that is the one to build for.
+# A virtual environment has packages for one Python. The module is built for that one unless PYTHON names another.
 venv=${VENV:+$(absolute "$VENV")}
 if [[ -z ${PYTHON:-} && -x $venv/bin/python ]]; then
     export PYTHON=$venv/bin/python
 fi
 
-# Python. Builds for another one get a target directory of their own, or they would undo each other's work.
+# Python. A build for another Python has its own target directory, as the two would replace each other's output.
 default_python=/usr/bin/python3
 python=${PYTHON:-${PYO3_PYTHON:-$default_python}}
 if [[ $python != "$default_python" ]]; then
     python=$(find_python "$python") ||
-        die "${PYTHON:-$PYO3_PYTHON}: no Python of that name with a shared library (libpython) is here."
+        die "${PYTHON:-$PYO3_PYTHON}: there is no Python of that name with a shared library (libpython)."
 fi
 if [[ $python == "$default_python" || $python -ef $default_python ]]; then
     python=$default_python
@@ -91,7 +91,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 # shellcheck disable=SC2034 # for the scripts beside this one
 module=$target/release/libngx_http_wsgi_module.so
 
-# nginx, and its source: configured (elsewhere or by its user), or a copy of it below target/ that setup.sh configures.
+# nginx and its source: a source that is configured already, or a copy below target/ that setup.sh configures.
 nginx=${NGINX:-$(command -v nginx || echo /usr/sbin/nginx)}
 export NGINX=$nginx
 nginx_origin='' nginx_copy=''

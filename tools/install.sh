@@ -1,17 +1,17 @@
 #!/bin/bash
-# Builds the module and puts it where nginx looks for modules, with a snippet that loads it; --remove takes both away
-# again, unless nginx's configuration uses the module. DESTDIR is put in front of each path.
+# Builds the module and installs it where nginx looks for modules, with a snippet that loads it. --remove removes both,
+# unless the configuration of nginx uses the module. DESTDIR is put in front of each path.
 
 source "$(dirname "$0")/env.sh"
 
-# The first thing found that is newer than the build: a source, or the nginx that it was made for.
+# Prints files that are newer than the build: a source, or the nginx that it was made for.
 newer_than_build() {
     find src build.rs Cargo.toml Cargo.lock .cargo -type f -newer "$module" -print -quit
     find -L "$nginx" -cnewer "$module" -print -quit 2>/dev/null || true
 }
 
-# There may be no Rust for root, and none where a build of another machine is installed. What was built before is
-# installed only if it is what these sources would make.
+# Rust may be missing for root, or on a machine that installs the build of another. An existing build is installed only if
+# it is up to date.
 require_current_build() {
     local newer remedy="there is no Rust here to build it. Run make build as a user who has Rust, then make install again."
     [[ -f $module ]] || die "$module is missing, and $remedy"
@@ -27,7 +27,7 @@ if [[ ${1:-} != --remove ]]; then
         require_current_build
     fi
 fi
-command -v "$nginx" >/dev/null || die "There is no nginx here (NGINX=/path/sbin/nginx names one)."
+command -v "$nginx" >/dev/null || die "nginx is not installed (NGINX=/path/sbin/nginx names one)."
 
 configured() { "$nginx" -V 2>&1 | grep -oP -- "--$1=\K\S+" || true; }
 prefix=$(configured prefix)
@@ -40,25 +40,25 @@ configuration=${DESTDIR:-}$(below_prefix "${configuration:-conf/nginx.conf}")
 
 name=ngx_http_wsgi_module.so
 destination=${DESTDIR:-}$modules/$name
-# How Debian's packages of modules do it: a file to load the module, and a link to it that enables it.
+# As in Debian's packages of modules: a file loads the module, and a link to that file enables it.
 snippet=${DESTDIR:-}/usr/share/nginx/modules-available/mod-http-wsgi.conf
 link=${DESTDIR:-}/etc/nginx/modules-enabled/50-mod-http-wsgi.conf
 like_debian() { [[ -d /etc/nginx/modules-enabled && $nginx -ef /usr/sbin/nginx ]]; }
 
-# Root only where the destination asks for it.
+# Root is needed for the system's directories only.
 place() {
     if [[ -n ${DESTDIR:-} ]]; then "$@"; else as_root "$@"; fi
 }
 
 if [[ ${1:-} == --remove ]]; then
-    # The link goes with the module.
+    # The link is removed with the module.
     uses=$(place tools/uses.sh "$configuration" "${DESTDIR:-}" | grep -vF "$link:" || true)
     [[ -z $uses ]] || die "Not removed: nginx's configuration uses the module, and nginx would not start without it.
 Remove these directives, or the files that they are in, then run make uninstall again:
 $uses"
     place rm -f "$destination"
     ! like_debian || place rm -f "$link" "$snippet"
-    say "Removed. An nginx that runs keeps the module until its next restart."
+    say "Removed. A running nginx keeps the module until its next restart."
     exit
 fi
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The models of src/ (modules named `models`): loom runs every interleaving of their threads.
+# Runs the models of src/ (the modules named `models`): loom runs every interleaving of their threads.
 
 source "$(dirname "$0")/env.sh"
 

@@ -1,6 +1,6 @@
-"""The middleware of `make run`: what a development server does beside running the application.
+"""Middleware of `make run`: adds the parts of a development server to the application.
 
-tools/run.sh gives the workers a copy of this file, and waits for the file "loaded" beside that copy.
+tools/run.sh puts a copy of this file on the workers' path, and waits for the file "loaded" beside that copy.
 """
 
 import os
@@ -10,7 +10,7 @@ import ngx_wsgi
 
 
 def middleware(application):
-    """Is called once the application has been loaded."""
+    """Wraps the application once it has been loaded."""
     django = sys.modules.get("django.apps")
     if django is not None and django.apps.ready:
         application = with_django(application)
@@ -21,7 +21,7 @@ def middleware(application):
 
 
 def with_django(application):
-    """Serves a project's static files where its runserver does, from where `collectstatic` takes them."""
+    """Serves the static files of a project as runserver does, from the directories that `collectstatic` reads."""
     from django.apps import apps
     from django.conf import settings
     from django.http import Http404
@@ -29,8 +29,8 @@ def with_django(application):
     from django.views.static import serve
 
     if getattr(settings, "ROOT_URLCONF", None):
-        # The first request would do it. A mistake in a view is to be found before that, and new code that has one not
-        # to be taken.
+        # Imports the views, as the first request would: an error in a view is reported now, and new code that has one is
+        # not used.
         get_resolver().url_patterns
     if not apps.is_installed("django.contrib.staticfiles") or not settings.STATIC_URL:
         return application
@@ -42,7 +42,7 @@ def with_django(application):
             try:
                 return super().serve(request)
             except Http404:
-                # Names with a hash are made by `collectstatic` only.
+                # Only `collectstatic` creates files whose names have a hash.
                 if not settings.STATIC_ROOT:
                     raise
                 return serve(request, self.file_path(request.path), document_root=settings.STATIC_ROOT)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Serves the demo, or the application that APP names, in the foreground, for development: writes an nginx.conf below
-# target/run/ and starts nginx with it. ngx_wsgi_develop.py is what it does inside the application.
+# target/run/ and starts nginx with it. ngx_wsgi_develop.py is the middleware that it adds to the application.
 
 source "$(dirname "$0")/env.sh"
 
@@ -8,29 +8,29 @@ port=${PORT:-8080} workers=${WORKERS:-1} threads=${THREADS:-}
 dir=${DIR:+$(absolute "$DIR")}
 app=${APP:-}
 
-# What was asked for, checked: one sentence is better than nginx's view of a file that nobody wrote by hand.
+# The variables are checked here: nginx would report errors in a file that its user has not written.
 [[ -n $app || -z $dir$venv ]] || die "DIR= and VENV= belong to an application: give APP= too."
 [[ $port =~ ^[0-9]+$ ]] || die "PORT=$port is not a number."
 [[ $workers =~ ^([0-9]+|auto)$ ]] || die "WORKERS=$workers is neither a number nor auto."
 [[ $threads =~ ^([0-9]*|off)$ ]] || die "THREADS=$threads is neither a number nor off."
-[[ -z $dir || -d $dir ]] || die "DIR=$dir is not a folder."
+[[ -z $dir || -d $dir ]] || die "DIR=$dir is not a directory."
 [[ -z $venv || -x $venv/bin/python ]] || die "VENV=$venv is not a virtual environment: it has no bin/python."
 if [[ -n $venv && $(python_tag "$venv/bin/python") != $(python_tag "$python") ]]; then
-    die "VENV=$venv is for $(python_tag "$venv/bin/python"), PYTHON=$PYTHON is another: leave one out."
+    die "VENV=$venv is for $(python_tag "$venv/bin/python"), and PYTHON=$PYTHON is another: set only one of them."
 fi
-# Now, not after the build. nginx itself would ask for the port five times before it gives up.
+# Before the build. nginx itself would try to bind the port five times.
 if (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
     die "PORT=$port of 127.0.0.1 is taken by another program: choose another, as in make run PORT=$((port + 1))"
 fi
 
-# Braces, quotes and spaces may be in a path; nginx takes them in quotes.
+# Prints a path in quotes for nginx: it may have braces, quotes or spaces.
 quote() {
     local value=${1//\\/\\\\}
     echo "\"${value//\"/\\\"}\""
 }
 
-# Templates are no modules. In a directory of an application's own or in one for all; any deeper, a virtual environment
-# below the directory would be searched as well.
+# Prints the patterns of templates, which are not modules: those of one application and those for all. A pattern for
+# deeper directories would also match a virtual environment below the directory.
 watched() {
     local directory
     # shellcheck disable=SC2001 # ${//} knows no groups
@@ -44,13 +44,13 @@ if [[ -z $app ]]; then
             wsgi_pass $(quote "$PWD/demo/app.py");
         }
 
-        # nginx serves files itself; Python is not asked.
+        # nginx serves static files itself, without Python.
         location /static/ {
             alias $(quote "$PWD/demo/static/");
         }"
 else
     callable=
-    # mysite.wsgi is a module, as wsgi_pass has it, unless there is a file of that name.
+    # mysite.wsgi is a module, as for wsgi_pass, unless there is a file of that name.
     if [[ $app =~ ^(.+\.py|.*/.+\.wsgi):([A-Za-z_][A-Za-z0-9_.]*(\(\))?)$ ]]; then
         app=${BASH_REMATCH[1]} callable=${BASH_REMATCH[2]}
     fi
@@ -59,7 +59,7 @@ else
         [[ -f $app ]] || die "APP=$app: there is no such file."
         if [[ -z $dir ]]; then
             dir=${app%/*}
-            # A module's name begins with its outermost package.
+            # The name of a module begins with its outermost package.
             while [[ -f $dir/__init__.py ]]; do dir=${dir%/*}; done
         fi
         owned=$app
@@ -76,14 +76,14 @@ fi
 
 module=$(tools/build.sh)
 
-# Python's part of it is where the workers' user can read it, and write that the application has been loaded.
+# The middleware is in a directory that the user of the workers can read, and where it can write the file "loaded".
 develop=$(mktemp -d)
 trap 'rm -rf "$develop"' EXIT
 cp tools/ngx_wsgi_develop.py "$develop"
 loaded=$develop/loaded
 
-# Workers of a master that runs as root change to another user, by default one who may read nobody's home. Here they
-# become whoever started this, or owns the application.
+# The workers of a master that runs as root change to another user, by default one without access to home directories.
+# Here that is the user who called sudo, or the owner of the application.
 main=
 if ((EUID == 0)); then
     user=${SUDO_USER:-$(stat -L -c %U "$owned")}
@@ -92,8 +92,8 @@ if ((EUID == 0)); then
     chown -R "$user" "$develop"
 fi
 
-# A development server: an uncaught exception is shown in the browser, and what is edited is served, templates too. The
-# application always starts afresh, as Django and others keep too much for less than that.
+# As a development server: the browser shows uncaught exceptions, and edits are served, those of templates too. Each edit
+# starts a new worker, as frameworks such as Django keep state that reloading modules would not reset.
 http="wsgi_debug on;
     wsgi_script_reloading on;
     wsgi_reload_mechanism process;
@@ -105,17 +105,17 @@ http="wsgi_debug on;
 [[ -z $threads ]] || http+="
     wsgi_threads $threads;"
 
-# The access log goes to the terminal where that can be opened (not where stdout is a socket).
+# The access log goes to the terminal, if that can be opened (a socket cannot).
 access_log=off
 ! (: >>/dev/stdout) 2>/dev/null || access_log=/dev/stdout
 
-# nginx brings its table of file types in the folder of its configuration.
+# The table of file types is in the directory of nginx's own configuration.
 types=$("$nginx" -V 2>&1 | grep -oP -- '--conf-path=\K\S+(?=/)' || echo /usr/local/nginx/conf)/mime.types
 
 run=$PWD/target/run/$port
 mkdir -p "$run/temp"
 cat >"$run/nginx.conf" <<CONF
-# Written by make run; it is written anew each time.
+# Written by make run, each time that it starts.
 load_module $(quote "$module");
 $main
 worker_processes $workers;
@@ -147,21 +147,21 @@ http {
 }
 CONF
 
-# nginx itself has a variable of this name: sockets to inherit from the nginx before it.
+# nginx itself uses an environment variable of this name: the sockets to inherit from an older nginx.
 unset NGINX
 command=("$nginx" -e stderr -p "$run" -c "$run/nginx.conf")
 
-# It imports the application as a worker will, and says why it cannot.
+# Imports the application as a worker will, and reports the error if that fails.
 "${command[@]}" -t -q || die "Not served, for the reason above."
 
 "${command[@]}" -g 'daemon off;' &
 pid=$!
-# Not exec: nginx takes the hang-up of a closed terminal for "reload", and would stay behind.
+# Not exec: nginx reloads on the SIGHUP of a closed terminal, and would keep running.
 trap 'kill -TERM "$pid" 2>/dev/null || true; wait "$pid"; exit' HUP INT TERM
 
-# nginx listens before it starts a worker, and a worker loads the application.
+# nginx listens before its workers have loaded the application.
 until [[ -e $loaded ]]; do
-    kill -0 "$pid" 2>/dev/null || die "nginx has ended, for the reason above."
+    kill -0 "$pid" 2>/dev/null || die "nginx has exited, for the reason above."
     sleep 0.1
 done
 say "Serving ${app:-the demo} on http://127.0.0.1:$port/ (Ctrl-C ends it)"

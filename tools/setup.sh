@@ -1,13 +1,14 @@
 #!/bin/bash
-# Installs what is missing and configures nginx's source. Quick, silent and without root where there is nothing to do.
+# Installs missing packages and configures the source of nginx. If nothing is missing it is quick and silent, and needs no
+# root.
 # Arguments: packages that the caller needs beyond those of the build.
 
 source "$(dirname "$0")/env.sh"
 
 installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
 
-# Debian starts a service when it installs it, and at each boot from then on. Port 80 is not to be taken because
-# somebody tries a module: apt is told so through the file made for it, where the machine has no such policy already.
+# Debian starts a service when it is installed, and at each boot from then on. Trying a module must not occupy port 80, so
+# apt is told not to start nginx, by the file that it reads for that, unless the machine has such a policy already.
 keep_nginx_stopped() {
     local policy=/usr/sbin/policy-rc.d
     say "nginx's own service stays stopped and disabled: 'systemctl enable --now nginx' starts it."
@@ -30,12 +31,12 @@ install_packages() {
     as_root "${apt_get[@]}" update >&2
     as_root env DEBIAN_FRONTEND=noninteractive "${apt_get[@]}" install -y --no-install-recommends "$@" >&2 ||
         die "apt-get could not install: $*
-nginx-dev comes with Debian 12, Ubuntu 24.04 and later, and fits the distribution's own nginx only. For another nginx
-say where its source is: make NGINX=/path/sbin/nginx NGINX_SOURCE_DIR=/path/nginx-1.28.0"
+The package nginx-dev is in Debian 12, Ubuntu 24.04 and later, and fits the distribution's own nginx only. For another
+nginx give its source: make NGINX=/path/sbin/nginx NGINX_SOURCE_DIR=/path/nginx-1.28.0"
     [[ $new_service == no ]] || as_root update-rc.d nginx disable >&2
 }
 
-# Without apt there is no telling what the packages are called; what can be seen to be missing is named.
+# Without apt the names of the packages are unknown: prints what is missing, as far as that can be seen.
 check_by_hand() {
     local missing=() headers
     headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null) || headers=
@@ -44,8 +45,8 @@ check_by_hand() {
     [[ -z $nginx_origin || -d $nginx_origin ]] || missing+=("nginx's source, as NGINX_SOURCE_DIR=")
     [[ -f $headers/Python.h ]] || missing+=("Python 3.9 or later with its development files, at $python or as PYTHON=")
     [[ -z ${missing[*]} ]] && return
-    say "There is no apt-get here to install what is missing. Install this, then run make again:"
-    printf '  %s\n' "${missing[@]}" "libclang, and the development files of pcre2, openssl and zlib, if not there" >&2
+    say "apt-get is not available to install what is missing. Install this, then run make again:"
+    printf '  %s\n' "${missing[@]}" "libclang, and the development files of pcre2, openssl and zlib, if they are missing" >&2
     exit 1
 }
 
@@ -65,11 +66,12 @@ check_rust() {
     command -v cargo >/dev/null ||
         die "Rust $needed or later is missing. Install it with rustup (Debian 12's own is too old), then run make again."
     version=$(as_builder cargo --version | cut -d' ' -f2)
-    printf '%s\n' "$needed" "$version" | sort -CV || die "Rust $needed or later is needed, and cargo here is $version."
+    printf '%s\n' "$needed" "$version" | sort -CV || die "Rust $needed or later is needed, and the installed cargo is $version."
 }
 
-# The arguments for nginx's configure: the distribution's list, or those that the binary was made with, less what the
-# module has no use for and its maker's machine had: compiler options, other modules, libraries' sources.
+# Prints the arguments for nginx's configure: the list of the distribution, or the arguments of the binary without those
+# that the module does not need and that refer to the machine of the build: compiler options, other modules, sources of
+# libraries.
 configure_arguments() {
     if [[ -f $nginx_origin/conf_flags ]]; then
         # shellcheck source=/dev/null
@@ -82,18 +84,18 @@ configure_arguments() {
     fi
 }
 
-# nginx's headers exist only once its source is configured. That is done in a copy: the distribution's is root's, and
-# nobody's source is to change by our looking at it. Redone when the source has been touched since (an upgrade of
-# nginx-dev), or the arguments are others.
+# Configures the source of nginx, which creates headers. That happens in a copy: the distribution's source belongs to root,
+# and a source of the user must not change. It is repeated if the source has changed since (by an upgrade of nginx-dev), or
+# the arguments.
 configure_nginx() {
     local stamp=$nginx_copy/.configured arguments list configure=./configure
-    [[ -d $nginx_origin/src/core ]] || die "NGINX_SOURCE_DIR=$nginx_origin is no source of nginx."
+    [[ -d $nginx_origin/src/core ]] || die "NGINX_SOURCE_DIR=$nginx_origin is not an nginx source directory."
     arguments=$(configure_arguments)
     if [[ -f $stamp && $(<"$stamp") == "$nginx_origin"$'\n'"$arguments" ]] &&
         [[ -z $(find "$nginx_origin"/{auto,src} -cnewer "$stamp" -print -quit) ]]; then
         return
     fi
-    say "Configuring nginx's source, $nginx_origin, in $nginx_copy"
+    say "Configuring the nginx source $nginx_origin in $nginx_copy"
     rm -rf "$nginx_copy"
     mkdir -p "${nginx_copy%/*}"
     cp -r "$nginx_origin" "$nginx_copy"
@@ -106,7 +108,7 @@ configure_nginx() {
     printf '%s\n' "$nginx_origin" "$arguments" >"$stamp"
 }
 
-# First, as it is the one thing that cannot be installed here: the packages are a gigabyte.
+# First, as Rust is the one requirement that is not installed here, and the packages are a gigabyte.
 check_rust
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
     install_missing "$@"
@@ -114,12 +116,12 @@ else
     check_by_hand
 fi
 if [[ -n $builder ]]; then
-    # The rest is done below target/, which is the builder's.
+    # The rest happens below target/, which belongs to the builder.
     as_builder tools/setup.sh "$@"
     exit
 fi
 if [[ -n $nginx_copy ]]; then
     configure_nginx
 elif [[ ! -f $NGINX_BUILD_DIR/ngx_auto_config.h ]]; then
-    die "NGINX_BUILD_DIR=$NGINX_BUILD_DIR has no ngx_auto_config.h: nginx's source is not configured there."
+    die "NGINX_BUILD_DIR=$NGINX_BUILD_DIR has no ngx_auto_config.h: the nginx source is not configured there."
 fi

@@ -1,5 +1,5 @@
 #!/bin/bash
-# A mixed load for SOAK_MINUTES, for the chosen Python.
+# Runs a mixed load for SOAK_MINUTES, with the chosen Python.
 
 source "$(dirname "$0")/env.sh"
 

@@ -1,15 +1,15 @@
 #!/bin/bash
 # Prints FILE:LINE and the directive for each place where an nginx configuration needs the module: its directives, its
-# variables, and what loads it. The files themselves are read, not the output of `nginx -T`, which has none as long as
-# an application or the module cannot be loaded.
-# Arguments: the main configuration file, and the folder that absolute paths are below, if that is not /.
+# variables, and load_module. It reads the files, as `nginx -T` prints nothing while an application or the module cannot be
+# loaded.
+# Arguments: the main configuration file, and the directory that absolute paths are below, if that is not /.
 
 set -euo pipefail
 shopt -s inherit_errexit
 main=$1 root=${2:-}
 
-# One directive a line: its line number and its words, separated by tabs. As nginx reads them: a # begins a comment, and a
-# quote a quoted word, only where a word begins.
+# Prints one directive a line: its line number and its words, separated by tabs. As in nginx, # and quotes have a meaning
+# only where a word begins.
 directives() {
     tr '\t\r' '  ' <"$1" | awk '
         function end_word() { words = words "\t" word; word = ""; in_word = 0 }
@@ -48,7 +48,7 @@ walk() {
             done < <(compgen -G "$included" || true)
         elif [[ $name == wsgi_* || $words =~ \$\{?wsgi_ ]] ||
             [[ $name == load_module && $words == */ngx_http_wsgi_module.so ]]; then
-            # Not the rest, which may be a secret.
+            # Without the other words, which may be secrets.
             printf '%s:%s: %s %s\n' "$file" "$line" "$name" "${words%%$'\t'*}"
         fi
     done < <(directives "$file")

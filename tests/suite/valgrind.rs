@@ -1,4 +1,4 @@
-//! Mixed runs under valgrind: the module reads, writes and frees nothing that is not its own.
+//! Mixed requests under valgrind's memcheck: the module reads, writes and frees only memory that it owns.
 
 use crate::faults;
 use crate::harness::{Conn, Engine, Nginx, Site, both_engines, storm};
@@ -111,14 +111,14 @@ fn no_memory_is_misused(engine: Engine) {
 
 fn no_memory_is_misused_when_clients_leave(engine: Engine) {
     under_valgrind(storm::site(engine), |nginx| {
-        // It takes its time to start Python.
+        // Starting Python takes long under valgrind.
         nginx.get("/small?1").expect(200);
         assert!(faults::storm(nginx, engine, 77, 120) > 0);
     });
 }
 
-/// Runs nginx in valgrind, does something with it, and ends it.
-fn under_valgrind(site: Site, something: impl FnOnce(&Nginx)) {
+/// Runs nginx under valgrind, calls `use_it` and stops nginx.
+fn under_valgrind(site: Site, use_it: impl FnOnce(&Nginx)) {
     if Command::new("valgrind").arg("--version").output().is_err() {
         eprintln!("skipped: valgrind is not installed");
         return;
@@ -129,7 +129,7 @@ fn under_valgrind(site: Site, something: impl FnOnce(&Nginx)) {
         .main("master_process off;")
         .wrapped_in(&["valgrind", &log_file, "--leak-check=no", "--undef-value-errors=no", "--num-callers=25"])
         .start();
-    something(&nginx);
+    use_it(&nginx);
     quit(&mut nginx);
     let report = fs::read_to_string(&report).expect("valgrind's report");
     assert!(report.contains("ERROR SUMMARY"), "{report}");
@@ -137,7 +137,7 @@ fn under_valgrind(site: Site, something: impl FnOnce(&Nginx)) {
     assert!(ours.is_empty(), "{}", ours.join("\n\n"));
 }
 
-/// Under valgrind any thread may get the signal, and one that is not the event loop's does not wake that.
+/// Sends SIGQUIT and wakes the event loop: under valgrind any thread may get the signal, which does not wake another.
 fn quit(nginx: &mut Nginx) {
     let address = nginx.address();
     let gone = AtomicBool::new(false);
@@ -196,7 +196,7 @@ fn mixed_requests(nginx: &Nginx) {
     nginx.get("/").expect(200);
 }
 
-/// Sends, reads so many bytes and resets the connection.
+/// Sends a request, reads `count` bytes and resets the connection.
 fn leave(nginx: &Nginx, request: &str, count: usize) {
     let mut conn: Conn = nginx.connect();
     conn.send(request);
@@ -207,7 +207,7 @@ fn leave(nginx: &Nginx, request: &str, count: usize) {
 /// The reports of a wrong read, write or free in which the module has a part: Python's own are not ours to mend.
 fn misuses_of_ours(report: &str) -> Vec<String> {
     let lines = report.lines().map(|line| {
-        // Each begins with `==PID== `.
+        // Each line begins with `==PID== `.
         let text = line.trim_start_matches("==").trim_start_matches(|c: char| c.is_ascii_digit());
         text.trim_start_matches("==").trim()
     });
