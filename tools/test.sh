@@ -16,15 +16,24 @@ independent_of_python=(
     valgrind                    # memory of nginx and Rust
 )
 
-times=()
+current='' times=()
 
-# Runs a part, and notes how long it took.
+# Runs a part, and records its time.
 part() {
-    local name=$1 start=$SECONDS
-    say "== $name"
+    local start=$SECONDS
+    current=$1
+    say "== $current"
     "${@:2}"
-    times+=("$(printf '%5d s  %s' $((SECONDS - start)) "$name")")
+    times+=("$(printf '%5d s  %s' $((SECONDS - start)) "$1")")
+    current=
 }
+
+# Prints the time of each part, and the part that failed.
+report() {
+    [[ -z $current ]] || times+=("failed   $current")
+    printf '%s\n' "${times[@]}" "$(printf '%5d s  total' "$SECONDS")" >&2
+}
+trap report EXIT
 
 check_formatting() {
     shellcheck tools/*.sh nginx-conf/*.sh
@@ -81,9 +90,6 @@ test_other() {
     select_venv "$2"
     part "$tag: integration tests" cargo test --test suite -- "${skipped[@]}"
 }
-
-print_times() { printf '%s\n' "${times[@]}" "$(printf '%5d s  total' "$SECONDS")" >&2; }
-trap print_times EXIT
 
 # The tests wait more than they compute.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
