@@ -1,12 +1,12 @@
 #!/bin/bash
-# Formatting, lints (also of the scripts), models and all tests with the chosen Python, which is the distribution's if none
-# was chosen. --all: then the tests that depend on the version of Python, with each other Python that is installed.
-# Ends with the time of each part.
+# Checks formatting and lints, also of the scripts, and runs the models and all tests with the chosen Python, by default
+# the distribution's. --all: then runs the tests that depend on the version of Python with each other Python that is
+# installed. Ends with the time of each part.
 
 source "$(dirname "$0")/env.sh"
 
-# Subjects of tests/suite that another Python cannot change: each tests code that does not call Python, or calls it as
-# another subject that stays does.
+# Subjects of tests/suite that do not depend on the version of Python: the code that they test does not call Python, or in
+# the same way as a subject that is not listed.
 independent_of_python=(
     accel ranges handed_on      # nginx's filters and redirects of a response
     directives mounts variables # nginx's configuration and log
@@ -67,7 +67,7 @@ build() {
 
 # All tests, with the chosen Python.
 test_chosen() {
-    part "formatting" check_formatting
+    part "formatting, shellcheck" check_formatting
     part "clippy" cargo clippy --all-targets -- -D warnings
     part "build" build
     part "unit tests" cargo test --lib
