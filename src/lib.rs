@@ -213,8 +213,8 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
         // SAFETY: as above.
         let workers = unsafe { worker_process::worker_count(cycle) };
         if let Some(start) = worker::config::WorkerConfig::new(conf, workers > 1) {
-            worker_process::leave_children_alone();
-            worker_process::leave_closed_directory();
+            worker_process::reset_sigchld();
+            os::system::leave_inaccessible_directory();
             // SAFETY: nginx passes the live cycle before it runs the event loop.
             unsafe { nginx::sockets::close_on_exec(cycle) };
             // SAFETY: nginx's process has one thread until the worker is started.

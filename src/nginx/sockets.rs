@@ -58,7 +58,7 @@ fn for_each(visit: impl Fn(i32)) {
         }
     };
     // SAFETY: the tables are made once and do not move while the cycle lives, which is as long as this process
-    // (`leave_before_memory_goes`; an empty one takes its place at the very end). Reading a number that the event loop is
+    // (`exit_before_cycle_is_freed`; an empty one takes its place at the very end). Reading a number that the event loop is
     // changing gives the old one or the new one.
     unsafe {
         let cycle = sys::ngx_cycle;

@@ -1,118 +1,112 @@
-//! A process that a worker forks while it has one thread, to have throw-away children forked there later: by then the
-//! worker has threads, and a child of it could not start Python.
+//! Fork server, forked while the worker is single-threaded; later forks from the multi-threaded worker could not start
+//! Python.
 //!
-//! It waits for questions and answers them, one after the other. It ends when its worker does, and has none of its
-//! descriptors: also not the error log, which would keep one that was rotated from being freed.
+//! The server handles one request at a time. It exits with its parent and has none of its descriptors: an open error log
+//! would keep the disk space of a rotated one.
 
-use std::ffi::{CStr, c_int};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ffi::c_int;
+use std::io;
 
-use super::child::{PANICKED, SOCKET, become_separate};
-use crate::nginx::worker_process::set_process_title;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::unistd::{Pid, getpid, getppid};
+
+use super::fork::{exit, fork};
+use super::message::{MAX_MESSAGE, MessageSocket};
+use super::reporter::Report;
 use crate::sync::Mutex;
 
-/// The worker's side of such a process.
+/// Client of a fork server, in its parent.
 pub struct ForkServer {
-    socket: Mutex<UnixStream>,
+    socket: Mutex<MessageSocket>,
 }
+
+/// Failure to reach the fork server, which has exited.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ForkServerGone(#[from] io::Error);
 
 impl ForkServer {
-    /// Forks the process, in which `answer` makes an answer of each question. To be called before this process has another
-    /// thread.
+    /// Forks the server, which calls `set_title` and then answers each request with the report of `run`. To be called while
+    /// this process has one thread.
     ///
     /// # Errors
-    /// When the system gives no descriptors or process.
-    pub fn start(title: &CStr, answer: impl Fn(&[u8]) -> Vec<u8>) -> io::Result<Self> {
-        let (here, there) = UnixStream::pair()?;
-        let parent = std::process::id();
-        // SAFETY: this process has one thread, by the caller's promise, so the child may do whatever its parent may. (Those
-        // of nginx's own pools, with `aio threads`, have nothing to do yet, and hold no lock.)
-        match unsafe { libc::fork() } {
-            -1 => Err(io::Error::last_os_error()),
-            0 => {
-                set_process_title(title);
-                let run = || {
-                    become_separate(there.as_raw_fd(), None);
-                    end_with(parent);
-                    serve(answer)
-                };
-                // Nothing of the parent's may run in the child: no caller, no destructor, no exit handler.
-                let status = if catch_unwind(AssertUnwindSafe(run)).is_ok() { 0 } else { PANICKED };
-                // SAFETY: ends the process.
-                unsafe { libc::_exit(status) }
-            }
-            _ => Ok(Self { socket: Mutex::new(here) }),
+    /// When the system has no descriptors or processes left.
+    pub fn start(set_title: impl FnOnce(), run: impl Fn(&[u32]) -> Report) -> io::Result<Self> {
+        let (here, there) = MessageSocket::pair()?;
+        let parent = getpid();
+        fork(set_title, there, None, |socket| {
+            exit_with(parent);
+            serve(&socket, run);
+        })?;
+        Ok(Self { socket: Mutex::new(here) })
+    }
+
+    /// Has the tasks with these numbers run, and waits for the report on all of them.
+    ///
+    /// # Errors
+    /// When the server has exited.
+    pub fn run(&self, tasks: &[u32]) -> Result<Report, ForkServerGone> {
+        if tasks.is_empty() {
+            return Ok(Report::Done);
+        }
+        let socket = self.socket.lock();
+        socket.send(tasks.iter().flat_map(|task| task.to_ne_bytes()).collect::<Vec<u8>>().as_slice())?;
+        let message = socket.receive()?.ok_or(io::ErrorKind::UnexpectedEof).map_err(io::Error::from)?;
+        Ok(Report::decode(&message))
+    }
+}
+
+/// Handles requests in the server until its parent has closed the socket.
+fn serve(socket: &MessageSocket, run: impl Fn(&[u32]) -> Report) {
+    while let Ok(Some(request)) = socket.receive() {
+        let (tasks, _) = request.as_chunks();
+        let tasks: Vec<u32> = tasks.iter().map(|task| u32::from_ne_bytes(*task)).collect();
+        if socket.send(&run(&tasks).encode(MAX_MESSAGE)).is_err() {
+            return;
         }
     }
-
-    /// Asks, and waits for the answer.
-    ///
-    /// # Errors
-    /// A sentence: the process is gone.
-    pub fn ask(&self, question: &[u8]) -> Result<Vec<u8>, String> {
-        let socket = &mut *self.socket.lock();
-        let answer = send(socket, question).and_then(|()| receive(socket));
-        answer.map_err(|error| format!("the trial process of this worker is gone ({error}), a reload starts another"))
-    }
 }
 
-/// In the child: answers until there is nobody to ask.
-fn serve(answer: impl Fn(&[u8]) -> Vec<u8>) {
-    // SAFETY: the descriptor is this process's own, and nothing else knows it.
-    let mut socket = unsafe { UnixStream::from_raw_fd(SOCKET) };
-    while let Ok(question) = receive(&mut socket)
-        && send(&mut socket, &answer(&question)).is_ok()
-    {}
-}
-
-/// In the child: ends it with its parent. The end of the socket alone would not do: a process that an application forks
-/// has the parent's side of it.
-fn end_with(parent: u32) {
-    extern "C" fn leave(_: c_int) {
-        // SAFETY: ends the process. Not by a signal, which a master that has to reap it would be alarmed by.
-        unsafe { libc::_exit(0) }
+/// Makes this process exit with its parent. The end of the connection does not suffice: a process that an application
+/// forks inherits the parent's socket.
+fn exit_with(parent: Pid) {
+    extern "C" fn on_signal(_: c_int) {
+        // Not by the signal's default action: a master that reaps the process would log that as an alert.
+        exit(0);
     }
     // SAFETY: the handler does nothing but end the process.
-    unsafe {
-        libc::signal(libc::SIGTERM, leave as *const () as libc::sighandler_t);
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-        // It may have ended before.
-        if u32::try_from(libc::getppid()) != Ok(parent) {
-            libc::_exit(0);
-        }
+    let _ = unsafe { signal(Signal::SIGTERM, SigHandler::Handler(on_signal)) };
+    let _ = set_pdeathsig(Signal::SIGTERM);
+    // The parent may have exited before.
+    if getppid() != parent {
+        exit(0);
     }
-}
-
-fn send(socket: &mut impl Write, message: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(message.len()).map_err(io::Error::other)?;
-    socket.write_all(&[&length.to_ne_bytes(), message].concat())
-}
-
-fn receive(socket: &mut impl Read) -> io::Result<Vec<u8>> {
-    let mut length = [0; size_of::<u32>()];
-    socket.read_exact(&mut length)?;
-    let mut message = vec![0; u32::from_ne_bytes(length) as usize];
-    socket.read_exact(&mut message)?;
-    Ok(message)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[test]
-    fn messages_arrive_as_they_were_sent() {
-        let mut buffer = Vec::new();
-        for message in [b"one".as_slice(), b"", b"three"] {
-            send(&mut buffer, message).unwrap();
-        }
-        let mut socket = buffer.as_slice();
-        assert_eq!(receive(&mut socket).unwrap(), b"one");
-        assert_eq!(receive(&mut socket).unwrap(), b"");
-        assert_eq!(receive(&mut socket).unwrap(), b"three");
-        assert_eq!(receive(&mut socket).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    fn requests_are_answered_until_the_parent_closes_the_socket() {
+        let (here, there) = MessageSocket::pair().unwrap();
+        let server = thread::spawn(move || serve(&there, |tasks| Report::Failed(format!("{tasks:?}"))));
+        let client = ForkServer { socket: Mutex::new(here) };
+        assert_eq!(client.run(&[1, 70_000]).unwrap(), Report::Failed("[1, 70000]".to_owned()));
+        assert_eq!(client.run(&[]).unwrap(), Report::Done);
+        assert_eq!(client.run(&[2]).unwrap(), Report::Failed("[2]".to_owned()));
+        drop(client);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn a_server_that_has_exited_is_an_error() {
+        let (here, there) = MessageSocket::pair().unwrap();
+        drop(there);
+        let client = ForkServer { socket: Mutex::new(here) };
+        assert!(client.run(&[1]).is_err());
     }
 }

@@ -12,7 +12,9 @@ use crate::app::specification::Specification;
 use crate::conf::main::MainConf;
 use crate::nginx::cycle::{NewCycle, ReadReason};
 use crate::nginx::log::Level;
-use crate::os::child::{ChildProcess, Report};
+use crate::nginx::worker_process::set_process_title;
+use crate::os::child::ChildProcess;
+use crate::os::reporter::Report;
 use crate::worker;
 use crate::worker::config::WorkerConfig;
 
@@ -25,7 +27,7 @@ use crate::worker::config::WorkerConfig;
 /// When one cannot be loaded.
 pub fn run(conf: &MainConf, candidate: NewCycle) -> Result<(), ()> {
     process::check(conf, candidate);
-    let purpose = candidate.purpose();
+    let purpose = candidate.read_reason();
     let applications: Vec<_> =
         conf.interpreters().into_iter().flat_map(|interpreter| interpreter.applications).collect();
     let applications: Vec<_> = applications.into_iter().map(|application| application.specification).collect();
@@ -73,19 +75,23 @@ impl Check<'_> {
     }
 
     fn start(&self, applications: &[Arc<Specification>], deadline: Instant) -> io::Result<ChildProcess> {
-        ChildProcess::start(c"wsgi check process", deadline, |reporter| {
-            let mut start = None;
-            let become_like_a_worker = self.candidate.become_like_a_worker(|| {
-                // The user's home and name are in the environments.
-                start = WorkerConfig::new(self.conf, false);
-                start.as_ref().map(|start| start.environment.clone()).unwrap_or_default()
-            });
-            match (become_like_a_worker, start) {
-                (Err(sentence), _) => reporter.report(&Report::Fatal(sentence)),
-                (Ok(()), Some(start)) => preflight::load(start, applications, deadline, reporter),
-                (Ok(()), None) => {}
-            }
-        })
+        ChildProcess::start(
+            || set_process_title(c"wsgi check process"),
+            deadline,
+            |reporter| {
+                let mut start = None;
+                let init = self.candidate.init_as_worker(|| {
+                    // The user's home and name are in the environments.
+                    start = WorkerConfig::new(self.conf, false);
+                    start.as_ref().map(|start| start.environment.clone()).unwrap_or_default()
+                });
+                match (init, start) {
+                    (Err(error), _) => reporter.report(&Report::Fatal(error.to_string())),
+                    (Ok(()), Some(start)) => preflight::load(start, applications, deadline, reporter),
+                    (Ok(()), None) => {}
+                }
+            },
+        )
     }
 
     fn failed(&self, application: &Specification, why: &str, text: &str) {

@@ -9,7 +9,8 @@ use crate::app::application::Application;
 use crate::app::specification::Specification;
 use crate::conf::interpreters::Configured;
 use crate::engine::load_check::{Candidates, load_all};
-use crate::os::child::{ChildProcess, Event, Report, Reporter};
+use crate::os::child::{ChildProcess, Event};
+use crate::os::reporter::{Report, Reporter};
 use crate::worker::config::{WorkerConfig, WorkerInterpreter};
 
 /// What has become of one application.
@@ -90,7 +91,7 @@ impl<S: Fn(usize, Instant) -> io::Result<ChildProcess>> Iterator for Preflight<S
             Event::Reported(Report::Failed(summary)) => (summary, true),
             Event::Ended(how) => (format!("the process that imported it ended {how}"), true),
             Event::Reported(Report::Fatal(sentence)) => (sentence, false),
-            Event::TimeOver => (format!("not imported within wsgi_check_timeout ({})", self.timeout()), false),
+            Event::TimedOut => (format!("not imported within wsgi_check_timeout ({})", self.timeout()), false),
             Event::Interrupted => {
                 self.is_over = true;
                 return Some(Trial::Interrupted);

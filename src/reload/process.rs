@@ -14,9 +14,10 @@ use crate::app::specification::Specification;
 use crate::conf::main::MainConf;
 use crate::nginx::cycle::{NewCycle, ReadReason};
 use crate::nginx::log::{Level, Log};
-use crate::nginx::worker_process::{self, Role};
+use crate::nginx::worker_process::{self, Role, set_process_title};
 use crate::os::child::ChildProcess;
 use crate::os::fork_server::ForkServer;
+use crate::os::reporter::Report;
 use crate::python::log;
 use crate::worker::config::WorkerConfig;
 use crate::worker::event_loop::Message;
@@ -24,14 +25,14 @@ use crate::worker::recycle::PreflightResult;
 use crate::worker::{self, Worker, WorkerApplication};
 
 /// Where new code is tried, or why it cannot be; nothing without an application that is reloaded so.
-static NURSERY: OnceLock<Result<ForkServer, String>> = OnceLock::new();
+static FORK_SERVER: OnceLock<Result<ForkServer, String>> = OnceLock::new();
 
 const WITHOUT_MASTER: &str = "with \"master_process off\" nobody would start another worker";
 
 /// Warns while a configuration is read in which the mechanism has no effect.
 pub fn check(conf: &MainConf, candidate: NewCycle) {
     if !candidate.has_master()
-        && candidate.purpose() != ReadReason::Signal
+        && candidate.read_reason() != ReadReason::Signal
         && let Some(place) = conf.place_with_mechanism(Mechanism::Process)
     {
         let what = "\"wsgi_reload_mechanism process\" has no effect for the application of";
@@ -47,18 +48,21 @@ pub fn set_up(start: &WorkerConfig) {
         return;
     }
     let fork_server = if worker_process::role() == Role::Worker {
-        let fork_server = ForkServer::start(c"wsgi trial process", |question| try_applications(start, question));
+        let fork_server = ForkServer::start(name_process, |numbers| try_applications(start, numbers));
         fork_server.map_err(|error| format!("no process can be started to try new code: {error}"))
     } else {
         Err(WITHOUT_MASTER.to_owned())
     };
-    let _ = NURSERY.set(fork_server);
+    let _ = FORK_SERVER.set(fork_server);
 }
 
 /// A call comes for an application of this mechanism. Whether its client is to ask again, as it is the first to find new
 /// code. On the event loop thread.
 pub fn should_refresh(worker: &Worker, application: &WorkerApplication, files: &Files) -> bool {
-    matches!(NURSERY.get(), Some(Ok(_))) && files.is_script_new() && worker.is_loaded(application) && files.discover()
+    matches!(FORK_SERVER.get(), Some(Ok(_)))
+        && files.is_script_new()
+        && worker.is_loaded(application)
+        && files.discover()
 }
 
 /// Looks at the files of an application. On the watcher's thread.
@@ -68,7 +72,7 @@ pub fn look(worker: &'static Worker, application: &WorkerApplication, files: &Fi
         return;
     }
     let changed = reason(application.application.name(), &files.changed());
-    let tell: Box<dyn FnOnce() + Send> = match NURSERY.get() {
+    let tell: Box<dyn FnOnce() + Send> = match FORK_SERVER.get() {
         Some(Ok(_)) => Box::new(move || worker.recycler.recycle_if_loadable(changed, Box::new(start_preflight))),
         Some(Err(why)) => {
             files.note();
@@ -130,15 +134,14 @@ fn try_new_code(worker: &Worker) -> (PreflightResult, Vec<WorkerApplication>) {
         }
     }
     // The others answer 500 as it is, and may do so in the next worker.
-    let loaded: Vec<usize> = (0..applications.len()).filter(|index| worker.is_loaded(&applications[*index])).collect();
+    let numbered = applications.iter().zip(0u32..);
+    let loaded: Vec<u32> =
+        numbered.filter(|(application, _)| worker.is_loaded(application)).map(|(_, number)| number).collect();
     let verdict = match ask(&loaded) {
-        Ok(None) if changed.iter().any(has_new_code) => PreflightResult::Outdated,
-        Ok(None) => PreflightResult::Passed,
-        Ok(Some(Failure { index, text })) => {
-            let name = applications[index].application.name();
-            log::error(&format!(
-                "application \"{name}\" could not be loaded anew, what was loaded before serves on: {text}"
-            ));
+        Ok(Report::Done) if changed.iter().any(has_new_code) => PreflightResult::Outdated,
+        Ok(Report::Done) => PreflightResult::Passed,
+        Ok(Report::Failed(text) | Report::Fatal(text)) => {
+            log::error(&text);
             PreflightResult::Failed
         }
         Err(sentence) => {
@@ -154,46 +157,34 @@ fn has_new_code(application: &WorkerApplication) -> bool {
     reload.is_some_and(|Reload { files, mechanism }| *mechanism == Mechanism::Process && files.are_new())
 }
 
-/// The first application that cannot be loaded.
-#[derive(Debug, PartialEq, Eq)]
-struct Failure {
-    index: usize,
-    /// A sentence; a traceback below it.
-    text: String,
+/// Has the applications with these numbers loaded by the fork server.
+fn ask(applications: &[u32]) -> Result<Report, String> {
+    let Some(Ok(fork_server)) = FORK_SERVER.get() else { return Ok(Report::Done) };
+    let report = fork_server.run(applications);
+    report.map_err(|error| format!("the trial process of this worker is gone ({error}), a reload starts another"))
 }
 
-/// Has the applications with these numbers loaded.
-fn ask(applications: &[usize]) -> Result<Option<Failure>, String> {
-    let Some(Ok(fork_server)) = NURSERY.get() else { return Ok(None) };
-    let question: Vec<u8> = applications.iter().flat_map(|index| (*index as u32).to_ne_bytes()).collect();
-    Ok(decode(&fork_server.ask(&question)?))
-}
-
-/// In the nursery: has them loaded, one after the other, in a process that is thrown away.
-fn try_applications(start: &WorkerConfig, question: &[u8]) -> Vec<u8> {
+/// Loads the applications with these numbers in a child of the fork server, and reports the first failure.
+fn try_applications(start: &WorkerConfig, numbers: &[u32]) -> Report {
     let all: Vec<_> = start.interpreters.iter().flat_map(|planned| &planned.applications).collect();
-    let (numbers, _) = question.as_chunks();
-    let asked: Vec<usize> = numbers.iter().map(|number| u32::from_ne_bytes(*number) as usize).collect();
-    let applications: Vec<Arc<Specification>> = asked.iter().map(|index| all[*index].specification.clone()).collect();
+    let applications: Vec<Arc<Specification>> =
+        numbers.iter().map(|number| all[*number as usize].specification.clone()).collect();
     let trials = Preflight::new(applications.len(), start.check_timeout, |first, deadline| {
-        ChildProcess::start(c"wsgi trial process", deadline, |reporter| {
+        ChildProcess::start(name_process, deadline, |reporter| {
             preflight::load(start.clone(), &applications[first..], deadline, reporter);
         })
     });
-    let failure = asked.iter().zip(trials).find_map(|(index, trial)| match trial {
-        Trial::Failed { why, text } => Some(Failure { index: *index, text: format!("{why}\n{text}") }),
+    let failure = applications.iter().zip(trials).find_map(|(name, trial)| match trial {
+        Trial::Failed { why, text } => Some(format!(
+            "application \"{name}\" could not be loaded anew, what was loaded before serves on: {why}\n{text}"
+        )),
         Trial::Passed(_) | Trial::Interrupted => None,
     });
-    encode(failure)
+    failure.map_or(Report::Done, Report::Failed)
 }
 
-fn encode(failure: Option<Failure>) -> Vec<u8> {
-    failure.map_or_else(Vec::new, |Failure { index, text }| [&(index as u32).to_ne_bytes(), text.as_bytes()].concat())
-}
-
-fn decode(answer: &[u8]) -> Option<Failure> {
-    let (index, text) = answer.split_first_chunk()?;
-    Some(Failure { index: u32::from_ne_bytes(*index) as usize, text: String::from_utf8_lossy(text).into_owned() })
+fn name_process() {
+    set_process_title(c"wsgi trial process");
 }
 
 #[cfg(test)]
@@ -206,12 +197,5 @@ mod tests {
         assert_eq!(reason("x", &paths[..1]), "files of application \"x\" have changed: /a");
         assert_eq!(reason("x", &paths), "files of application \"x\" have changed: /a, /b, /c and 2 more");
         assert_eq!(reason("x", &[]), "it is time to try to load application \"x\" again");
-    }
-
-    #[test]
-    fn an_answer_arrives_as_it_was() {
-        assert_eq!(decode(&encode(None)), None);
-        let failure = || Failure { index: 300, text: "why\nä".to_owned() };
-        assert_eq!(decode(&encode(Some(failure()))), Some(failure()));
     }
 }

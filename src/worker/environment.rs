@@ -1,6 +1,6 @@
 //! Environment variables of a worker: of the process, whose environment nginx has cleared, and of its sub-interpreters.
 
-use crate::nginx::worker_process;
+use crate::os::system;
 use crate::python::interpreter::Environment;
 
 /// Adds the variables that programs expect, unless the configuration or nginx's `env` sets them.
@@ -13,7 +13,7 @@ pub fn complete(mut variables: Vec<(String, String)>) -> Vec<(String, String)> {
         ("LANG", "C.UTF-8".to_owned()),
     ];
     // Without an entry in the password file there is no home directory.
-    if let Some((name, home)) = worker_process::user() {
+    if let Some((name, home)) = system::user() {
         defaults.push(("HOME", home));
         defaults.push(("USER", name.clone()));
         defaults.push(("LOGNAME", name));

@@ -189,10 +189,10 @@ impl Worker {
         };
         if let Engine::Inline(_) = self.engine {
             // No other thread has work left, so the process may end in the middle of a handler.
-            worker_process::leave_after(limit);
+            worker_process::exit_after(limit);
         }
         self.engine.shut_down(calls, limit, || self.event_loop.drain());
         self.recycler.on_exit();
-        worker_process::leave_before_memory_goes();
+        worker_process::exit_before_cycle_is_freed();
     }
 }

@@ -16,6 +16,7 @@ use crate::nginx::log::{Level, Log};
 use crate::nginx::thread_bound::EventLoopBound;
 use crate::nginx::timer::Timer;
 use crate::nginx::worker_process;
+use crate::os::system;
 
 /// Recycling state of this worker. All methods are called on the event loop thread.
 pub struct Recycler {
@@ -222,7 +223,7 @@ impl Recycler {
     fn check_memory(&'static self) {
         let is_needed = self.max_memory > 0 && self.state.get().reason.borrow().is_none_or(Reason::needs_good_code);
         if is_needed
-            && let Some(used) = worker_process::resident_memory()
+            && let Some(used) = system::resident_memory()
             && used > self.max_memory
         {
             self.request(Reason::MaxMemory { used, limit: self.max_memory });
@@ -305,7 +306,7 @@ impl Recycler {
 
 /// Returns a random number from 0 to `most`, which differs between workers.
 fn random_up_to(most: u64) -> u64 {
-    most.checked_add(1).map_or_else(worker_process::random, |count| worker_process::random() % count)
+    most.checked_add(1).map_or_else(system::random, |count| system::random() % count)
 }
 
 #[cfg(test)]

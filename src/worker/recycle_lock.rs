@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::nginx::worker_process;
+use crate::os::system;
 
 /// Recycle lock as seen by one worker.
 pub struct RecycleLock {
@@ -65,7 +66,7 @@ impl RecycleLock {
         let current = self.word.load(Ordering::Acquire);
         // A lock left by our predecessor in this slot may be inherited: no other worker is down.
         let is_free = LockHolder::from_word(current)
-            .is_none_or(|holder| holder.slot == self.worker.slot || holder.is_stale(now, worker_process::is_alive));
+            .is_none_or(|holder| holder.slot == self.worker.slot || holder.is_stale(now, system::is_alive));
         let acquired = LockHolder { since: now, ..self.worker }.to_word();
         is_free && self.replace(current, acquired)
     }
