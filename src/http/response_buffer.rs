@@ -6,7 +6,8 @@ use std::fs::File;
 use std::sync::Arc;
 
 use crate::conf::location::Buffering;
-use crate::nginx::request::output::{FilePart, OutputParts, SentCounts};
+use crate::nginx::file::FilePart;
+use crate::nginx::request::output::{OutputParts, SentCounts};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wsgi::headers::ResponseHeaders;
 use crate::wsgi::transport::{Disconnected, End, Suspended};

@@ -1,4 +1,4 @@
-//! Reading the configuration: arguments of directives, paths, values with variables, messages with file and line.
+//! Configuration that nginx is reading: arguments of directives, paths, values with variables, errors with file and line.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use super::log::{Level, Log};
 use super::{bytes, pool_string, sys};
 
-/// The state of nginx's configuration parser at one directive.
+/// State of nginx's configuration parser at a directive.
 #[derive(Clone, Copy)]
 pub struct Conf(*mut sys::ngx_conf_t);
 
 impl Conf {
     /// # Safety
-    /// `conf` is what nginx passes to a handler of the configuration, and the value is not used after that returns.
+    /// `conf` is the argument of a configuration handler, and the value is not used after that returns.
     pub unsafe fn new(conf: *mut sys::ngx_conf_t) -> Self {
         Self(conf)
     }
@@ -24,30 +24,29 @@ impl Conf {
     }
 
     pub(super) fn pool(&self) -> *mut sys::ngx_pool_t {
-        // SAFETY: the parser has the pool of the cycle that it reads.
+        // SAFETY: the parser has the pool of the new cycle.
         unsafe { (*self.0).pool }
     }
 
-    /// The words of the directive: its name and its arguments.
+    /// Returns the directive's name and arguments.
     ///
     /// # Errors
-    /// When an argument is no UTF-8 text.
+    /// When one of them is not UTF-8.
     pub fn arguments(&self) -> Result<Vec<&str>, String> {
-        // SAFETY: while a directive is handled, args holds its words, which live as long as the configuration.
-        let words = unsafe { (*(*self.0).args).as_slice::<sys::ngx_str_t>() };
-        words
-            .iter()
-            .map(|word| {
-                // SAFETY: as above.
-                let word = unsafe { bytes(*word) };
-                str::from_utf8(word).map_err(|_| format!("invalid UTF-8 in \"{}\"", String::from_utf8_lossy(word)))
+        // SAFETY: at a directive `args` has its name and arguments, which live as long as the configuration.
+        let args = unsafe { (*(*self.0).args).as_slice::<sys::ngx_str_t>() };
+        args.iter()
+            .map(|arg| {
+                // SAFETY: the text lives as long as the configuration.
+                let arg = unsafe { bytes(*arg) };
+                str::from_utf8(arg).map_err(|_| format!("invalid UTF-8 in \"{}\"", String::from_utf8_lossy(arg)))
             })
             .collect()
     }
 
-    /// File and line of the directive, as nginx prints them.
+    /// Returns file and line of the directive in nginx's format.
     pub fn place(&self) -> String {
-        // SAFETY: while a file is read conf_file is set; directives of `-g` have an empty name.
+        // SAFETY: conf_file is null or describes the file that is being read. For `-g` its name is empty.
         unsafe {
             let file = (*self.0).conf_file;
             if file.is_null() {
@@ -58,9 +57,9 @@ impl Conf {
         }
     }
 
-    /// An absolute path, relative ones taken from nginx's prefix.
+    /// Returns the absolute path of `path`, which may be relative to nginx's prefix, or `None` without memory.
     pub fn full_path(&self, path: &str) -> Option<PathBuf> {
-        // SAFETY: the string is a copy in the configuration's pool, replaced by the full one.
+        // SAFETY: a copy in the configuration's pool, which the call replaces by the full path.
         unsafe {
             let mut text = pool_string((*self.0).pool, path.as_bytes())?;
             if sys::ngx_conf_full_name((*self.0).cycle, &mut text, 0) != sys::NGX_OK as isize {
@@ -70,15 +69,15 @@ impl Conf {
         }
     }
 
-    /// Lets nginx make a folder for temporary files, as its own directives for them do: its path, and the `levels` of
-    /// folders below it that are asked for. Returns the absolute path.
+    /// Makes nginx create a directory for temporary files, with subdirectories of `levels`, as for its own directives.
+    /// Returns the absolute path.
     ///
     /// # Errors
-    /// nginx has logged what is wrong: the same folder with other levels.
+    /// When the directory is used with other levels, or without memory. nginx has logged the cause.
     pub fn add_path(&self, path: &str, levels: [usize; 3]) -> Result<PathBuf, ()> {
         let path = self.full_path(path).ok_or(())?;
-        // SAFETY: the description is in the configuration's pool and complete; the name of the file that is read lives as
-        // long as its cycle.
+        // SAFETY: the complete description is in the configuration's pool. The name of the configuration file lives as long as
+        // the cycle.
         unsafe {
             let pool = (*self.0).pool;
             let name = pool_string(pool, path.as_os_str().as_bytes()).ok_or(())?;
@@ -98,20 +97,20 @@ impl Conf {
         Ok(path)
     }
 
-    /// Logs a failure of the configuration.
+    /// Logs an error in the configuration.
     pub fn emerg(&self, message: &str) {
         // SAFETY: the parser has a log.
         unsafe { Log::new((*self.0).log) }.write(Level::Emerg, message);
     }
 
-    /// Logs `message` with file and line of the directive at hand, in nginx's form.
+    /// Logs an error with file and line of the directive, in nginx's format.
     pub fn emerg_here(&self, message: &str) {
         self.emerg(&format!("{message} in {}", self.place()));
     }
 
-    /// The core module's settings of the location that is being read or merged.
+    /// Returns the core module's configuration of the location that is being read or merged.
     pub fn core_location(&self) -> CoreLocation {
-        // SAFETY: within an http block the context holds a location configuration of the core module.
+        // SAFETY: in an http block the context has a location configuration of the core module.
         unsafe {
             let context = (*self.0).ctx.cast::<sys::ngx_http_conf_ctx_t>();
             let index = sys::ngx_http_core_module.ctx_index;
@@ -119,31 +118,31 @@ impl Conf {
         }
     }
 
-    /// A number that tells the server that is being read or merged from others of the configuration.
+    /// Returns a number for the server that is being read or merged, which no other server of the configuration has.
     pub fn server(&self) -> usize {
-        // SAFETY: within an http block the context is of this type; the address of the server's configurations is only
-        // compared.
+        // SAFETY: in an http block the context is of this type. The address of the server's configurations is not
+        // dereferenced.
         unsafe { (*(*self.0).ctx.cast::<sys::ngx_http_conf_ctx_t>()).srv_conf as usize }
     }
 
-    /// This module's main configuration.
+    /// Returns this module's main configuration.
     ///
     /// # Safety
     /// `T` is the type that the module's `create_main_conf` makes, and no other reference to it is alive.
     pub unsafe fn main_conf<'a, T>(&self) -> &'a mut T {
-        // SAFETY: as above, and by the caller's promise.
+        // SAFETY: in an http block the context is of this type. The rest is promised by the caller.
         unsafe {
             let context = (*self.0).ctx.cast::<sys::ngx_http_conf_ctx_t>();
             &mut *(*(*context).main_conf.add(crate::nginx::module::ctx_index())).cast::<T>()
         }
     }
 
-    /// Compiles a parameter that may hold variables.
+    /// Compiles a parameter that may contain variables.
     ///
     /// # Errors
-    /// nginx has logged what is wrong (an unknown variable).
+    /// When a variable is unknown, or without memory. nginx has logged the cause.
     pub fn complex_value(&self, text: &str) -> Result<ComplexValue, ()> {
-        // SAFETY: the text is a copy in the pool, which lives as long as the configuration; so does the value.
+        // SAFETY: text and value are in the configuration's pool and live as long as the configuration.
         unsafe {
             let mut text = pool_string((*self.0).pool, text.as_bytes()).ok_or(())?;
             let value = sys::ngx_palloc((*self.0).pool, size_of::<sys::ngx_http_complex_value_t>())
@@ -164,42 +163,42 @@ impl Conf {
     }
 }
 
-/// A time as nginx's directives take it (`10s`, `500ms`, `1m`), in milliseconds.
+/// Parses a time in nginx's format (`10s`, `500ms`, `1m`). Returns milliseconds.
 pub fn parse_time(text: &str) -> Option<u64> {
     let mut line = sys::ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
-    // SAFETY: nginx's parser only reads the text.
+    // SAFETY: the parser of nginx does not write to the text.
     let time = unsafe { sys::ngx_parse_time(&mut line, 0) };
     u64::try_from(time).ok()
 }
 
-/// A size as nginx's directives take it (`64k`, `1m`, `2g`), in bytes.
+/// Parses a size in nginx's format (`64k`, `1m`, `2g`). Returns bytes.
 pub fn parse_size(text: &str) -> Option<u64> {
-    // nginx looks at the last byte first, without asking for one.
+    // The parser of nginx reads the last byte without checking the length.
     if text.is_empty() {
         return None;
     }
     let mut line = sys::ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
-    // SAFETY: nginx's parser only reads the text.
+    // SAFETY: the parser of nginx does not write to the text.
     let size = unsafe { sys::ngx_parse_offset(&mut line) };
     u64::try_from(size).ok()
 }
 
-/// The size of a page of memory, on which nginx's defaults for buffers rest.
+/// Returns the size of a memory page, from which nginx derives defaults for buffers.
 pub fn page_size() -> usize {
-    // SAFETY: a variable that nginx sets before it reads the configuration.
+    // SAFETY: a plain variable that nginx sets before it reads a configuration.
     unsafe { sys::ngx_pagesize }
 }
 
-/// The location that a directive stands in.
+/// Location of a directive.
 pub struct CoreLocation(*mut sys::ngx_http_core_loc_conf_t);
 
 impl CoreLocation {
     fn get(&self) -> &sys::ngx_http_core_loc_conf_t {
-        // SAFETY: lives as long as the configuration.
+        // SAFETY: the structure lives as long as the configuration.
         unsafe { &*self.0 }
     }
 
-    /// The prefix of a prefix location; `None` for exact, regex and named ones.
+    /// Returns the prefix of a prefix location, and `None` for exact, regex and named locations.
     pub fn prefix(&self) -> Option<&[u8]> {
         let location = self.get();
         // SAFETY: the name lives as long as the configuration.
@@ -211,57 +210,57 @@ impl CoreLocation {
         (location.exact_match() == 0 && location.named() == 0).then_some(name)
     }
 
-    /// The path of an exact location.
+    /// Returns the path of an exact location.
     pub fn exact(&self) -> Option<&[u8]> {
         let location = self.get();
         // SAFETY: the name lives as long as the configuration.
         (location.exact_match() != 0).then(|| unsafe { bytes(location.name) })
     }
 
-    /// Whether it is reached by its name.
+    /// Returns whether this is a named location.
     pub fn is_named(&self) -> bool {
         self.get().named() != 0
     }
 
-    /// `client_body_temp_path`, once the core module has merged it.
+    /// Returns `client_body_temp_path`, which the core module has merged before.
     pub fn client_body_temp_path(&self) -> PathBuf {
-        // SAFETY: a merged configuration has the path, which lives as long as the configuration.
+        // SAFETY: null, or a path that lives as long as the configuration.
         let name = unsafe { self.get().client_body_temp_path.as_ref().map(|path| bytes(path.name)) };
         name.map_or_else(std::env::temp_dir, |name| PathBuf::from(OsStr::from_bytes(name)))
     }
 
-    /// Whether this is an `if` or `limit_except` block.
+    /// Returns whether this is an `if` or `limit_except` block.
     pub fn is_unnamed(&self) -> bool {
         self.get().noname() != 0
     }
 
-    /// Whether this is a `limit_except` block.
+    /// Returns whether this is a `limit_except` block.
     pub fn is_limit_except(&self) -> bool {
         self.get().lmt_excpt() != 0
     }
 
-    /// Whether some module has the content of this location.
+    /// Returns whether the location has a content handler.
     pub fn has_handler(&self) -> bool {
         self.get().handler.is_some()
     }
 
-    /// Lets `handler` make the content of this location.
+    /// Sets the content handler of the location.
     pub fn set_handler(&self, handler: unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> isize) {
-        // SAFETY: the configuration is being read, on one thread.
+        // SAFETY: only this thread uses the configuration while it is being read.
         unsafe { (*self.0).handler = Some(handler) };
     }
 }
 
-/// A parameter that may hold variables; it lives in the configuration's pool.
+/// Compiled parameter that may contain variables, in the configuration's pool.
 #[derive(Clone, Copy, Debug)]
 pub struct ComplexValue(*mut sys::ngx_http_complex_value_t);
 
 impl ComplexValue {
-    /// Its value for a request, `None` without memory.
+    /// Returns the value for a request, or `None` without memory.
     pub(super) fn evaluate(&self, request: *mut sys::ngx_http_request_t) -> Option<Cow<'_, [u8]>> {
         let mut value = sys::ngx_str_t::empty();
-        // SAFETY: the value was compiled for this configuration; the result stands in the configuration's or the
-        // request's memory and is copied in the latter case.
+        // SAFETY: the value was compiled for the request's configuration. The result is in the pool of the configuration, or
+        // in that of the request and copied.
         unsafe {
             if (*self.0).lengths.is_null() {
                 return Some(Cow::Borrowed(bytes((*self.0).value)));

@@ -1,4 +1,4 @@
-//! Entries of nginx's directive table whose handlers are safe functions.
+//! Entries of nginx's directive table with safe functions as handlers.
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
@@ -6,19 +6,19 @@ use std::ptr;
 use super::conf::Conf;
 use super::{guard, sys};
 
-/// What is wrong with a directive.
+/// Error in a directive.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// It stands twice at one level.
+    /// The directive appears twice at one level.
     Duplicate,
-    /// A sentence, to which file and line are added.
+    /// Any other error. File and line are added to the text.
     Message(String),
-    /// nginx has said it already.
+    /// Error that nginx has logged already.
     Logged,
 }
 
 impl Problem {
-    /// A value that does not fit, in nginx's wording.
+    /// Returns an error for an invalid value, in nginx's words.
     pub fn invalid_value(directive: &str, value: &str, must_be: &str) -> Self {
         Self::Message(format!("invalid value \"{value}\" in \"{directive}\" directive, it must be {must_be}"))
     }
@@ -30,7 +30,7 @@ impl From<String> for Problem {
     }
 }
 
-/// Applies one directive: its words, the first its name, to the configuration of its level.
+/// Handler that applies a directive, given by its name and arguments, to the configuration of its level.
 pub type Apply<T> = fn(&Conf, &[&str], &mut T) -> Result<(), Problem>;
 
 /// `http`, `server` and `location`.
@@ -38,13 +38,13 @@ pub const HTTP_SERVER_LOCATION: u32 = sys::NGX_HTTP_MAIN_CONF | sys::NGX_HTTP_SR
 /// `location`, `if` in a location, and `limit_except`.
 pub const LOCATION_IF_LIMIT: u32 = sys::NGX_HTTP_LOC_CONF | sys::NGX_HTTP_LIF_CONF | sys::NGX_HTTP_LMT_CONF;
 
-/// A directive of location configurations. `T` must be what the module's `create_loc_conf` makes.
+/// Returns the entry of a directive for location configurations. `T` is the type that `create_loc_conf` makes.
 pub const fn location<T>(name: sys::ngx_str_t, contexts_and_arguments: u32, apply: Apply<T>) -> sys::ngx_command_t {
     let offset = std::mem::offset_of!(sys::ngx_http_conf_ctx_t, loc_conf);
     command(name, contexts_and_arguments, offset, apply)
 }
 
-/// A directive of the `http` level. `T` must be what the module's `create_main_conf` makes.
+/// Returns the entry of a directive for the main configuration. `T` is the type that `create_main_conf` makes.
 pub const fn main<T>(name: sys::ngx_str_t, arguments: u32, apply: Apply<T>) -> sys::ngx_command_t {
     let offset = std::mem::offset_of!(sys::ngx_http_conf_ctx_t, main_conf);
     command(name, sys::NGX_HTTP_MAIN_CONF | arguments, offset, apply)
@@ -62,14 +62,14 @@ unsafe extern "C" fn set<T>(
     // (char *) -1, as nginx's NGX_CONF_ERROR.
     let error = ptr::without_provenance_mut::<c_char>(usize::MAX);
     guard(error, || {
-        // SAFETY: nginx passes the parser's state, an entry made by `command` whose post is an Apply<T>, and the level's
-        // configuration, which is a T by the promise of whoever made the table.
+        // SAFETY: nginx passes the state of the parser, an entry of `command`, whose `post` is an Apply<T>, and the
+        // configuration of the level, which is a T by the rule of `location` and `main`.
         let (conf, apply, level) = unsafe {
             let apply = std::mem::transmute::<*mut c_void, Apply<T>>((*command).post);
             (Conf::new(cf), apply, &mut *level.cast::<T>())
         };
         let applied = match conf.arguments() {
-            Ok(words) => apply(&conf, &words, level),
+            Ok(args) => apply(&conf, &args, level),
             Err(message) => Err(message.into()),
         };
         match applied {

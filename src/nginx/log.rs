@@ -1,4 +1,4 @@
-//! Records in nginx's error log: whole lines, none cut at nginx's limit.
+//! Records in nginx's error log. Long lines are split at nginx's limit instead of truncated.
 
 use std::fmt;
 
@@ -15,16 +15,16 @@ pub enum Level {
     Warn = sys::NGX_LOG_WARN,
     Notice = sys::NGX_LOG_NOTICE,
     Info = sys::NGX_LOG_INFO,
-    /// Not only where nginx itself was built to log at this level.
+    /// Works without nginx's build option `--with-debug` as well.
     Debug = sys::NGX_LOG_DEBUG,
 }
 
-/// An nginx log: that of a cycle, a connection or a configuration. Valid as long as what it was taken from.
+/// Log of a cycle, a connection or a configuration. Must not outlive that.
 #[derive(Clone, Copy)]
 pub struct Log(*mut sys::ngx_log_t);
 
-/// nginx cuts a record at 2,048 bytes (NGX_MAX_ERROR_STR); this leaves room for the time and the request's context.
-const LONGEST_PIECE: usize = 1400;
+/// Size limit of a part of a line. nginx truncates records at 2,048 bytes (NGX_MAX_ERROR_STR), including time and context.
+const MAX_PART: usize = 1400;
 
 impl Log {
     /// # Safety
@@ -33,26 +33,26 @@ impl Log {
         Self(log)
     }
 
-    /// The log of the running cycle.
+    /// Returns the log of the running cycle.
     pub fn cycle() -> Self {
-        // SAFETY: ngx_cycle is set before any module code runs, and has a log.
+        // SAFETY: ngx_cycle is set before code of modules runs, and every cycle has a log.
         Self(unsafe { (*sys::ngx_cycle).log })
     }
 
     fn enabled(self, level: Level) -> bool {
-        // SAFETY: valid by construction.
+        // SAFETY: the log is valid by the rule of the type.
         unsafe { (*self.0).log_level >= level as usize }
     }
 
-    /// Logs `text`: one record a line, long lines in pieces. Only the first record carries the request's context.
+    /// Logs `text` with one record per line, or several for a long line. Only the first record has the request's context.
     pub fn write(self, level: Level, text: &str) {
         if !self.enabled(level) {
             return;
         }
         let mut first = true;
         for line in text.split('\n') {
-            for piece in pieces(line) {
-                self.record(level, piece, first);
+            for part in parts(line) {
+                self.record(level, part, first);
                 first = false;
             }
         }
@@ -60,8 +60,8 @@ impl Log {
 
     fn record(self, level: Level, text: &str, with_context: bool) {
         let printable = Printable(text).to_string();
-        // SAFETY: the log is valid; "%*s" takes a length and a pointer; the handler is put back before anyone else can
-        // look, as only the event loop thread uses logs.
+        // SAFETY: the log is valid by the rule of the type, and "%*s" takes a length and a pointer. Only the event loop thread
+        // uses logs, so nothing sees the changed handler.
         unsafe {
             let handler = (*self.0).handler;
             if !with_context {
@@ -73,20 +73,19 @@ impl Log {
     }
 }
 
-/// Writes `text` to the cycle's error log at level `error`, one record a line, on any thread while the event loop is busy.
+/// Writes `text` to the files of the cycle's error log at level `error`, one record per line. May be called on any thread
+/// while the event loop runs a call of an application.
 ///
-/// nginx's own functions are for the event loop alone, so this is a plain write to the log's files. A log that is none, as
-/// syslog, does not get it.
+/// Logs other than files, such as syslog, are skipped: nginx's functions for them belong to the event loop thread.
 pub fn write_directly(connection: u64, text: &str) {
     let mut records = String::new();
-    // SAFETY: asks for a number.
-    let (process, thread) = (std::process::id(), unsafe { libc::gettid() });
+    let (process, thread) = (std::process::id(), nix::unistd::gettid());
     let prefix = format!("{} [error] {process}#{thread}: *{connection} ", local_time());
-    for piece in text.split('\n').flat_map(pieces) {
-        records.extend([prefix.as_str(), &Printable(piece).to_string(), "\n"]);
+    for part in text.split('\n').flat_map(parts) {
+        records.extend([prefix.as_str(), &Printable(part).to_string(), "\n"]);
     }
-    // SAFETY: the logs of a running cycle and their files stay while the event loop is busy with a call; only it opens them
-    // anew. A descriptor that cannot be written to is an error that there is nobody to tell of.
+    // SAFETY: the event loop, which alone reopens the logs of the cycle, is busy with a call. Failure to write cannot be
+    // logged.
     unsafe {
         let mut log = (*sys::ngx_cycle).log;
         while let Some(one) = log.as_ref() {
@@ -101,9 +100,9 @@ pub fn write_directly(connection: u64, text: &str) {
     }
 }
 
-/// The time as in nginx's records.
+/// Returns the local time in the format of nginx's records.
 fn local_time() -> String {
-    // SAFETY: plain structures of the C library, filled by it; a time that it cannot take apart stays zero.
+    // SAFETY: a plain structure that the C library fills. A time that it cannot convert stays zero.
     let time = unsafe {
         let now = libc::time(std::ptr::null_mut());
         let mut time: libc::tm = std::mem::zeroed();
@@ -114,22 +113,22 @@ fn local_time() -> String {
     format!("{year}/{month:02}/{:02} {:02}:{:02}:{:02}", time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec)
 }
 
-/// Cuts a line into pieces that fit into a record, at character boundaries; all but the last end with a mark.
-fn pieces(line: &str) -> impl Iterator<Item = &str> {
+/// Splits a line at character boundaries into parts that fit into a record.
+fn parts(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {
         let text = rest.take()?;
-        if text.len() <= LONGEST_PIECE {
+        if text.len() <= MAX_PART {
             return Some(text);
         }
-        let end = (0..=LONGEST_PIECE).rev().find(|end| text.is_char_boundary(*end))?;
-        let (piece, tail) = text.split_at(end);
+        let end = (0..=MAX_PART).rev().find(|end| text.is_char_boundary(*end))?;
+        let (part, tail) = text.split_at(end);
         rest = Some(tail);
-        Some(piece)
+        Some(part)
     })
 }
 
-/// Text with control characters escaped: what a client sent must not write to somebody's terminal.
+/// Text with escaped control characters: text of a client must not control the terminal that shows the log.
 struct Printable<'a>(&'a str);
 
 impl fmt::Display for Printable<'_> {
@@ -151,12 +150,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_line_is_cut_into_pieces_that_give_it_whole() {
-        let line = "ä".repeat(LONGEST_PIECE);
-        let all: Vec<&str> = pieces(&line).collect();
+    fn a_long_line_is_split_without_loss() {
+        let line = "ä".repeat(MAX_PART);
+        let all: Vec<&str> = parts(&line).collect();
         assert_eq!(all.concat(), line);
-        assert!(all.len() == 2 && all.iter().all(|piece| piece.len() <= LONGEST_PIECE));
-        assert_eq!(pieces("").collect::<Vec<_>>(), [""]);
+        assert!(all.len() == 2 && all.iter().all(|part| part.len() <= MAX_PART));
+        assert_eq!(parts("").collect::<Vec<_>>(), [""]);
     }
 
     #[test]

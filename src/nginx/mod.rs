@@ -1,11 +1,12 @@
-//! A safe layer over what the `ngx` crate does not wrap: configuration, requests, output chains, the wake-up of the
-//! event loop from other threads, the log, the process.
+//! Safe layer over the parts of nginx that the `ngx` crate does not wrap: configuration, requests, output chains,
+//! notification of the event loop by other threads, the log, the process.
 //!
-//! Knows nginx and nothing of Python. Unless a type says otherwise it belongs to the event loop thread.
+//! Uses no Python. Types belong to the event loop thread unless their documentation says otherwise.
 
 pub mod conf;
 pub mod cycle;
 pub mod directive;
+pub mod file;
 pub mod log;
 pub mod module;
 pub mod notify;
@@ -21,24 +22,24 @@ pub use ngx::ffi as sys;
 
 use sys::ngx_str_t;
 
-/// The bytes of an nginx string.
+/// Returns the bytes of an nginx string.
 ///
 /// # Safety
-/// `string` is valid, and what it points to lives and does not change for `'a`.
+/// `string` is valid, and its bytes live and do not change for `'a`.
 unsafe fn bytes<'a>(string: ngx_str_t) -> &'a [u8] {
     if string.len == 0 {
         return &[];
     }
-    // SAFETY: nginx strings are a pointer and a length; not null when the length is not zero.
+    // SAFETY: a string of nginx is a pointer and a length. The pointer is not null unless the length is 0.
     unsafe { std::slice::from_raw_parts(string.data, string.len) }
 }
 
-/// A copy of `bytes` in `pool`, null-terminated as many consumers of nginx strings expect.
+/// Copies `bytes` to `pool`, with a terminating null, which many users of nginx strings expect.
 ///
 /// # Safety
 /// `pool` is a live pool.
 unsafe fn pool_string(pool: *mut sys::ngx_pool_t, bytes: &[u8]) -> Option<ngx_str_t> {
-    // SAFETY: the pool returns null or len + 1 writable bytes.
+    // SAFETY: the pool is live as promised by the caller, and returns null or the requested number of bytes.
     unsafe {
         let data = sys::ngx_pnalloc(pool, bytes.len() + 1).cast::<u8>();
         if data.is_null() {
@@ -50,7 +51,7 @@ unsafe fn pool_string(pool: *mut sys::ngx_pool_t, bytes: &[u8]) -> Option<ngx_st
     }
 }
 
-/// Runs the body of an `extern "C"` function: a panic ends here, in the log, and `otherwise` is returned.
+/// Runs the body of an `extern "C"` function. Logs a panic and returns `otherwise`.
 pub fn guard<R>(otherwise: R, body: impl FnOnce() -> R) -> R {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let text = panic
@@ -58,7 +59,7 @@ pub fn guard<R>(otherwise: R, body: impl FnOnce() -> R) -> R {
             .copied()
             .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
             .unwrap_or("no message");
-        log::Log::cycle().write(log::Level::Alert, &format!("wsgi module panicked: {text}"));
+        log::Log::cycle().write(log::Level::Alert, &format!("wsgi: panic: {text}"));
         otherwise
     })
 }

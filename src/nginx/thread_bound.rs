@@ -1,43 +1,56 @@
-//! Data that is shared with other threads but used by the event loop thread only.
+//! Values of the event loop thread in structures that other threads share.
 
 thread_local! {
     static THREAD: u8 = const { 0 };
 }
 
-/// A number for this thread that no other living thread has.
+/// Returns a number of this thread that no other living thread has.
 fn this_thread() -> usize {
-    THREAD.with(|here| std::ptr::from_ref(here).addr())
+    THREAD.with(|variable| std::ptr::from_ref(variable).addr())
 }
 
-/// A value that only the thread which made it can reach.
+/// Value that is accessible on the thread that created it, and on no other.
 pub struct EventLoopBound<T> {
     owner: usize,
     value: T,
 }
 
-// SAFETY: `get` gives the value to its owner only. A value that is dropped on another thread is no longer reached by
-// its owner; the types used here have no thread of their own in their destructors.
+// SAFETY: `get` returns the value on its own thread only. Another thread may drop the value, when its owner has no access
+// any more; the destructors of the types in use do not depend on the thread.
 unsafe impl<T> Send for EventLoopBound<T> {}
-// SAFETY: as above.
+// SAFETY: `get` returns the value on its own thread only.
 unsafe impl<T> Sync for EventLoopBound<T> {}
 
 impl<T> EventLoopBound<T> {
-    /// A value of the current thread, which is the event loop's.
+    /// Binds a value to the current thread, the event loop's.
     pub fn new(value: T) -> Self {
         Self { owner: this_thread(), value }
     }
 
-    /// Whether this is the thread of the value.
+    /// Returns whether the value belongs to the current thread.
     pub fn is_here(&self) -> bool {
         self.owner == this_thread()
     }
 
-    /// The value.
+    /// Returns the value.
     ///
     /// # Panics
     /// On any other thread.
     pub fn get(&self) -> &T {
         assert!(self.is_here(), "a value of the event loop is used on another thread");
         &self.value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_belongs_to_one_thread() {
+        let value = EventLoopBound::new(1);
+        assert_eq!(*value.get(), 1);
+        let value = &value;
+        std::thread::scope(|scope| assert!(scope.spawn(|| !value.is_here()).join().unwrap()));
     }
 }

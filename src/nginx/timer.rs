@@ -1,4 +1,4 @@
-//! A timer of the event loop that lives as long as the worker.
+//! Timers of the event loop that live as long as the worker.
 
 use std::cell::UnsafeCell;
 use std::mem;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{guard, sys};
 
-/// Runs a function on the event loop thread, once each time it is armed.
+/// Timer that runs a function on the event loop thread, once each time it is armed.
 pub struct Timer {
     inner: UnsafeCell<Inner>,
 }
@@ -15,32 +15,32 @@ struct Inner {
     run: fn(),
     holds_worker: bool,
     event: sys::ngx_event_t,
-    /// nginx's debug log prints the descriptor of what an event's data points to.
+    /// Data of the event: nginx's debug log prints the descriptor of the connection there.
     connection: sys::ngx_connection_t,
 }
 
-// SAFETY: only the event loop thread calls the methods, see there.
+// SAFETY: only the event loop thread calls the methods.
 unsafe impl Send for Timer {}
-// SAFETY: as above.
+// SAFETY: only the event loop thread calls the methods.
 unsafe impl Sync for Timer {}
 
 impl Timer {
-    /// A timer for `run`.
+    /// Creates a timer for `run`.
     ///
-    /// A worker that is told to quit exits as soon as no timer is armed that `holds_worker`, whatever it still waits for.
+    /// While a timer that `holds_worker` is armed, a worker that exits gracefully waits. It does not wait for other timers.
     pub fn new(holds_worker: bool, run: fn()) -> Self {
-        // SAFETY: both are plain C structures for which all zeroes is "not in use".
+        // SAFETY: both are plain C structures for which zeroes mean "not in use".
         let (event, connection) = unsafe { (mem::zeroed(), mem::zeroed()) };
         Self { inner: UnsafeCell::new(Inner { run, holds_worker, event, connection }) }
     }
 
-    /// Runs after `wait` at the latest: at once if it is armed for later. On the event loop thread, as all methods.
+    /// Arms the timer to expire after `wait`, or earlier if it is armed for an earlier time. Belongs to the event loop thread.
     pub fn arm(&'static self, wait: Duration) {
-        // Rounded up, so that it is not too early for what it was armed for.
+        // Rounded up: the timer must not expire early.
         let milliseconds = wait.as_micros().div_ceil(1000).try_into().unwrap_or(sys::ngx_msec_t::MAX / 4);
         let inner = self.inner.get();
-        // SAFETY: only this thread uses the cell, and never re-entrantly; the event is static. `ngx_add_timer` keeps an
-        // armed timer that is less than 300 ms off, hence the removal.
+        // SAFETY: only this thread uses the cell, and never re-entrantly; the event is static. The timer is removed before it
+        // is added, as `ngx_add_timer` keeps one whose time differs by less than 300 ms.
         unsafe {
             let event = &raw mut (*inner).event;
             if (*event).timer_set() != 0 {
@@ -60,9 +60,9 @@ impl Timer {
         }
     }
 
-    /// Does not run any more until it is armed again.
+    /// Disarms the timer. Belongs to the event loop thread.
     pub fn disarm(&'static self) {
-        // SAFETY: as in `arm`.
+        // SAFETY: only this thread uses the cell, and never re-entrantly; the event is static.
         unsafe {
             let event = &raw mut (*self.inner.get()).event;
             if (*event).timer_set() != 0 {
@@ -74,8 +74,8 @@ impl Timer {
 
 unsafe extern "C" fn expired(event: *mut sys::ngx_event_t) {
     guard((), || {
-        // SAFETY: nginx passes the event that was armed above, a part of a static Timer. What it runs may use the timer:
-        // no reference into the cell is alive.
+        // SAFETY: nginx passes the event of `arm`, a part of a static Timer. No reference into the cell is alive, so `run` may
+        // use the timer.
         let run = unsafe { (*event.byte_sub(mem::offset_of!(Inner, event)).cast::<Inner>()).run };
         run();
     });

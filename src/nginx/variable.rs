@@ -1,25 +1,25 @@
-//! Variables of nginx whose values this module gives.
+//! Variables of nginx with values by this module.
 
 use super::conf::Conf;
 use super::request::Request;
 use super::{guard, pool_string, sys};
 
-/// A variable: its name without the `$`, and what its value is for a request; `None` is "not found".
+/// Variable: its name without the `$`, and the function for its value. `None` means that a request has no value.
 pub struct Variable {
     pub name: &'static str,
     pub value: fn(Request) -> Option<String>,
 }
 
-/// Makes `variables` known to the configuration. To be called before it is read.
+/// Registers `variables`. To be called in preconfiguration.
 ///
 /// # Errors
-/// nginx has logged why.
+/// When there is no memory, or the name is taken. nginx has logged the cause.
 pub fn register(conf: &Conf, variables: &'static [Variable]) -> Result<(), ()> {
     for variable in variables {
-        // SAFETY: called in preconfiguration with the parser's state; nginx copies the name.
+        // SAFETY: the state of the parser in preconfiguration. nginx copies the name.
         unsafe {
             let mut name = pool_string(conf.pool(), variable.name.as_bytes()).ok_or(())?;
-            // The values change while a request is served, so nginx is not to keep them.
+            // The values change during a request.
             let flags = sys::NGX_HTTP_VAR_NOCACHEABLE as usize;
             let added = sys::ngx_http_add_variable(conf.as_ptr(), &mut name, flags);
             if added.is_null() {
@@ -38,7 +38,7 @@ unsafe extern "C" fn get(
     data: usize,
 ) -> sys::ngx_int_t {
     guard(sys::NGX_ERROR as isize, || {
-        // SAFETY: nginx passes a live request, a value to fill, and the data of `register`, a static Variable.
+        // SAFETY: nginx passes a live request, a value to fill, and the data of `register`, which is a static Variable.
         unsafe {
             let variable = &*std::ptr::with_exposed_provenance::<Variable>(data);
             let Some(text) = Request::new(request).and_then(variable.value) else {

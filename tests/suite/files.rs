@@ -426,7 +426,7 @@ fn a_file_shorter_than_its_length_breaks_the_connection(engine: Engine) {
 /// The file has become shorter while it was sent: the client can see it, the log names it, and it is no alert.
 #[track_caller]
 fn assert_told(nginx: &Nginx, how: &str, name: &str, path: &str) {
-    let said = nginx.wait_log("became shorter while it was sent");
+    let said = nginx.wait_log("was truncated while it was sent");
     let file = nginx.prefix().join(name);
     assert!(said.contains("[error]") && said.contains(&format!("GET {path}")), "{how}: {said}");
     assert!(

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::RequestExchange;
+use crate::nginx::file::FilePart;
 use crate::nginx::log::write_directly;
-use crate::nginx::request::output::FilePart;
 use crate::python::log::{Level, Sink};
 use crate::worker::active_requests::ActiveRequest;
 use crate::wsgi::file::FileBody;

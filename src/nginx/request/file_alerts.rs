@@ -1,7 +1,7 @@
-//! What nginx says of a file that it cannot send whole.
+//! Alerts of nginx about application files that it cannot send completely.
 //!
-//! For its own files that is an alert: they are not to be truncated while they are sent, but replaced. The files of an
-//! application are changed by anybody, so such a record is kept back, and the caller says what has happened.
+//! nginx expects that its own files are replaced and never truncated. Applications may truncate their files at any time, so
+//! these alerts are suppressed, and the caller logs an error of its own.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -9,60 +9,59 @@ use std::ptr;
 
 use crate::nginx::sys;
 
-/// What nginx calls the files of applications; all its alerts about them have it.
+/// Name of all application files in nginx's log records.
 pub(super) const NAME: &CStr = c"a file of the WSGI application";
 
-/// What stands in for a log meanwhile.
-struct Watch {
-    /// The log as it was.
+/// Data of the writer that replaces the log's own.
+struct Filter {
+    /// Copy of the original log.
     log: sys::ngx_log_t,
     has_alert: Cell<bool>,
 }
 
-/// Runs `send`, in which nginx may send files of this name. Returns whether it wanted to write an alert about one into
-/// `log`; all else is written as ever.
+/// Runs `send` and suppresses alerts about application files in `log`. Returns whether there was such an alert.
 ///
 /// # Safety
 /// `log` is live, and `send` does not unwind.
-pub(super) unsafe fn keep_back<R>(log: *mut sys::ngx_log_t, send: impl FnOnce() -> R) -> (R, bool) {
-    // SAFETY: as promised; the watch outlives `send`, and nobody but it writes to the log from then on. If another log
-    // has been set there (`ngx_set_connection_log`), that stays.
+pub(super) unsafe fn suppress<R>(log: *mut sys::ngx_log_t, send: impl FnOnce() -> R) -> (R, bool) {
+    // SAFETY: as promised by the caller. The filter outlives `send` and is the only writer of the log meanwhile. A log that
+    // `send` sets instead (`ngx_set_connection_log`) is left as it is.
     unsafe {
-        let watch = Watch { log: ptr::read(log), has_alert: Cell::new(false) };
+        let filter = Filter { log: ptr::read(log), has_alert: Cell::new(false) };
         (*log).writer = Some(write);
-        (*log).wdata = (&raw const watch).cast_mut().cast();
+        (*log).wdata = (&raw const filter).cast_mut().cast();
         (*log).next = ptr::null_mut();
         let result = send();
-        if ptr::eq((*log).wdata, (&raw const watch).cast()) {
-            (*log).writer = watch.log.writer;
-            (*log).wdata = watch.log.wdata;
-            (*log).next = watch.log.next;
+        if ptr::eq((*log).wdata, (&raw const filter).cast()) {
+            (*log).writer = filter.log.writer;
+            (*log).wdata = filter.log.wdata;
+            (*log).next = filter.log.next;
         }
-        (result, watch.has_alert.get())
+        (result, filter.has_alert.get())
     }
 }
 
-/// Writes a record into the logs of the chain as ngx_log_error_core does, unless it is one to be kept back.
+/// Writes a record to the original chain of logs as ngx_log_error_core does, unless it is to be suppressed.
 unsafe extern "C" fn write(log: *mut sys::ngx_log_t, level: usize, text: *mut u8, length: usize) {
-    // SAFETY: nginx passes the log that was set above, and the text of a record; the logs of a chain are live.
+    // SAFETY: nginx passes the log that `suppress` has changed, and the text of a record. The logs of the chain are live.
     unsafe {
-        let watch = &*(*log).wdata.cast::<Watch>();
+        let filter = &*(*log).wdata.cast::<Filter>();
         let record = std::slice::from_raw_parts(text, length);
         let name = NAME.to_bytes();
         if level == sys::NGX_LOG_ALERT as usize && record.windows(name.len()).any(|part| part == name) {
-            return watch.has_alert.set(true);
+            return filter.has_alert.set(true);
         }
-        let has_all = watch.log.log_level & sys::NGX_LOG_DEBUG_CONNECTION as usize != 0;
-        let mut next = (&raw const watch.log).cast_mut();
-        while let Some(one) = next.as_ref()
-            && (one.log_level >= level || has_all)
+        let has_debug_connection = filter.log.log_level & sys::NGX_LOG_DEBUG_CONNECTION as usize != 0;
+        let mut next = (&raw const filter.log).cast_mut();
+        while let Some(log) = next.as_ref()
+            && (log.log_level >= level || has_debug_connection)
         {
-            if let Some(writer) = one.writer {
+            if let Some(writer) = log.writer {
                 writer(next, level, text, length);
-            } else if let Some(file) = one.file.as_ref() {
+            } else if let Some(file) = log.file.as_ref() {
                 libc::write(file.fd, text.cast(), length);
             }
-            next = one.next;
+            next = log.next;
         }
     }
 }

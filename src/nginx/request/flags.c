@@ -1,4 +1,4 @@
-/* The flags of nginx's request for flags.rs, which says why. */
+/* Access to the flags of nginx's request for flags.rs, which says why. */
 
 #include <ngx_config.h>
 #include <ngx_core.h>
@@ -24,7 +24,7 @@ WRITE(reading_body)
 WRITE(request_body_no_buffering)
 WRITE(single_range)
 
-/* As ngx_http_discard_request_body does: what still comes on the stream of an HTTP/2 request is dropped. */
+/* Discards further data on the stream of an HTTP/2 request, as ngx_http_discard_request_body does. */
 void ngx_http_wsgi_skip_stream_data(ngx_http_request_t *request)
 {
 #if (NGX_HTTP_V2)

@@ -1,7 +1,7 @@
-//! The flags of nginx's request: bit-fields, which flags.c reads and writes.
+//! Flags of nginx's request. They are bit-fields, which flags.c reads and writes.
 //!
-//! bindgen has methods for them as well, which clippy.toml forbids: it gets wrong which bits they are where they begin in
-//! the middle of a word, as they do in nginx 1.30. (bindgen 0.73 gets it right, but nginx-sys 0.5 is made with 0.72.)
+//! clippy.toml forbids bindgen's methods for them: if the fields begin in the middle of a word, as in nginx 1.30, these
+//! access the wrong bits. (bindgen 0.73 is right, but nginx-sys 0.5 uses 0.72.)
 
 use std::ffi::c_uint;
 
@@ -13,7 +13,7 @@ unsafe extern "C" {
 }
 
 impl Request {
-    /// Drops what still comes of the body of an HTTP/2 request.
+    /// Discards further data on the stream of an HTTP/2 request.
     pub(super) fn skip_stream_data(self) {
         // SAFETY: a live request by the rule of the type; on the event loop thread.
         unsafe { ngx_http_wsgi_skip_stream_data(self.as_ptr()) };
@@ -33,7 +33,7 @@ macro_rules! flags {
                 unsafe { $read(self.as_ptr()) }
             })+
             $(pub(super) fn $set_flag(self, value: u32) {
-                // SAFETY: as above; on the event loop thread, nobody else uses the word.
+                // SAFETY: a live request by the rule of the type. Only the event loop thread uses the word of the flag.
                 unsafe { $write(self.as_ptr(), value) }
             })+
         }

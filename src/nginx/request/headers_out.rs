@@ -1,11 +1,11 @@
-//! The head of an answer: nginx's header list, and the slots that its filters look at.
+//! Response header: the list of nginx, and the fields for single headers that its filters read.
 
 use std::ops::Range;
 
 use super::{Request, Status};
 use crate::nginx::{bytes, pool_string, sys};
 
-/// Out of memory while a header was added; the request can only fail.
+/// Failure to allocate memory for a header. The request cannot continue.
 #[derive(Debug)]
 pub struct NoMemory;
 
@@ -16,7 +16,7 @@ impl From<NoMemory> for Status {
 }
 
 impl Request {
-    /// The status code, and the whole status line unless nginx is to use its own phrase.
+    /// Sets the status code, and the status line unless nginx is to use its own reason phrase.
     pub fn set_status(&self, code: u16, line: Option<&[u8]>) -> Result<(), NoMemory> {
         // SAFETY: the text is copied to the pool of the live request.
         unsafe {
@@ -29,27 +29,27 @@ impl Request {
         Ok(())
     }
 
-    /// The length of the body, which nginx sends itself.
+    /// Sets the length of the body, which nginx sends as Content-Length.
     pub fn set_content_length(&self, length: u64) {
         // SAFETY: a plain field of the live request.
         unsafe { (*self.as_ptr()).headers_out.content_length_n = length as i64 };
     }
 
-    /// The media type, with its charset parted off so that nginx's charset filter sees it.
+    /// Sets the media type. Its charset is separated for nginx's charset filter.
     ///
     /// Follows `ngx_http_upstream_copy_content_type`.
     pub fn set_content_type(&self, value: &[u8]) -> Result<(), NoMemory> {
         let (length, charset) = split_charset(value);
-        // SAFETY: the value is copied to the pool first; the slices below are of that copy.
+        // SAFETY: the value is copied to the pool of the live request; the slices below are of that copy.
         unsafe {
             let request = self.as_ptr();
             let text = pool_string((*request).pool, value).ok_or(NoMemory)?;
             let out = &mut (*request).headers_out;
             out.content_type = text;
-            // The filters compare this many bytes of the type.
+            // The filters compare only this part of the type.
             out.content_type_len = length;
             out.content_type_lowcase = std::ptr::null_mut();
-            // Also without one: before a redirect there may have been another type.
+            // Set without a charset as well: a location before a redirect may have left one.
             out.charset = charset.map_or(sys::ngx_str_t::empty(), |charset| sys::ngx_str_t {
                 data: text.data.add(charset.start),
                 len: charset.len(),
@@ -58,9 +58,9 @@ impl Request {
         Ok(())
     }
 
-    /// Adds a header, and puts it into the slot of its name if nginx has one.
+    /// Adds a header. If nginx has a field for headers of this name, sets that as well.
     pub fn add_header(&self, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
-        // SAFETY: both texts are copied to the pool; the element is complete before anybody reads the list.
+        // SAFETY: both texts are copied to the pool of the live request, and the element is complete before it is used.
         unsafe {
             let request = self.as_ptr();
             let key = pool_string((*request).pool, name).ok_or(NoMemory)?;
@@ -73,13 +73,13 @@ impl Request {
             (*element).hash = 1;
             (*element).key = key;
             (*element).value = text;
-            fill_slot(&mut (*request).headers_out, element)
+            set_field(&mut (*request).headers_out, element)
         }
     }
 
-    /// Lets the charset filter make this the charset of the answer, `off` none of its own.
+    /// Sets the charset that the charset filter adds to the response; with `off` it adds none.
     pub fn override_charset(&self, charset: &[u8]) -> Result<(), NoMemory> {
-        // SAFETY: text and string are in the pool of the live request, where the filter finds them later.
+        // SAFETY: text and string are in the pool of the live request, which the filter needs later.
         unsafe {
             let request = self.as_ptr();
             let text = pool_string((*request).pool, charset).ok_or(NoMemory)?;
@@ -93,27 +93,26 @@ impl Request {
         Ok(())
     }
 
-    /// How many bytes a second nginx sends of this answer, 0 for as many as it can; `limit_rate` no longer counts.
+    /// Limits the rate of the response to `rate` bytes per second, or not at all for 0. Overrides `limit_rate`.
     pub fn set_limit_rate(&self, rate: usize) {
         // SAFETY: a plain field of the live request.
         unsafe { (*self.as_ptr()).limit_rate = rate };
         self.set_limit_rate_set(1);
     }
 
-    /// Lets nginx answer `Range` requests from this answer; several ranges at once only if the body `is_whole`, in one
-    /// buffer.
+    /// Allows nginx to serve byte ranges of this response. Several ranges at once need a body that `is_whole`, in one buffer.
     pub fn allow_ranges(&self, is_whole: bool) {
         self.set_allow_ranges(1);
         self.set_single_range(u32::from(!is_whole));
     }
 
-    /// Takes the conditions of the request from nginx, but for those of a GET or HEAD that may be answered 304.
+    /// Hides the conditional headers of the request from nginx, except those that lead to a 304 for GET and HEAD.
     ///
-    /// They are the application's to judge before it acts. Once it has acted, a 412 of `ngx_http_not_modified_filter` would
-    /// deny a change that was made. The headers themselves stay in the list of the request.
+    /// The application evaluates them before it acts. Afterwards a 412 from `ngx_http_not_modified_filter` would deny a
+    /// change that was made. The headers remain in the list of request headers.
     pub fn leave_conditions_to_application(&self) {
-        let is_read_only = self.is_head() || self.get().method == sys::NGX_HTTP_GET as usize;
-        // SAFETY: plain fields of the live request, which point into its list of headers or are null.
+        let is_read_only = self.is_head() || self.is_get();
+        // SAFETY: plain fields of the live request, which are null or point to elements of its list of headers.
         unsafe {
             let headers = &mut (*self.as_ptr()).headers_in;
             headers.if_match = std::ptr::null_mut();
@@ -121,53 +120,49 @@ impl Request {
             if !is_read_only {
                 headers.if_none_match = std::ptr::null_mut();
                 headers.if_modified_since = std::ptr::null_mut();
-                // nginx has ranges of any method, HTTP those of GET (RFC 9110, section 14.2).
+                // nginx serves ranges for all methods, HTTP defines them for GET (RFC 9110, section 14.2).
                 headers.range = std::ptr::null_mut();
             }
         }
     }
 
-    /// Takes the conditions and ranges of a request that was no GET out of its headers, where it goes on as one: they are not
-    /// for what is shown then, and a server behind the next location would judge them, and answer 412, as nginx would.
+    /// Removes the conditional headers and ranges of a request other than GET that continues as GET after a redirect.
+    ///
+    /// They do not apply to the new response: nginx, or a server behind the next location, would respond with 412.
     ///
     /// # Errors
     /// When nginx has no memory.
     pub(super) fn drop_conditions(&self) -> Result<(), NoMemory> {
-        const JUDGED: [&str; 6] =
+        const CONDITIONS: [&str; 6] =
             ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "range"];
-        // SAFETY: the live request's own list: a chain of parts of nelts elements. What points to an element keeps it, as the
-        // new list has copies, in one part: its `last` is that part, in the place where the request has it.
+        // SAFETY: the live request's own list, copied to a new one of its pool. Pointers to the old elements stay valid. The
+        // new list has one part with room for all elements; its `last` points to that part, which moves to the request.
         unsafe {
             let request = self.as_ptr();
-            let headers = &mut (*request).headers_in.headers;
-            let parts = std::iter::successors(Some(&headers.part), |part| part.next.as_ref());
-            let count: usize = parts.clone().map(|part| part.nelts).sum();
-            let list = sys::ngx_list_create((*request).pool, count.max(1), size_of::<sys::ngx_table_elt_t>());
+            let count = self.header_elements().count().max(1);
+            let list = sys::ngx_list_create((*request).pool, count, size_of::<sys::ngx_table_elt_t>());
             if list.is_null() {
                 return Err(NoMemory);
             }
-            for part in parts {
-                for index in 0..part.nelts {
-                    let element = part.elts.cast::<sys::ngx_table_elt_t>().add(index);
-                    let name = bytes((*element).key);
-                    if !JUDGED.iter().any(|judged| judged.as_bytes().eq_ignore_ascii_case(name)) {
-                        // There is room for all.
-                        sys::ngx_list_push(list).cast::<sys::ngx_table_elt_t>().copy_from_nonoverlapping(element, 1);
-                    }
+            for element in self.header_elements() {
+                let name = bytes(element.key);
+                if !CONDITIONS.iter().any(|condition| condition.as_bytes().eq_ignore_ascii_case(name)) {
+                    sys::ngx_list_push(list).cast::<sys::ngx_table_elt_t>().copy_from_nonoverlapping(element, 1);
                 }
             }
+            let headers = &mut (*request).headers_in.headers;
             *headers = *list;
             headers.last = &raw mut headers.part;
         }
         Ok(())
     }
 
-    /// Lets nginx send this response whole, whatever version the client has.
+    /// Makes nginx send this response completely and never a 304 instead.
     pub fn send_though_not_modified(&self) {
         self.set_disable_not_modified(1);
     }
 
-    /// Whether the client asks for more than one range.
+    /// Returns whether the client requests more than one byte range.
     pub fn wants_several_ranges(&self) -> bool {
         // SAFETY: null or a header of the live request.
         unsafe {
@@ -176,37 +171,39 @@ impl Request {
         }
     }
 
-    /// Tells the client that its connection ends with this answer.
+    /// Closes the connection after this response, and tells the client.
     pub fn end_connection(&self) {
         self.set_keepalive(0);
     }
 
-    /// Hands the head to nginx's filters.
+    /// Sends the response header through nginx's filters.
     ///
     /// # Errors
     /// The status to finalize the request with.
     pub fn send_header(&self) -> Result<(), Status> {
-        // SAFETY: called once a request.
+        // SAFETY: a live request by the rule of the type.
         let result = unsafe { sys::ngx_http_send_header(self.as_ptr()) };
         if result == Status::ERROR.0 || result > Status::OK.0 { Err(Status(result)) } else { Ok(()) }
     }
 }
 
+/// Sets the field of `out` for headers of the element's name, if there is one.
+///
 /// # Safety
-/// `element` is a complete element of `out`'s header list.
-unsafe fn fill_slot(out: &mut sys::ngx_http_headers_out_t, element: *mut sys::ngx_table_elt_t) -> Result<(), NoMemory> {
-    // SAFETY: by the caller's promise.
+/// `element` is a complete element of the header list of `out`.
+unsafe fn set_field(out: &mut sys::ngx_http_headers_out_t, element: *mut sys::ngx_table_elt_t) -> Result<(), NoMemory> {
+    // SAFETY: as promised by the caller.
     let (name, value) = unsafe { (bytes((*element).key), (*element).value) };
-    let slot = match name.to_ascii_lowercase().as_slice() {
+    let field = match name.to_ascii_lowercase().as_slice() {
         b"server" => &mut out.server,
         b"date" => &mut out.date,
         b"content-encoding" => &mut out.content_encoding,
-        // nginx makes an absolute URL of a path in this slot; an application's answer stays as it is.
-        // SAFETY: as above.
+        // nginx makes an absolute URL of a path in this field, which would change the application's response.
+        // SAFETY: as promised by the caller.
         b"location" if unsafe { bytes(value) }.first() != Some(&b'/') => &mut out.location,
         b"refresh" => &mut out.refresh,
         b"last-modified" => {
-            // SAFETY: as above; nginx's parser does not write.
+            // SAFETY: as promised by the caller. The parser of nginx does not write.
             out.last_modified_time = unsafe { sys::ngx_parse_http_time(value.data, value.len) };
             &mut out.last_modified
         }
@@ -215,24 +212,26 @@ unsafe fn fill_slot(out: &mut sys::ngx_http_headers_out_t, element: *mut sys::ng
         b"www-authenticate" => &mut out.www_authenticate,
         b"expires" => &mut out.expires,
         b"etag" => &mut out.etag,
-        // SAFETY: as above.
+        // SAFETY: as promised by the caller; the pool is that of the list.
         b"cache-control" => return unsafe { push(&mut out.cache_control, out.headers.pool, element) },
-        // SAFETY: as above.
+        // SAFETY: as promised by the caller; the pool is that of the list.
         b"link" => return unsafe { push(&mut out.link, out.headers.pool, element) },
         _ => return Ok(()),
     };
-    // SAFETY: a slot is null or the first header of that name.
-    unsafe { link(slot, element) };
+    // SAFETY: the field is null or points to the first header of that name.
+    unsafe { link(field, element) };
     Ok(())
 }
 
+/// Appends `element` to the headers of its name that `field` points to.
+///
 /// # Safety
-/// `slot` is null or points to elements of the same list as `element`.
-unsafe fn link(slot: &mut *mut sys::ngx_table_elt_t, element: *mut sys::ngx_table_elt_t) {
+/// `field` is null or points to an element of the same list as `element`.
+unsafe fn link(field: &mut *mut sys::ngx_table_elt_t, element: *mut sys::ngx_table_elt_t) {
     #[cfg(nginx_linked_headers)]
     {
-        let mut last: *mut *mut sys::ngx_table_elt_t = slot;
-        // SAFETY: elements of one name are a null-terminated list from 1.23.0 on.
+        let mut last: *mut *mut sys::ngx_table_elt_t = field;
+        // SAFETY: since 1.23.0 the elements of one name are a null-terminated list.
         unsafe {
             while !(*last).is_null() {
                 last = &raw mut (**last).next;
@@ -241,31 +240,37 @@ unsafe fn link(slot: &mut *mut sys::ngx_table_elt_t, element: *mut sys::ngx_tabl
         }
     }
     #[cfg(not(nginx_linked_headers))]
-    if slot.is_null() {
-        *slot = element;
+    if field.is_null() {
+        *field = element;
     }
 }
 
+/// Appends `element` to the headers of its name that `field` points to.
+///
+/// # Safety
+/// `field` is null or points to an element of the same list as `element`.
 #[cfg(nginx_linked_headers)]
 unsafe fn push(
-    slot: &mut *mut sys::ngx_table_elt_t,
+    field: &mut *mut sys::ngx_table_elt_t,
     _pool: *mut sys::ngx_pool_t,
     element: *mut sys::ngx_table_elt_t,
 ) -> Result<(), NoMemory> {
-    // SAFETY: by the caller's promise.
-    unsafe { link(slot, element) };
+    // SAFETY: as promised by the caller.
+    unsafe { link(field, element) };
     Ok(())
 }
 
+/// Appends `element` to the array of headers of its name.
+///
 /// # Safety
-/// `array` is zeroed or an array of element pointers, `pool` the pool of its request.
+/// `array` is zeroed or an array of pointers to elements, and `pool` is the pool of its request.
 #[cfg(not(nginx_linked_headers))]
 unsafe fn push(
     array: &mut sys::ngx_array_t,
     pool: *mut sys::ngx_pool_t,
     element: *mut sys::ngx_table_elt_t,
 ) -> Result<(), NoMemory> {
-    // SAFETY: as ngx_http_upstream_copy_multi_header_lines: the array is made when it is first needed.
+    // SAFETY: as promised by the caller. Like ngx_http_upstream_copy_multi_header_lines, this creates the array on first use.
     unsafe {
         if array.elts.is_null() {
             let size = size_of::<*mut sys::ngx_table_elt_t>();
@@ -285,7 +290,7 @@ unsafe fn push(
     Ok(())
 }
 
-/// Where the media type ends, and where the value of its `charset` parameter is if it has one.
+/// Returns the length of the media type, and the range of the value of its `charset` parameter.
 fn split_charset(value: &[u8]) -> (usize, Option<Range<usize>>) {
     const NAME: &[u8] = b"charset=";
     let mut semicolons = value.iter().enumerate().filter(|(_, byte)| **byte == b';').map(|(index, _)| index);
@@ -315,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_charset_is_parted_from_its_media_type() {
+    fn a_charset_is_separated_from_its_media_type() {
         assert_eq!(charset("text/html; charset=utf-8"), ("text/html", Some("utf-8")));
         assert_eq!(charset("text/html;Charset=\"koi8-r\""), ("text/html", Some("koi8-r")));
         assert_eq!(charset("text/html; charset=utf-8; a=b"), ("text/html", Some("utf-8")));

@@ -1,4 +1,4 @@
-//! The body of an answer on its way into nginx's filters, with the memory and the files it stands in.
+//! Response body: buffers for nginx's filters, with the memory and files behind them.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -8,36 +8,27 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::{Request, Status, file_alerts};
+use crate::nginx::file::{self, FilePart};
 use crate::nginx::log::Level;
 use crate::nginx::sys;
 
-/// A part of a regular file.
-#[derive(Clone, Debug)]
-pub struct FilePart {
-    pub file: Arc<File>,
-    pub offset: u64,
-    pub length: u64,
-    /// Whether the file was opened for direct access (`directio`).
-    pub direct: bool,
-}
-
-/// What nginx is given at once: bytes, then a part of a file.
+/// Input of one call of nginx's filters: bytes, then a part of a file.
 #[derive(Debug, Default)]
 pub struct OutputParts {
     pub memory: Vec<u8>,
     pub file: Option<FilePart>,
 }
 
-/// What nginx has sent of what it was given.
+/// Amount of output that nginx has sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SentCounts {
-    /// Bytes of memory.
+    /// Number of bytes from memory.
     pub memory: usize,
-    /// OutputParts of files, counted when all of a part has gone.
+    /// Number of parts of files that were sent completely.
     pub files: usize,
 }
 
-/// Buffers of one request that nginx has or has not sent yet.
+/// Output of one request: the buffers that nginx has not sent completely, and free ones.
 pub struct Output {
     chains: RefCell<Chains>,
 }
@@ -45,33 +36,35 @@ pub struct Output {
 struct Chains {
     free: *mut sys::ngx_chain_t,
     busy: *mut sys::ngx_chain_t,
-    /// What the busy buffers stand in, in their order.
-    held: VecDeque<Held>,
-    /// nginx has read less of a file than was to be sent.
+    /// Content of the busy buffers, in their order.
+    contents: VecDeque<Content>,
+    /// True once nginx has read less from a file than it was to send.
     is_short: bool,
 }
 
-/// What a buffer points to: kept as long as nginx has the buffer.
-enum Held {
+/// Content of a buffer, kept as long as nginx uses the buffer.
+enum Content {
     Memory(Vec<u8>),
     File {
-        /// The descriptor that `description` names.
+        /// File of the descriptor in `description`.
         file: Arc<File>,
         _description: Box<sys::ngx_file_t>,
-        /// Where the part ends that is to be sent.
+        /// Offset of the end of the part.
         end: u64,
     },
 }
 
 impl Default for Output {
     fn default() -> Self {
-        let held = VecDeque::new();
-        Self { chains: RefCell::new(Chains { free: ptr::null_mut(), busy: ptr::null_mut(), held, is_short: false }) }
+        let contents = VecDeque::new();
+        Self {
+            chains: RefCell::new(Chains { free: ptr::null_mut(), busy: ptr::null_mut(), contents, is_short: false }),
+        }
     }
 }
 
 impl Output {
-    /// Hands `parts` to nginx, to be sent without delay; `last` ends the body. Returns what has been sent.
+    /// Passes `parts` to nginx, to be sent without delay; `last` ends the body. Returns the amount sent.
     ///
     /// # Errors
     /// The status to finalize the request with.
@@ -80,21 +73,21 @@ impl Output {
         if memory.is_empty() && file.is_none() && !last {
             return self.flush(request);
         }
-        request.reads_files_at_once();
+        request.read_files_at_once();
         let mut chains = self.chains.borrow_mut();
-        // SAFETY: the links and their buffers are from the request's pool; what a buffer points to is moved into `held`
-        // (heap blocks do not move) and kept until nginx has consumed the buffer, or until the pool goes.
+        // SAFETY: the links and their buffers are of the request's pool. The content of a buffer moves to `contents`, which
+        // does not move blocks on the heap, and stays there until nginx has consumed the buffer or the pool is destroyed.
         unsafe {
             let mut first = ptr::null_mut();
             let mut end = ptr::null_mut();
             if !memory.is_empty() || file.is_none() {
                 end = chains.link(request)?;
                 first = end;
-                chains.held.push_back(fill_memory(&mut *(*end).buf, memory));
+                chains.contents.push_back(fill_memory(&mut *(*end).buf, memory));
             }
             if let Some(file) = file {
                 let link = chains.link(request)?;
-                chains.held.push_back(fill_file(&mut *(*link).buf, file, request));
+                chains.contents.push_back(fill_file(&mut *(*link).buf, file, request));
                 if end.is_null() {
                     first = link
                 } else {
@@ -107,7 +100,7 @@ impl Output {
             if last {
                 buffer.set_last_buf(u32::from(request.is_main()));
                 buffer.set_last_in_chain(1);
-                // As ngx_http_send_special does: without data and not the last of all it must say why it is there.
+                // As in ngx_http_send_special: an empty buffer that is not the last of all needs a reason to exist.
                 let is_empty = buffer.memory() == 0 && buffer.in_file() == 0;
                 buffer.set_sync(u32::from(is_empty && !request.is_main()));
             }
@@ -115,33 +108,46 @@ impl Output {
         }
     }
 
-    /// Lets nginx send on what it has. Returns what has been sent.
+    /// Lets nginx send the data that it holds. Returns the amount sent.
     ///
     /// # Errors
     /// The status to finalize the request with.
     pub fn flush(&self, request: Request) -> Result<SentCounts, Status> {
         let mut chains = self.chains.borrow_mut();
-        // With nothing pending nginx takes an empty chain for an error.
+        // With no data pending, nginx treats an empty chain as an error.
         if chains.busy.is_null() && !request.has_buffered() {
             return Ok(SentCounts::default());
         }
-        // SAFETY: a live request; a null chain asks the filters to send what they hold.
+        // SAFETY: a live request. A null chain makes the filters send the data that they hold.
         unsafe { chains.filter(request, ptr::null_mut()) }
     }
 
-    /// Whether nginx holds data of this output.
+    /// Returns whether nginx holds data of this output.
     pub fn is_busy(&self) -> bool {
         !self.chains.borrow().busy.is_null()
     }
 }
 
+impl Request {
+    /// Makes nginx read files of this request when it gets them. To be called before the first output.
+    ///
+    /// An HTTP/2 connection without TLS sends the files of all its streams with `sendfile`, so nginx might read them later,
+    /// on behalf of another request.
+    fn read_files_at_once(&self) {
+        if !self.get().stream.is_null() {
+            // SAFETY: the connection of a stream belongs to its request.
+            unsafe { (*self.get().connection).set_sendfile(0) };
+        }
+    }
+}
+
 impl Chains {
-    /// A link with a cleared buffer of this module.
+    /// Returns a link with an empty buffer.
     ///
     /// # Safety
-    /// `request` is live and its pool the one of the other links.
+    /// `request` is live, and the other links are of its pool.
     unsafe fn link(&mut self, request: Request) -> Result<*mut sys::ngx_chain_t, Status> {
-        // SAFETY: as promised; both come from the pool or from the free list.
+        // SAFETY: as promised by the caller; link and buffer are of the pool or the free list.
         unsafe {
             let link = sys::ngx_chain_get_free_buf((*request.as_ptr()).pool, &mut self.free);
             if link.is_null() {
@@ -154,14 +160,16 @@ impl Chains {
         }
     }
 
+    /// Passes `links` through nginx's filters. Returns the amount sent.
+    ///
     /// # Safety
-    /// `links` is null or a chain whose buffers stay valid while they are in `busy`.
+    /// `links` is null or a chain of buffers that stay valid while they are in `busy`.
     unsafe fn filter(&mut self, request: Request, mut links: *mut sys::ngx_chain_t) -> Result<SentCounts, Status> {
-        // SAFETY: as promised; afterwards nginx's own bookkeeping sorts the consumed links out of `busy`.
+        // SAFETY: as promised by the caller. ngx_chain_update_chains moves consumed links from `busy` to `free`.
         unsafe {
-            let result = if self.held.iter().any(|held| matches!(held, Held::File { .. })) {
+            let result = if self.contents.iter().any(|content| matches!(content, Content::File { .. })) {
                 let filter = || sys::ngx_http_output_filter(request.as_ptr(), links);
-                let (result, has_alert) = file_alerts::keep_back(request.connection().log, filter);
+                let (result, has_alert) = file_alerts::suppress(request.connection().log, filter);
                 self.is_short |= has_alert;
                 result
             } else {
@@ -181,58 +189,59 @@ impl Chains {
             // SAFETY: a null-terminated chain.
             next = unsafe { (*next).next };
         }
-        let gone = self.held.len() - busy;
+        let consumed = self.contents.len() - busy;
         let mut sent = SentCounts::default();
-        for held in self.held.drain(..gone) {
-            match held {
-                Held::Memory(bytes) => sent.memory += bytes.len(),
-                Held::File { .. } => sent.files += 1,
+        for content in self.contents.drain(..consumed) {
+            match content {
+                Content::Memory(bytes) => sent.memory += bytes.len(),
+                Content::File { .. } => sent.files += 1,
             }
         }
         Ok(sent)
     }
 
-    /// Says which file could not be sent whole, if that was why.
+    /// Logs the file that nginx could not send completely, if there is one.
     fn log_short_file(&self, request: Request) {
         if !self.is_short {
             return;
         }
-        let files = self.held.iter().filter_map(|held| match held {
-            Held::File { file, end, .. } => Some((file, file.metadata().map_or(0, |found| found.len()), *end)),
-            Held::Memory(_) => None,
+        let files = self.contents.iter().filter_map(|content| match content {
+            Content::File { file, end, .. } => Some((file, file.metadata().map_or(0, |metadata| metadata.len()), *end)),
+            Content::Memory(_) => None,
         });
-        // Nothing is left of one that has been sent.
+        // Files that have been sent are not in the list any more. One that is too short now is the likely cause.
         let Some((file, length, end)) = files.min_by_key(|(_, length, end)| length >= end) else { return };
-        let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+        let name = file::name(file);
         let name = name.display();
-        let what = match length < end {
-            true => format!("became shorter while it was sent: {length} bytes are left where {end} were to be sent"),
-            false => "gave less than its size when it was sent".to_owned(),
+        let cause = if length < end {
+            format!("was truncated while it was sent: {length} bytes left, {end} expected")
+        } else {
+            "returned fewer bytes than its size while it was sent".to_owned()
         };
-        request.log().write(Level::Error, &format!("the file \"{name}\" of the application {what}"));
+        request.log().write(Level::Error, &format!("file \"{name}\" of the application {cause}"));
     }
 }
 
-/// Lets a buffer stand for bytes, none if there are none.
-fn fill_memory(buffer: &mut sys::ngx_buf_t, bytes: Vec<u8>) -> Held {
+/// Makes `buffer` one of `bytes`, or an empty one.
+fn fill_memory(buffer: &mut sys::ngx_buf_t, bytes: Vec<u8>) -> Content {
     if !bytes.is_empty() {
         let range = bytes.as_ptr_range();
         (buffer.start, buffer.end) = (range.start.cast_mut(), range.end.cast_mut());
         (buffer.pos, buffer.last) = (buffer.start, buffer.end);
         buffer.set_memory(1);
     }
-    Held::Memory(bytes)
+    Content::Memory(bytes)
 }
 
-/// Lets a buffer stand for a part of a file, as ngx_http_static_handler does.
-fn fill_file(buffer: &mut sys::ngx_buf_t, part: FilePart, request: Request) -> Held {
-    // SAFETY: a plain C structure for which all zeroes is "not set".
+/// Makes `buffer` one of a part of a file, as ngx_http_static_handler does.
+fn fill_file(buffer: &mut sys::ngx_buf_t, part: FilePart, request: Request) -> Content {
+    // SAFETY: a plain C structure for which zeroes mean "not set".
     let mut description: Box<sys::ngx_file_t> = Box::new(unsafe { std::mem::zeroed() });
     description.fd = part.file.as_raw_fd();
-    // Messages of nginx print it up to its NUL.
+    // Log records of nginx print the name up to its NUL.
     let name = file_alerts::NAME;
     description.name = sys::ngx_str_t { len: name.count_bytes(), data: name.as_ptr().cast_mut().cast() };
-    // The connection's lives as long as the request.
+    // The log of the connection lives as long as the request.
     description.log = request.connection().log;
     description.set_directio(u32::from(part.direct));
     buffer.file = &raw mut *description;
@@ -240,12 +249,11 @@ fn fill_file(buffer: &mut sys::ngx_buf_t, part: FilePart, request: Request) -> H
     buffer.file_pos = part.offset as i64;
     buffer.file_last = end as i64;
     buffer.set_in_file(1);
-    Held::File { file: part.file, _description: description, end }
+    Content::File { file: part.file, _description: description, end }
 }
 
-/// Marks the buffers of this module for `ngx_chain_update_chains`.
+/// Returns the mark of this module's buffers for `ngx_chain_update_chains`: an address that no other module has.
 fn tag() -> sys::ngx_buf_tag_t {
-    // Any address that is nobody else's.
     static TAG: u8 = 0;
     (&raw const TAG).cast_mut().cast()
 }

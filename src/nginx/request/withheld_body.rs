@@ -1,7 +1,7 @@
-//! A request body that one location reads without buffering, withheld from all others.
+//! Bodies that one location reads without buffering, withheld from all other locations.
 //!
-//! nginx would send the announced length to an upstream server, with those bytes that nobody has taken, and keep the
-//! connection: there the next request would be read as the rest of the body.
+//! Otherwise nginx would send the announced length to an upstream server, with only the bytes that have not been taken, and
+//! keep the connection: the server would read the next request as the rest of the body.
 
 use std::ptr;
 
@@ -10,16 +10,15 @@ use crate::nginx::conf::Conf;
 use crate::nginx::{guard, sys};
 
 impl Request {
-    /// Presents this request as one that has no body to the location that answers next, if this location, or one before it,
-    /// reads the body without buffering. What the client still sends is dropped, and its connection is closed after the
-    /// response.
+    /// Removes the body from this request if this location, or one before it, reads the body without buffering. Further data
+    /// of the client is discarded, and the connection is closed after the response.
     pub(super) fn withhold_streamed_body(self) {
         if self.request_body_no_buffering() != 0 {
             self.withhold_body();
         }
     }
 
-    /// As [`Request::withhold_streamed_body`], of a body that has been read in any way, if only in part.
+    /// Removes the body as [`Request::withhold_streamed_body`] does, with or without buffering.
     pub(super) fn withhold_body(self) {
         if !self.is_main() || self.get().request_body.is_null() {
             return;
@@ -28,12 +27,12 @@ impl Request {
             self.pause_reading();
             self.skip_stream_data();
             self.set_reading_body(0);
-            // As ngx_http_finalize_connection does for a body that is still read.
+            // As ngx_http_finalize_connection does for a body that has not been read.
             self.set_keepalive(0);
             self.set_lingering_close(1);
         }
         self.set_request_body_no_buffering(0);
-        // SAFETY: plain fields of the live request and its body; the handler ignores what the client sends.
+        // SAFETY: plain fields of the live request and its body. The handler ignores further data of the client.
         unsafe {
             (*self.as_ptr()).read_event_handler = Some(sys::ngx_http_block_reading);
             let body = (*self.as_ptr()).request_body;
@@ -43,9 +42,9 @@ impl Request {
         self.announce_no_body();
     }
 
-    /// Lets the request announce neither a length nor chunks.
+    /// Makes the request announce neither a length nor chunks.
     fn announce_no_body(self) {
-        // SAFETY: plain fields of the live request, of which a subrequest has its own.
+        // SAFETY: plain fields of the live request. A subrequest has fields of its own.
         unsafe {
             let headers = &mut (*self.as_ptr()).headers_in;
             headers.content_length = ptr::null_mut();
@@ -55,13 +54,13 @@ impl Request {
     }
 }
 
-/// Lets subrequests of a request whose body is read without buffering have no body. To be called in postconfiguration.
+/// Withholds a body that is read without buffering from the subrequests of its request. To be called in postconfiguration.
 ///
 /// # Errors
 /// When nginx has no memory.
 pub fn withhold_from_subrequests(conf: &Conf) -> Result<(), ()> {
-    // SAFETY: the core module has a main configuration within an http block; modules add handlers to its phases in this
-    // step, and nginx makes its engine of them afterwards.
+    // SAFETY: in an http block the core module has a main configuration. Modules add handlers to its phases in this step;
+    // nginx builds the phase engine afterwards.
     unsafe {
         let context = (*conf.as_ptr()).ctx.cast::<sys::ngx_http_conf_ctx_t>();
         let index = sys::ngx_http_core_module.ctx_index;
@@ -71,12 +70,12 @@ pub fn withhold_from_subrequests(conf: &Conf) -> Result<(), ()> {
         if handler.is_null() {
             return Err(());
         }
-        handler.write(Some(withhold));
+        handler.write(Some(preaccess_handler));
     }
     Ok(())
 }
 
-unsafe extern "C" fn withhold(request: *mut sys::ngx_http_request_t) -> isize {
+unsafe extern "C" fn preaccess_handler(request: *mut sys::ngx_http_request_t) -> isize {
     guard(Status::ERROR.0, || {
         // SAFETY: nginx passes a live request.
         let request = unsafe { Request::new(request) };
@@ -84,7 +83,7 @@ unsafe extern "C" fn withhold(request: *mut sys::ngx_http_request_t) -> isize {
             && request.main().request_body_no_buffering() != 0
         {
             request.announce_no_body();
-            // SAFETY: the pointer is the subrequest's own, the body its main request's.
+            // SAFETY: a plain field of the subrequest. The body itself belongs to the main request.
             unsafe { (*request.as_ptr()).request_body = ptr::null_mut() };
         }
         sys::NGX_DECLINED as isize
