@@ -1,8 +1,8 @@
 //! ngx-http-wsgi: an nginx module that runs Python WSGI applications inside nginx workers.
 //!
-//! This file is what nginx sees: the exported module table, and the functions it calls at the steps of a configuration
-//! and of a worker's life. Each does nothing but hand over. The rooms below, lowest first, use only rooms before them:
-//! [`nginx`], [`python`], [`wsgi`], [`app`], [`engine`], [`conf`], [`http`].
+//! This file has the exported module table and the functions that nginx calls: while it reads a configuration, at the start
+//! and end of a worker, and for each request. Each only calls a room below. The rooms, lowest first, use only rooms before
+//! them: [`os`] and [`python`]; [`nginx`], [`wsgi`] and [`app`]; [`engine`]; [`conf`]; [`worker`]; [`reload`]; [`http`].
 
 #[cfg(not(any(pyo3_disable_reference_pool, loom)))]
 compile_error!(
@@ -37,25 +37,26 @@ use nginx::request::Request;
 use nginx::sys;
 use nginx::worker_process::{self, Role};
 use reload::version_commit::VersionCommit;
+use worker::config::WorkerConfig;
 
-/// What nginx's `load_module` looks for. (The macro of the `ngx` crate makes these for one module only.)
+/// Modules of this file, for nginx's `load_module`. (The macro of the `ngx` crate exports one module only.)
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]
 pub static mut ngx_modules: [*const sys::ngx_module_t; 3] =
     [&raw const ngx_http_wsgi_module, &raw const ngx_wsgi_check_module, ptr::null()];
 
-/// Their names, in the same order.
+/// Names of [`ngx_modules`], in the same order.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]
 pub static mut ngx_module_names: [*const c_char; 3] =
     [c"ngx_http_wsgi_module".as_ptr(), c"ngx_wsgi_check_module".as_ptr(), ptr::null()];
 
-/// Nothing: they may stand behind all others.
+/// Empty: no ordering constraint relative to other modules.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]
 pub static mut ngx_module_order: [*const c_char; 1] = [ptr::null()];
 
-/// The module as nginx knows it.
+/// HTTP module.
 #[allow(non_upper_case_globals)]
 pub static mut ngx_http_wsgi_module: sys::ngx_module_t = sys::ngx_module_t {
     ctx: (&raw const CONTEXT).cast_mut().cast(),
@@ -66,7 +67,7 @@ pub static mut ngx_http_wsgi_module: sys::ngx_module_t = sys::ngx_module_t {
     ..sys::ngx_module_t::default()
 };
 
-/// A core module for the one step that HTTP modules do not have: the whole configuration is read and may still be refused.
+/// Core module, for a hook that HTTP modules lack: the whole configuration has been read and can still be refused.
 #[allow(non_upper_case_globals)]
 pub static mut ngx_wsgi_check_module: sys::ngx_module_t = sys::ngx_module_t {
     ctx: (&raw mut CHECK_CONTEXT).cast(),
@@ -94,7 +95,7 @@ static mut COMMANDS: [sys::ngx_command_t; conf::directives::DIRECTIVES.len()] = 
 /// (NGX_MAX_PROCESSES).
 const VERSION_COMMIT_WORDS: usize = VersionCommit::words(1024);
 
-/// Makes configurations in the pool of their cycle, which drops them.
+/// Maker of the configurations, in the pool of their cycle, which drops them.
 struct Module;
 
 // SAFETY: create_main_conf makes a value of this type.
@@ -110,7 +111,7 @@ unsafe impl HttpModuleLocationConf for Module {
 impl HttpModule for Module {
     fn module() -> &'static sys::ngx_module_t {
         let module = &raw const ngx_http_wsgi_module;
-        // SAFETY: nginx writes to the module while it loads it, before anybody asks.
+        // SAFETY: nginx writes to the module while it loads it, before it calls any function here.
         unsafe { &*module }
     }
 }
@@ -130,8 +131,8 @@ unsafe extern "C" fn preconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
 
 unsafe extern "C" fn merge_loc_conf(cf: *mut sys::ngx_conf_t, outer: *mut c_void, here: *mut c_void) -> *mut c_char {
     nginx::guard(ngx::core::NGX_CONF_ERROR.cast(), || {
-        // SAFETY: nginx passes two different configurations that create_loc_conf made; nobody else holds them or the
-        // main configuration meanwhile.
+        // SAFETY: nginx passes two different configurations that create_loc_conf made; no other reference to them or to the
+        // main configuration exists.
         let (conf, outer, here) =
             unsafe { (Conf::new(cf), &*outer.cast::<LocationConf>(), &mut *here.cast::<LocationConf>()) };
         // SAFETY: as above.
@@ -142,7 +143,7 @@ unsafe extern "C" fn merge_loc_conf(cf: *mut sys::ngx_conf_t, outer: *mut c_void
 
 unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
     nginx::guard(Status::NGX_ERROR.into(), || {
-        // SAFETY: nginx passes the parser's state; all locations are merged and nobody holds the configuration.
+        // SAFETY: nginx passes the parser's state; all locations are merged, and no reference to the configuration exists.
         let conf = unsafe { Conf::new(cf) };
         // SAFETY: as above.
         let main = unsafe { conf.main_conf::<MainConf>() };
@@ -161,7 +162,7 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
     })
 }
 
-/// Sees whether the applications can be loaded. Not in `init_module`: nginx exits where that fails.
+/// Runs `wsgi_check`. (If `init_module` fails, nginx exits, also at a reload.)
 unsafe extern "C" fn init_conf(cycle: *mut sys::ngx_cycle_t, _: *mut c_void) -> *mut c_char {
     let error = ngx::core::NGX_CONF_ERROR;
     nginx::guard(error, || {
@@ -169,12 +170,12 @@ unsafe extern "C" fn init_conf(cycle: *mut sys::ngx_cycle_t, _: *mut c_void) -> 
         let (conf, cycle) = unsafe { (nginx::module::main_conf::<MainConf>(cycle), NewCycle::new(cycle)) };
         match conf.map(|conf| reload::check::run(conf, cycle)) {
             None | Some(Ok(())) => ptr::null_mut(),
-            Some(Err(())) => error,
+            Some(Err(reload::check::CheckFailed)) => error,
         }
     })
 }
 
-/// Makes the content of a location with `wsgi_pass`.
+/// Handles a request of a location with `wsgi_pass`.
 unsafe extern "C" fn content_handler(request: *mut sys::ngx_http_request_t) -> isize {
     nginx::guard(500, || {
         // SAFETY: nginx passes a live request on the event loop thread.
@@ -189,9 +190,10 @@ unsafe extern "C" fn content_handler(request: *mut sys::ngx_http_request_t) -> i
     })
 }
 
+/// Called by nginx once the request body is read, or as soon as it can be streamed.
 unsafe extern "C" fn body_read(request: *mut sys::ngx_http_request_t) {
     nginx::guard((), || {
-        // SAFETY: nginx passes the live request whose body it has read, or begun to read.
+        // SAFETY: nginx passes the live request.
         let Some(request) = (unsafe { Request::new(request) }) else {
             return;
         };
@@ -200,7 +202,8 @@ unsafe extern "C" fn body_read(request: *mut sys::ngx_http_request_t) {
     });
 }
 
-/// Starts Python in a worker. Never an error: the master would not start that worker again, for good.
+/// Starts a worker: its environment, fork server, Python and reloads, in this order. Never returns an error: the master
+/// would not start the worker again.
 unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
     nginx::guard((), || {
         if worker_process::role() == Role::Other {
@@ -212,26 +215,28 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
         };
         // SAFETY: as above.
         let workers = unsafe { worker_process::worker_count(cycle) };
-        if let Some(start) = worker::config::WorkerConfig::new(conf, workers > 1) {
-            worker_process::reset_sigchld();
-            os::system::leave_inaccessible_directory();
-            // SAFETY: nginx passes the live cycle before it runs the event loop.
-            unsafe { nginx::sockets::close_on_exec(cycle) };
-            // SAFETY: nginx's process has one thread until the worker is started.
-            unsafe { python::runtime::set_environment(&start.environment) };
-            reload::process::set_up(&start);
-            match worker::start(start) {
-                Ok(_) => reload::start(conf.version_commits(), workers),
-                Err(error) => {
-                    let message = format!("wsgi: this worker cannot run applications: {error}");
-                    Log::cycle().write(Level::Alert, &message);
-                }
+        let Some(config) = WorkerConfig::new(conf, workers > 1) else {
+            return;
+        };
+        worker_process::reset_sigchld();
+        os::system::leave_inaccessible_directory();
+        // SAFETY: nginx passes the live cycle before it runs the event loop.
+        unsafe { nginx::sockets::close_on_exec(cycle) };
+        // SAFETY: nginx's process has one thread until the worker is started.
+        unsafe { python::runtime::set_environment(&config.environment) };
+        let preflight_server = reload::process::start_preflight_server(&config);
+        match worker::start(config) {
+            Ok(worker) => reload::start(worker, preflight_server, conf.version_commits(), workers),
+            Err(error) => {
+                let message = format!("wsgi: cannot start the worker: {error}");
+                Log::cycle().write(Level::Alert, &message);
             }
         }
     });
     Status::NGX_OK.into()
 }
 
+/// Ends a worker.
 unsafe extern "C" fn exit_process(_: *mut sys::ngx_cycle_t) {
     nginx::guard((), || {
         reload::leave();

@@ -59,7 +59,7 @@ fn submit(request: Request, conf: &LocationConf) -> Result<(), Refusal> {
         request.pause_reading();
     }
     worker.recycler.count_call();
-    if reload::before_call(worker, &application) {
+    if reload::before_call(&application) {
         exchange.add_refresh();
     }
     match worker.engine.submit(application.interpreter, &application.application, call, &clock) {

@@ -1,12 +1,12 @@
-//! `wsgi_check`: while the configuration is read, applications are loaded in a child that is thrown away.
+//! `wsgi_check`: applications are imported in a child process while nginx reads a configuration.
 //!
-//! Never in the master itself: its Python would outlive reloads and run code of others as root.
+//! Not in the master: Python would survive reloads there, and application code would run as root.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::preflight::{self, Preflight, Trial};
+use super::preflight::{self, ImportError, Preflight};
 use super::process;
 use crate::app::specification::Specification;
 use crate::conf::main::MainConf;
@@ -18,91 +18,87 @@ use crate::os::reporter::Report;
 use crate::worker;
 use crate::worker::config::WorkerConfig;
 
-/// Loads every application as a worker would, and logs which cannot be loaded, and why.
+/// Error of a check, which has been logged.
+#[derive(Debug)]
+pub struct CheckFailed;
+
+/// Imports every application as a worker would, and logs those that fail.
 ///
-/// Not where nothing runs yet, so that nothing is kept by refusing the configuration: one broken application must not keep
-/// the others down, and the workers, which would wait for this, say the same.
+/// Does nothing at the first start, where refusing the configuration would keep nothing running: one broken application
+/// must not keep the others down, and the workers, which would wait for the check, log the same.
 ///
 /// # Errors
-/// When one cannot be loaded.
-pub fn run(conf: &MainConf, candidate: NewCycle) -> Result<(), ()> {
-    process::check(conf, candidate);
-    let purpose = candidate.read_reason();
-    let applications: Vec<_> =
-        conf.interpreters().into_iter().flat_map(|interpreter| interpreter.applications).collect();
-    let applications: Vec<_> = applications.into_iter().map(|application| application.specification).collect();
-    if !conf.checks() || matches!(purpose, ReadReason::Signal | ReadReason::Start) || applications.is_empty() {
+/// When an application cannot be imported.
+pub fn run(conf: &MainConf, cycle: NewCycle) -> Result<(), CheckFailed> {
+    process::warn_without_master(conf, cycle);
+    let interpreters = conf.interpreters().into_iter();
+    let applications = interpreters.flat_map(|interpreter| interpreter.applications);
+    let applications: Vec<_> = applications.map(|application| application.specification).collect();
+    let is_useless = matches!(cycle.read_reason(), ReadReason::Signal | ReadReason::Start);
+    if !conf.checks() || is_useless || applications.is_empty() {
         return Ok(());
     }
     if worker::get().is_some() {
-        // `master_process off`: this process has threads, and Python, which a child could not start again.
-        candidate.log().write(Level::Notice, "wsgi_check is left out: applications run in this process");
+        // With `master_process off` this process has threads and Python, so a child of it could not start Python.
+        cycle.log().write(Level::Notice, "wsgi_check skipped: applications run in this process");
         return Ok(());
     }
-    let check = Check { conf, candidate };
-    if check.all(&applications) { Ok(()) } else { Err(()) }
+    Check { conf, cycle }.import_all(&applications)
 }
 
 struct Check<'a> {
     conf: &'a MainConf,
-    candidate: NewCycle,
+    cycle: NewCycle,
 }
 
 impl Check<'_> {
-    /// Whether all can be loaded.
-    fn all(&self, applications: &[Arc<Specification>]) -> bool {
+    fn import_all(&self, applications: &[Arc<Specification>]) -> Result<(), CheckFailed> {
         let start = |first: usize, deadline| self.start(&applications[first..], deadline);
-        let mut trials = Preflight::new(applications.len(), self.conf.check_timeout(), start);
-        let mut passed = true;
+        let mut preflight = Preflight::new(applications.len(), self.conf.check_timeout(), start);
+        let mut result = Ok(());
         for application in applications {
-            match trials.next() {
-                Some(Trial::Passed(text)) => self.log(Level::Notice, &text),
-                Some(Trial::Failed { why, text }) => {
-                    self.failed(application, &why, &text);
-                    passed = false;
+            let Some(import) = preflight.next() else {
+                let remaining = preflight.remaining();
+                self.log(Level::Emerg, &format!("wsgi_check ended, {remaining} more applications not imported"));
+                break;
+            };
+            match import.result {
+                Ok(()) => self.log(Level::Notice, &import.output),
+                Err(ImportError::Interrupted) => {
+                    self.log(Level::Notice, "wsgi_check aborted: nginx was told to exit");
+                    return Err(CheckFailed);
                 }
-                Some(Trial::Interrupted) => {
-                    self.log(Level::Notice, "wsgi_check is given up: nginx was told to end");
-                    return false;
-                }
-                None => {
-                    self.log(Level::Emerg, &format!("wsgi_check has not tried {} more applications", trials.left()));
-                    break;
+                Err(error) => {
+                    let place = self.conf.place(application);
+                    self.log(Level::Emerg, &format!("wsgi_pass \"{application}\" in {place}: {error}"));
+                    self.log(Level::Emerg, &import.output);
+                    result = Err(CheckFailed);
                 }
             }
         }
-        passed
+        result
     }
 
     fn start(&self, applications: &[Arc<Specification>], deadline: Instant) -> io::Result<ChildProcess> {
-        ChildProcess::start(
-            || set_process_title(c"wsgi check process"),
-            deadline,
-            |reporter| {
-                let mut start = None;
-                let init = self.candidate.init_as_worker(|| {
-                    // The user's home and name are in the environments.
-                    start = WorkerConfig::new(self.conf, false);
-                    start.as_ref().map(|start| start.environment.clone()).unwrap_or_default()
-                });
-                match (init, start) {
-                    (Err(error), _) => reporter.report(&Report::Fatal(error.to_string())),
-                    (Ok(()), Some(start)) => preflight::load(start, applications, deadline, reporter),
-                    (Ok(()), None) => {}
-                }
-            },
-        )
-    }
-
-    fn failed(&self, application: &Specification, why: &str, text: &str) {
-        let place = self.conf.place(application);
-        self.log(Level::Emerg, &format!("wsgi_pass \"{application}\" in {place}: {why}"));
-        self.log(Level::Emerg, text);
+        let set_title = || set_process_title(c"wsgi check process");
+        ChildProcess::start(set_title, deadline, |reporter| {
+            let mut config = None;
+            let became_worker = self.cycle.init_as_worker(|| {
+                // Made after the change of the user: the environment has the user's home and name.
+                config = WorkerConfig::new(self.conf, false);
+                config.as_ref().map(|config| config.environment.clone()).unwrap_or_default()
+            });
+            match (became_worker, config) {
+                (Err(error), _) => reporter.report(&Report::Fatal(error.to_string())),
+                (Ok(()), Some(config)) => preflight::import_all(config, applications, deadline, reporter),
+                (Ok(()), None) => {}
+            }
+        })
     }
 
     fn log(&self, level: Level, text: &str) {
         if !text.is_empty() {
-            self.candidate.log().write(level, text);
+            self.cycle.log().write(level, text);
         }
     }
 }

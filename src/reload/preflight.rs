@@ -1,9 +1,10 @@
-//! Loads applications in processes that are thrown away, to see whether they can be: for `wsgi_check`, and before a worker
-//! makes room for new code.
+//! Preflight: applications are imported in a child process to find out whether a worker could load them.
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use thiserror::Error;
 
 use crate::app::application::Application;
 use crate::app::specification::Specification;
@@ -13,63 +14,93 @@ use crate::os::child::{ChildProcess, Event};
 use crate::os::reporter::{Report, Reporter};
 use crate::worker::config::{WorkerConfig, WorkerInterpreter};
 
-/// What has become of one application.
-pub enum Trial {
-    /// It can be loaded; with what it has written.
-    Passed(String),
-    /// It cannot, with a sentence, and a traceback and what it has written.
-    Failed { why: String, text: String },
-    /// nginx is told to end.
+/// Result of the import of one application.
+pub struct ImportResult {
+    pub result: Result<(), ImportError>,
+    /// Traceback, and output of the application.
+    pub output: String,
+}
+
+/// Reason why an application could not be imported.
+#[derive(Debug, Error)]
+pub enum ImportError {
+    /// Class and message of the exception.
+    #[error("{0}")]
+    Raised(String),
+    /// Exit code or signal of the child process.
+    #[error("the process that imported it ended {0}")]
+    Ended(String),
+    /// Value of `wsgi_check_timeout`.
+    #[error("not imported within wsgi_check_timeout ({0})")]
+    Timeout(String),
+    #[error("no process can be started to import it: {0}")]
+    Fork(#[from] io::Error),
+    /// A prerequisite of all imports failed.
+    #[error("{0}")]
+    Fatal(String),
+    #[error("nginx was told to exit")]
     Interrupted,
 }
 
-/// The trials of applications, in order. They share a process, as in a worker, unless one of them ends it. After one that
-/// takes all the time nothing comes, though applications are left.
+impl ImportError {
+    /// Returns true if the remaining applications cannot be imported either.
+    fn is_final(&self) -> bool {
+        !matches!(self, Self::Raised(_) | Self::Ended(_))
+    }
+}
+
+/// Import results in order. Applications share one child process until one of them ends it. Iteration stops after a
+/// timeout.
 pub struct Preflight<S> {
     start: S,
     count: usize,
-    tried: usize,
+    imported: usize,
     is_over: bool,
     timeout: Duration,
     deadline: Instant,
-    running: Option<ChildProcess>,
+    child: Option<ChildProcess>,
 }
 
 impl<S: Fn(usize, Instant) -> io::Result<ChildProcess>> Preflight<S> {
-    /// Preflight of `count` applications, that take `timeout` (`wsgi_check_timeout`) at most. `start` starts a process that
-    /// loads those from a number on and reports on each; it ends at the time given.
+    /// Makes the preflight of `count` applications, which takes at most `timeout` (`wsgi_check_timeout`). `start` starts a
+    /// child process that imports the applications from an index on and reports each; the process ends at the deadline.
     pub fn new(count: usize, timeout: Duration, start: S) -> Self {
         let deadline = Instant::now() + timeout;
-        Self { start, count, tried: 0, is_over: false, timeout, deadline, running: None }
+        Self { start, count, imported: 0, is_over: false, timeout, deadline, child: None }
     }
 
-    /// How many applications have not been tried.
-    pub fn left(&self) -> usize {
-        self.count - self.tried
+    /// Returns the number of applications without a result.
+    pub fn remaining(&self) -> usize {
+        self.count - self.imported
     }
 
-    fn next_event(&mut self) -> (Event, String) {
-        let started = match self.running.take() {
+    /// Imports the application at an index.
+    fn import(&mut self, index: usize) -> ImportResult {
+        let child = match self.child.take() {
             Some(child) => Ok(child),
-            None => (self.start)(self.tried - 1, self.deadline),
+            None => (self.start)(index, self.deadline),
         };
-        match started {
-            Ok(mut child) => {
-                let (event, text) = child.next();
-                if matches!(event, Event::Reported(Report::Done | Report::Failed(_))) {
-                    self.running = Some(child);
-                }
-                (event, text)
-            }
-            Err(error) => {
-                let sentence = format!("no process can be started to import it: {error}");
-                (Event::Reported(Report::Fatal(sentence)), String::new())
-            }
+        let mut child = match child {
+            Ok(child) => child,
+            Err(error) => return ImportResult { result: Err(error.into()), output: String::new() },
+        };
+        let (event, output) = child.next();
+        let result = match event {
+            Event::Reported(Report::Done) => Ok(()),
+            Event::Reported(Report::Failed(summary)) => Err(ImportError::Raised(summary)),
+            Event::Reported(Report::Fatal(reason)) => Err(ImportError::Fatal(reason)),
+            Event::Ended(how) => Err(ImportError::Ended(how)),
+            Event::TimedOut => Err(ImportError::Timeout(self.timeout_value())),
+            Event::Interrupted => Err(ImportError::Interrupted),
+        };
+        if matches!(result, Ok(()) | Err(ImportError::Raised(_))) {
+            self.child = Some(child);
         }
+        ImportResult { result, output }
     }
 
-    /// The time limit, as the directive takes it.
-    fn timeout(&self) -> String {
+    /// Formats the timeout as a value of the directive.
+    fn timeout_value(&self) -> String {
         match self.timeout.as_millis() {
             seconds if seconds % 1000 == 0 => format!("{}s", seconds / 1000),
             milliseconds => format!("{milliseconds}ms"),
@@ -78,46 +109,35 @@ impl<S: Fn(usize, Instant) -> io::Result<ChildProcess>> Preflight<S> {
 }
 
 impl<S: Fn(usize, Instant) -> io::Result<ChildProcess>> Iterator for Preflight<S> {
-    type Item = Trial;
+    type Item = ImportResult;
 
-    fn next(&mut self) -> Option<Trial> {
-        if self.is_over || self.left() == 0 {
+    fn next(&mut self) -> Option<ImportResult> {
+        if self.is_over || self.remaining() == 0 {
             return None;
         }
-        self.tried += 1;
-        let (event, text) = self.next_event();
-        let (why, goes_on) = match event {
-            Event::Reported(Report::Done) => return Some(Trial::Passed(text)),
-            Event::Reported(Report::Failed(summary)) => (summary, true),
-            Event::Ended(how) => (format!("the process that imported it ended {how}"), true),
-            Event::Reported(Report::Fatal(sentence)) => (sentence, false),
-            Event::TimedOut => (format!("not imported within wsgi_check_timeout ({})", self.timeout()), false),
-            Event::Interrupted => {
-                self.is_over = true;
-                return Some(Trial::Interrupted);
-            }
-        };
-        self.is_over = !goes_on;
-        Some(Trial::Failed { why, text })
+        let import = self.import(self.imported);
+        self.imported += 1;
+        self.is_over = import.result.as_ref().is_err_and(ImportError::is_final);
+        Some(import)
     }
 }
 
-/// In such a process: loads applications of a worker that would be started so, and reports on each.
-pub fn load(start: WorkerConfig, applications: &[Arc<Specification>], deadline: Instant, reporter: &Reporter) {
+/// Imports applications as a worker with this configuration would, and reports each. In the child process.
+pub fn import_all(config: WorkerConfig, applications: &[Arc<Specification>], deadline: Instant, reporter: &Reporter) {
     reporter.end_with_parent();
-    let WorkerConfig { mut configuration, interpreters, .. } = start;
+    let WorkerConfig { mut configuration, interpreters, .. } = config;
     configuration.checking = true;
     configuration.settings.leave_no_byte_code = true;
     let limit = deadline.saturating_duration_since(Instant::now());
     let loaded = load_all(&configuration, &candidates(interpreters, applications), limit, |loaded| {
         reporter.report(&loaded.map_or_else(Report::Failed, |()| Report::Done));
     });
-    if let Err(sentence) = loaded {
-        reporter.report(&Report::Fatal(sentence));
+    if let Err(reason) = loaded {
+        reporter.report(&Report::Fatal(reason));
     }
 }
 
-/// The interpreters with those of their applications that are to be loaded.
+/// Returns the interpreters with those of their applications that are to be imported.
 fn candidates(interpreters: Vec<WorkerInterpreter>, applications: &[Arc<Specification>]) -> Vec<Candidates> {
     let with_applications = |WorkerInterpreter { mut specs, applications: all, .. }: WorkerInterpreter| {
         let wanted = all.into_iter().filter(|application| applications.contains(&application.specification));

@@ -1,16 +1,19 @@
-//! `wsgi_reload_mechanism process`: a worker makes room for one that loads the new code.
+//! `wsgi_reload_mechanism process`: workers are recycled one after another, and their replacements load the new code.
 //!
-//! The next worker has nothing but the code on disk. So when it is this worker's turn to retire, all applications that it
-//! has loaded are loaded once more in a process that is thrown away, and only if that succeeds it goes.
+//! A replacement has nothing but the code on disk. So a worker that holds the recycle lock first imports all applications
+//! that it has loaded in a child process, and exits only if that succeeds. The child comes from a fork server, because the
+//! worker has threads by then: a child of its own could not start Python.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 
-use super::preflight::{self, Preflight, Trial};
+use super::ReloadMechanism;
+use super::preflight::{self, Preflight};
 use crate::app::application::Reload;
-use crate::app::source_files::{Files, Mechanism, Reloading};
+use crate::app::source_files::{Files, Mechanism};
 use crate::app::specification::Specification;
+use crate::conf::interpreters::Configured;
 use crate::conf::main::MainConf;
 use crate::nginx::cycle::{NewCycle, ReadReason};
 use crate::nginx::log::{Level, Log};
@@ -22,169 +25,178 @@ use crate::python::log;
 use crate::worker::config::WorkerConfig;
 use crate::worker::event_loop::Message;
 use crate::worker::recycle::PreflightResult;
-use crate::worker::{self, Worker, WorkerApplication};
+use crate::worker::{Worker, WorkerApplication};
 
-/// Where new code is tried, or why it cannot be; nothing without an application that is reloaded so.
-static FORK_SERVER: OnceLock<Result<ForkServer, String>> = OnceLock::new();
+/// Fork server for the preflights of this worker; without one, the reason as it ends "cannot be recycled …".
+pub type PreflightServer = Result<Arc<ForkServer>, String>;
 
-const WITHOUT_MASTER: &str = "with \"master_process off\" nobody would start another worker";
-
-/// Warns while a configuration is read in which the mechanism has no effect.
-pub fn check(conf: &MainConf, candidate: NewCycle) {
-    if !candidate.has_master()
-        && candidate.read_reason() != ReadReason::Signal
+/// Warns that the mechanism has no effect in a configuration without a master.
+pub fn warn_without_master(conf: &MainConf, cycle: NewCycle) {
+    if !cycle.has_master()
+        && cycle.read_reason() != ReadReason::Signal
         && let Some(place) = conf.place_with_mechanism(Mechanism::Process)
     {
-        let what = "\"wsgi_reload_mechanism process\" has no effect for the application of";
-        candidate.log().write(Level::Warn, &format!("{what} {place}: {WITHOUT_MASTER}"));
+        let message = format!(
+            "\"wsgi_reload_mechanism process\" has no effect with \"master_process off\", for the application in {place}"
+        );
+        cycle.log().write(Level::Warn, &message);
     }
 }
 
-/// Makes ready to try new code, if an application wants it. To be called before this process has another thread.
-pub fn set_up(start: &WorkerConfig) {
-    let mut applications = start.interpreters.iter().flat_map(|planned| &planned.applications);
-    let is_by_process = |reloading: &Reloading| reloading.mechanism == Mechanism::Process;
-    if !applications.any(|application| application.reloading.as_ref().is_some_and(is_by_process)) {
-        return;
-    }
-    let fork_server = if worker_process::role() == Role::Worker {
-        let fork_server = ForkServer::start(name_process, |numbers| try_applications(start, numbers));
-        fork_server.map_err(|error| format!("no process can be started to try new code: {error}"))
-    } else {
-        Err(WITHOUT_MASTER.to_owned())
+/// Starts the fork server, if an application is reloaded by this mechanism. Called before this process has another
+/// thread.
+pub fn start_preflight_server(config: &WorkerConfig) -> Option<PreflightServer> {
+    let by_process = |application: &Configured| {
+        application.reloading.as_ref().is_some_and(|reloading| reloading.mechanism == Mechanism::Process)
     };
-    let _ = FORK_SERVER.set(fork_server);
-}
-
-/// A call comes for an application of this mechanism. Whether its client is to ask again, as it is the first to find new
-/// code. On the event loop thread.
-pub fn should_refresh(worker: &Worker, application: &WorkerApplication, files: &Files) -> bool {
-    matches!(FORK_SERVER.get(), Some(Ok(_)))
-        && files.is_script_new()
-        && worker.is_loaded(application)
-        && files.discover()
-}
-
-/// Looks at the files of an application. On the watcher's thread.
-pub fn look(worker: &'static Worker, application: &WorkerApplication, files: &Files) {
-    // What is not loaded is loaded by the next call, as it is then.
-    if !worker.is_loaded(application) || !files.are_new() {
-        return;
+    if !config.applications().any(by_process) {
+        return None;
     }
-    let changed = reason(application.application.name(), &files.changed());
-    let tell: Box<dyn FnOnce() + Send> = match FORK_SERVER.get() {
-        Some(Ok(_)) => Box::new(move || worker.recycler.recycle_if_loadable(changed, Box::new(start_preflight))),
-        Some(Err(why)) => {
-            files.note();
-            let message = format!("wsgi: {changed}, what was loaded before serves on: {why}");
-            Box::new(move || Log::cycle().write(Level::Warn, &message))
+    if worker_process::role() != Role::Worker {
+        return Some(Err("with \"master_process off\"".to_owned()));
+    }
+    let server = ForkServer::start(set_title, |applications| import_in_child(config, applications));
+    Some(server.map(Arc::new).map_err(|error| format!("without a preflight process ({error})")))
+}
+
+/// Application whose worker is recycled.
+pub struct ProcessReload {
+    worker: &'static Worker,
+    application: WorkerApplication,
+    server: PreflightServer,
+}
+
+impl ProcessReload {
+    /// Makes the reload of an application of `worker`.
+    pub fn new(worker: &'static Worker, application: WorkerApplication, server: PreflightServer) -> Self {
+        Self { worker, application, server }
+    }
+}
+
+impl ReloadMechanism for ProcessReload {
+    fn before_call(&self, files: &Files) -> bool {
+        self.server.is_ok() && files.is_script_new() && self.worker.is_loaded(&self.application) && files.discover()
+    }
+
+    fn check_files(&'static self, files: &'static Files) {
+        // An application not yet loaded will read the current files on its first call.
+        if !self.worker.is_loaded(&self.application) || !files.are_new() {
+            return;
         }
-        None => return,
-    };
-    worker.event_loop.send(Message::Run(tell));
+        let name = self.application.application.name();
+        let changed = describe_change(name, &files.changed());
+        let task: Box<dyn FnOnce() + Send> = match &self.server {
+            Ok(server) => Box::new(move || {
+                let start_preflight = || start_preflight(self.worker, server.clone());
+                self.worker.recycler.recycle_if_loadable(changed, Box::new(start_preflight));
+            }),
+            Err(reason) => {
+                files.note();
+                let message = format!("wsgi: worker cannot be recycled {reason}: {changed}");
+                Box::new(move || Log::cycle().write(Level::Warn, &message))
+            }
+        };
+        self.worker.event_loop.send(Message::Run(task));
+    }
 }
 
-/// What is new about an application.
-fn reason(application: &str, changed: &[PathBuf]) -> String {
+/// Describes the change of an application for the error log.
+fn describe_change(application: &str, changed: &[PathBuf]) -> String {
     const NAMED: usize = 3;
     let names: Vec<String> = changed.iter().take(NAMED).map(|path| path.display().to_string()).collect();
+    let names = names.join(", ");
     match changed.len() {
-        // What could not be loaded may find now what it needs.
-        0 => format!("it is time to try to load application \"{application}\" again"),
+        // The failed version may find now what it lacked.
+        0 => format!("retry of application \"{application}\""),
         count if count > NAMED => {
-            let more = count - NAMED;
-            format!("files of application \"{application}\" have changed: {} and {more} more", names.join(", "))
+            format!("files of application \"{application}\" changed: {names} and {} more", count - NAMED)
         }
-        _ => format!("files of application \"{application}\" have changed: {}", names.join(", ")),
+        _ => format!("files of application \"{application}\" changed: {names}"),
     }
 }
 
-/// It is this worker's turn. Never waits.
-fn start_preflight() {
-    let Some(worker) = worker::get() else { return };
-    let tell = move |verdict| {
-        worker.event_loop.send(Message::Run(Box::new(move || worker.recycler.on_preflight_result(verdict))))
+/// Starts a preflight of the code on disk, whose result goes to the recycler. Never waits.
+fn start_preflight(worker: &'static Worker, server: Arc<ForkServer>) {
+    let send_result = move |result| {
+        let task = Box::new(move || worker.recycler.on_preflight_result(result));
+        worker.event_loop.send(Message::Run(task));
     };
     let run = move || {
-        let (verdict, tried) = try_new_code(worker);
-        tell(verdict);
-        // Afterwards, as what has changed meanwhile is found now.
-        for application in tried {
+        let (result, changed) = run_preflight(worker, &server);
+        send_result(result);
+        // After the result: changes in the meantime are found now, and start the next preflight.
+        for application in changed {
             match application.application.reload() {
-                Some(Reload { files, .. }) if verdict == PreflightResult::Failed => files.failed(),
+                Some(Reload { files, .. }) if result == PreflightResult::Failed => files.failed(),
                 Some(Reload { files, .. }) => files.hint(),
                 None => {}
             }
         }
     };
-    if let Err(error) = thread::Builder::new().name("wsgi-trial".to_owned()).spawn(run) {
-        Log::cycle().write(Level::Alert, &format!("wsgi: no thread to try new code: {error}"));
-        tell(PreflightResult::Failed);
+    if let Err(error) = thread::Builder::new().name("wsgi-preflight".to_owned()).spawn(run) {
+        Log::cycle().write(Level::Alert, &format!("wsgi: cannot start a thread for a preflight: {error}"));
+        send_result(PreflightResult::Failed);
     }
 }
 
-/// Tries the code on disk; which applications it is new for.
-fn try_new_code(worker: &Worker) -> (PreflightResult, Vec<WorkerApplication>) {
+/// Imports the code on disk. Returns the result, and the applications whose files have changed.
+fn run_preflight(worker: &Worker, server: &ForkServer) -> (PreflightResult, Vec<WorkerApplication>) {
     let applications = worker.applications();
     let mut changed = applications.clone();
-    changed.retain(has_new_code);
+    changed.retain(has_changed);
     for application in &changed {
         if let Some(Reload { files, .. }) = application.application.reload() {
             files.note();
         }
     }
-    // The others answer 500 as it is, and may do so in the next worker.
+    // An application that is not loaded responds with 500 already, and may do so in the next worker.
     let numbered = applications.iter().zip(0u32..);
     let loaded: Vec<u32> =
         numbered.filter(|(application, _)| worker.is_loaded(application)).map(|(_, number)| number).collect();
-    let verdict = match ask(&loaded) {
-        Ok(Report::Done) if changed.iter().any(has_new_code) => PreflightResult::Outdated,
+    let result = match server.run(&loaded) {
+        Ok(Report::Done) if changed.iter().any(has_changed) => PreflightResult::Outdated,
         Ok(Report::Done) => PreflightResult::Passed,
         Ok(Report::Failed(text) | Report::Fatal(text)) => {
             log::error(&text);
             PreflightResult::Failed
         }
-        Err(sentence) => {
-            log::error(&format!("new code cannot be tried, what was loaded before serves on: {sentence}"));
+        Err(error) => {
+            log::error(&format!(
+                "wsgi: preflight failed, keeping the previous version: preflight process has exited ({error}), a reload \
+                 of nginx starts another"
+            ));
             PreflightResult::Failed
         }
     };
-    (verdict, changed)
+    (result, changed)
 }
 
-fn has_new_code(application: &WorkerApplication) -> bool {
+fn has_changed(application: &WorkerApplication) -> bool {
     let reload = application.application.reload();
     reload.is_some_and(|Reload { files, mechanism }| *mechanism == Mechanism::Process && files.are_new())
 }
 
-/// Has the applications with these numbers loaded by the fork server.
-fn ask(applications: &[u32]) -> Result<Report, String> {
-    let Some(Ok(fork_server)) = FORK_SERVER.get() else { return Ok(Report::Done) };
-    let report = fork_server.run(applications);
-    report.map_err(|error| format!("the trial process of this worker is gone ({error}), a reload starts another"))
-}
-
-/// Loads the applications with these numbers in a child of the fork server, and reports the first failure.
-fn try_applications(start: &WorkerConfig, numbers: &[u32]) -> Report {
-    let all: Vec<_> = start.interpreters.iter().flat_map(|planned| &planned.applications).collect();
+/// Imports the applications with these numbers, one after another, in a child of the fork server. Reports the first failure
+/// as a message for the error log.
+fn import_in_child(config: &WorkerConfig, numbers: &[u32]) -> Report {
+    let all: Vec<_> = config.applications().collect();
     let applications: Vec<Arc<Specification>> =
         numbers.iter().map(|number| all[*number as usize].specification.clone()).collect();
-    let trials = Preflight::new(applications.len(), start.check_timeout, |first, deadline| {
-        ChildProcess::start(name_process, deadline, |reporter| {
-            preflight::load(start.clone(), &applications[first..], deadline, reporter);
+    let preflight = Preflight::new(applications.len(), config.check_timeout, |first, deadline| {
+        ChildProcess::start(set_title, deadline, |reporter| {
+            preflight::import_all(config.clone(), &applications[first..], deadline, reporter);
         })
     });
-    let failure = applications.iter().zip(trials).find_map(|(name, trial)| match trial {
-        Trial::Failed { why, text } => Some(format!(
-            "application \"{name}\" could not be loaded anew, what was loaded before serves on: {why}\n{text}"
-        )),
-        Trial::Passed(_) | Trial::Interrupted => None,
+    let failure = applications.iter().zip(preflight).find_map(|(application, import)| {
+        let (error, output) = (import.result.err()?, import.output);
+        Some(format!("application \"{application}\" reload failed, keeping the previous version: {error}\n{output}"))
     });
     failure.map_or(Report::Done, Report::Failed)
 }
 
-fn name_process() {
-    set_process_title(c"wsgi trial process");
+/// Sets the title of the fork server and of its children.
+fn set_title() {
+    set_process_title(c"wsgi preflight process");
 }
 
 #[cfg(test)]
@@ -192,10 +204,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_few_changed_files_are_named() {
+    fn the_first_changed_files_are_named() {
         let paths = ["/a", "/b", "/c", "/d", "/e"].map(PathBuf::from);
-        assert_eq!(reason("x", &paths[..1]), "files of application \"x\" have changed: /a");
-        assert_eq!(reason("x", &paths), "files of application \"x\" have changed: /a, /b, /c and 2 more");
-        assert_eq!(reason("x", &[]), "it is time to try to load application \"x\" again");
+        assert_eq!(describe_change("x", &paths[..1]), "files of application \"x\" changed: /a");
+        assert_eq!(describe_change("x", &paths), "files of application \"x\" changed: /a, /b, /c and 2 more");
+        assert_eq!(describe_change("x", &[]), "retry of application \"x\"");
     }
 }

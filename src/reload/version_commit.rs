@@ -1,153 +1,178 @@
-//! How the workers agree which version of an application they answer with, so that nobody who has seen the new one sees the
-//! old one again.
+//! Commit of a new version by all workers, so that no client that has seen the new version is served the old one again.
 //!
-//! Each loads the new version beside the old one, and says when it is ready to answer with it. When all are, the one that
-//! finds that out commits it, and from that moment everybody answers with it: a worker asks with every call. All of it is
-//! in words of memory that the workers share, without a lock that one of them could die with.
+//! Each worker loads the proposed version beside the old one and votes once it is ready to serve it. The first worker to
+//! see that all are ready commits the version; from that moment every worker serves it, because each checks the status
+//! with every request. All state is in words of shared memory, without a lock that a worker could die with.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The memory of one application: the version that is aimed at and whether it is committed, the last one that was known
-/// to be committed, and what each worker is ready for.
+/// Version commit of one application as seen by one worker.
+///
+/// The shared words are the proposed version and whether it is committed, the last version known to be committed, and the
+/// vote of each worker. A version is the time of the newest change in nanoseconds.
 #[derive(Clone, Copy)]
 pub struct VersionCommit {
     words: &'static [AtomicU64],
-    place: usize,
+    slot: usize,
     workers: usize,
 }
 
-/// What becomes of a version.
+/// Status of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitStatus {
-    /// All answer with it.
+    /// All workers serve it.
     Committed,
-    /// Some are not ready.
+    /// Some workers are not ready.
     Pending,
-    /// A newer one is aimed at: it never will be.
+    /// A newer version is proposed: this one will never be committed.
     Superseded,
 }
 
-const AIM: usize = 0;
+/// Version that a worker proposes to all.
+#[derive(Clone, Copy)]
+struct Proposal {
+    version: u64,
+    is_committed: bool,
+}
+
+impl Proposal {
+    fn to_word(self) -> u64 {
+        self.version << 1 | u64::from(self.is_committed)
+    }
+
+    fn from_word(word: u64) -> Self {
+        Self { version: word >> 1, is_committed: word & 1 == 1 }
+    }
+}
+
+const PROPOSAL: usize = 0;
 const LAST_COMMITTED: usize = 1;
-const READY: usize = 2;
-/// Of a worker that has no version, and will load the newest.
+const VOTES: usize = 2;
+/// Vote of a worker that has loaded no version, and will load the newest.
 const ANY: u64 = u64::MAX;
-/// Beside a version: of a worker that could not load it.
+/// Flag in the vote of a worker that could not load the version.
 const REFUSED: u64 = 1 << 63;
 
 impl VersionCommit {
-    /// How many words it takes for so many workers.
+    /// Returns the number of shared words for `workers` workers.
     pub const fn words(workers: usize) -> usize {
-        READY + workers
+        VOTES + workers
     }
 
-    /// The side of the worker in `place`, of `workers`. The others wait for it until it is ready for something, or
-    /// leaves.
-    pub fn join(words: &'static [AtomicU64], place: usize, workers: usize) -> Option<Self> {
-        let version_commit = Self { words, place, workers };
-        (place < workers && words.len() >= Self::words(workers)).then(|| {
+    /// Joins as the worker in `slot`. The other workers wait for this one until it votes or leaves.
+    pub fn join(words: &'static [AtomicU64], slot: usize, workers: usize) -> Option<Self> {
+        let version_commit = Self { words, slot, workers };
+        (slot < workers && words.len() >= Self::words(workers)).then(|| {
             version_commit.vote_ready(0);
             version_commit
         })
     }
 
-    /// This worker does not count, until it is ready for something: it ends, or has nothing loaded.
+    /// Leaves until the next vote: this worker exits, or has nothing loaded.
     pub fn leave(&self) {
-        self.words[READY + self.place].store(ANY, Ordering::SeqCst);
+        self.vote(ANY);
     }
 
-    /// What this worker has loaded before there was anything to agree on: files whose newest change was at `changed`, in
-    /// nanoseconds. Returns the version.
-    pub fn begin(&self, changed: u64) -> u64 {
+    /// Registers the version loaded at worker start, identified by the time of its newest change. Returns the version.
+    pub fn register(&self, changed: u64) -> u64 {
         loop {
-            let (propose, is_committed) = self.aimed();
-            if propose >= changed || self.move_on((propose, is_committed), changed) {
+            let proposal = self.proposal();
+            if proposal.version >= changed || self.propose_instead(proposal, changed) {
                 self.vote_ready(changed);
                 return changed;
             }
         }
     }
 
-    /// The version that a worker is to load that has had version `before`. It is aimed at from now on. `note` notes the
-    /// files, which are read after that, and returns when the newest of them was changed.
-    pub fn propose(&self, before: u64, note: impl Fn() -> u64) -> u64 {
+    /// Proposes the version after `loaded` and returns it; this worker is to load it. `note` notes the state of the files,
+    /// which are to be read after that, and returns the time of the newest change.
+    pub fn propose(&self, loaded: u64, note: impl Fn() -> u64) -> u64 {
         loop {
-            // In this order: what others have seen before they aimed is seen here as well.
-            let (propose, is_committed) = self.aimed();
+            // The proposal is read before the files: edits that another worker saw before it proposed are seen here too.
+            let proposal = self.proposal();
             let changed = note();
-            // What does not show in a time (a file is gone, a clock was set back) is one more than there was; unless
-            // somebody else has seen it already.
-            let version = if changed > propose || propose > before { changed.max(propose) } else { propose + 1 };
-            if version == propose || self.move_on((propose, is_committed), version) {
+            let is_ahead = proposal.version > loaded;
+            // A change that no time reflects (deleted file, clock set back) gets the next number, unless another worker has
+            // already proposed it.
+            let version = if changed > proposal.version || is_ahead {
+                changed.max(proposal.version)
+            } else {
+                proposal.version + 1
+            };
+            if version == proposal.version || self.propose_instead(proposal, version) {
                 return version;
             }
         }
     }
 
-    /// Aims at a newer version, if nobody else has meanwhile.
-    fn move_on(&self, (propose, is_committed): (u64, bool), version: u64) -> bool {
-        if is_committed {
-            // Before it is out of sight.
-            self.words[LAST_COMMITTED].fetch_max(propose, Ordering::SeqCst);
+    /// Proposes a newer version, unless another worker has changed the proposal. Returns true if it is proposed now.
+    fn propose_instead(&self, current: Proposal, version: u64) -> bool {
+        if current.is_committed {
+            // Before the proposal that says so is overwritten.
+            self.words[LAST_COMMITTED].fetch_max(current.version, Ordering::SeqCst);
         }
-        self.exchange((propose, is_committed), (version, false))
+        self.replace_proposal(current, Proposal { version, is_committed: false })
     }
 
-    /// This worker can answer with a version.
+    /// Votes that this worker can serve a version.
     pub fn vote_ready(&self, version: u64) {
-        self.words[READY + self.place].store(version, Ordering::SeqCst);
+        self.vote(version);
     }
 
-    /// Whether another worker has aimed at a newer version than this one, and this worker is still to load it: it need not
-    /// know the file that has changed, as each imports some modules only with the calls that it has.
-    pub fn is_behind(&self, version: u64) -> bool {
-        let (propose, _) = self.aimed();
-        propose > version && self.words[READY + self.place].load(Ordering::SeqCst) != propose | REFUSED
-    }
-
-    /// This worker cannot load a version. It may try again, and be ready for it then.
+    /// Votes that this worker cannot load a version. It may try again, and vote that it is ready.
     pub fn vote_refuse(&self, version: u64) {
-        self.words[READY + self.place].store(version | REFUSED, Ordering::SeqCst);
+        self.vote(version | REFUSED);
     }
 
-    /// Whether a worker cannot load that version, as far as it has tried.
-    fn is_refused(&self, version: u64) -> bool {
-        let vote_ready = &self.words[READY..][..self.workers];
-        vote_ready.iter().any(|word| word.load(Ordering::SeqCst) == version | REFUSED)
+    fn vote(&self, vote: u64) {
+        self.words[VOTES + self.slot].store(vote, Ordering::SeqCst);
     }
 
-    /// What becomes of a version that this worker is ready for.
+    fn votes(&self) -> impl Iterator<Item = u64> {
+        self.words[VOTES..][..self.workers].iter().map(|word| word.load(Ordering::SeqCst))
+    }
+
+    /// Returns true if another worker has proposed a newer version than `loaded`, and this worker has yet to load it. The
+    /// changed file may be unknown here, because each worker knows only the modules that its own calls have imported.
+    pub fn is_behind(&self, loaded: u64) -> bool {
+        let Proposal { version, .. } = self.proposal();
+        version > loaded && self.words[VOTES + self.slot].load(Ordering::SeqCst) != version | REFUSED
+    }
+
+    /// Returns the status of a version that this worker is ready for, and commits it if all are.
     pub fn status(&self, version: u64) -> CommitStatus {
         loop {
-            let (propose, is_committed) = self.aimed();
-            if propose == version && is_committed || self.words[LAST_COMMITTED].load(Ordering::SeqCst) == version {
+            let proposal = self.proposal();
+            let is_proposed = proposal.version == version;
+            if is_proposed && proposal.is_committed || self.words[LAST_COMMITTED].load(Ordering::SeqCst) == version {
                 return CommitStatus::Committed;
             }
-            if propose != version {
+            if !is_proposed {
                 return CommitStatus::Superseded;
             }
-            let is_ready = |word: &AtomicU64| matches!(word.load(Ordering::SeqCst), vote_ready if vote_ready == version || vote_ready == ANY);
-            if !self.words[READY..][..self.workers].iter().all(is_ready) {
+            if !self.votes().all(|vote| vote == version || vote == ANY) {
                 return CommitStatus::Pending;
             }
             self.commit(version);
         }
     }
 
-    /// All that are ready for a version answer with it, and do not wait for those that have not come to that; unless one
-    /// has, and cannot load it.
+    /// Commits a version without waiting for the workers that have not voted; not if one has refused it. Returns true if
+    /// this call committed it.
     pub fn commit(&self, version: u64) -> bool {
-        !self.is_refused(version) && self.exchange((version, false), (version, true))
+        let is_refused = self.votes().any(|vote| vote == version | REFUSED);
+        let (pending, committed) =
+            (Proposal { version, is_committed: false }, Proposal { version, is_committed: true });
+        !is_refused && self.replace_proposal(pending, committed)
     }
 
-    fn aimed(&self) -> (u64, bool) {
-        let word = self.words[AIM].load(Ordering::SeqCst);
-        (word >> 1, word & 1 == 1)
+    fn proposal(&self) -> Proposal {
+        Proposal::from_word(self.words[PROPOSAL].load(Ordering::SeqCst))
     }
 
-    fn exchange(&self, before: (u64, bool), after: (u64, bool)) -> bool {
-        let word = |(version, is_committed): (u64, bool)| version << 1 | u64::from(is_committed);
-        self.words[AIM].compare_exchange(word(before), word(after), Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    fn replace_proposal(&self, current: Proposal, new: Proposal) -> bool {
+        let (current, new) = (current.to_word(), new.to_word());
+        self.words[PROPOSAL].compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }
 
@@ -158,12 +183,12 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use std::time::{Duration, Instant};
 
-    fn version_commits(workers: usize) -> Vec<VersionCommit> {
+    fn commits(workers: usize) -> Vec<VersionCommit> {
         let words: Vec<_> = (0..VersionCommit::words(workers)).map(|_| AtomicU64::new(0)).collect();
         let words = Vec::leak(words);
-        let all: Vec<_> = (0..workers).map(|place| VersionCommit::join(words, place, workers).unwrap()).collect();
+        let all: Vec<_> = (0..workers).map(|slot| VersionCommit::join(words, slot, workers).unwrap()).collect();
         for version_commit in &all {
-            assert_eq!(version_commit.begin(100), 100);
+            assert_eq!(version_commit.register(100), 100);
         }
         assert_eq!(all[0].status(100), CommitStatus::Committed);
         all
@@ -171,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_version_is_committed_when_all_are_ready() {
-        let all = version_commits(3);
+        let all = commits(3);
         for version_commit in &all {
             assert_eq!(version_commit.propose(100, || 200), 200);
         }
@@ -185,8 +210,8 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_one_takes_the_place_of_one_that_is_not_committed() {
-        let all = version_commits(2);
+    fn a_newer_version_supersedes_an_uncommitted_one() {
+        let all = commits(2);
         assert_eq!((all[0].propose(100, || 200), all[1].propose(100, || 300)), (200, 300));
         all[0].vote_ready(200);
         all[1].vote_ready(300);
@@ -198,44 +223,44 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_committed_stays_so_when_there_is_a_newer_one() {
-        let all = version_commits(2);
+    fn a_committed_version_stays_committed_after_a_newer_proposal() {
+        let all = commits(2);
         all.iter().for_each(|version_commit| version_commit.vote_ready(version_commit.propose(100, || 200)));
         assert_eq!(all[0].status(200), CommitStatus::Committed);
-        // The other has not looked since.
+        // The other worker has not checked the status since.
         assert_eq!(all[0].propose(200, || 300), 300);
         assert_eq!(all[1].status(200), CommitStatus::Committed);
         assert_eq!(all[1].status(300), CommitStatus::Pending);
     }
 
     #[test]
-    fn what_no_time_shows_is_a_version_as_well_and_one_for_all() {
-        let all = version_commits(2);
+    fn a_change_that_no_time_reflects_is_one_version_for_all() {
+        let all = commits(2);
         assert_eq!(all[0].propose(100, || 90), 101);
         assert_eq!(all[1].propose(100, || 90), 101);
     }
 
     #[test]
-    fn one_that_began_with_an_older_version_is_waited_for() {
+    fn a_worker_that_started_with_an_older_version_is_waited_for() {
         let words = Vec::leak((0..VersionCommit::words(2)).map(|_| AtomicU64::new(0)).collect::<Vec<_>>());
-        let [one, other] = [0, 1].map(|place| VersionCommit::join(words, place, 2).unwrap());
-        one.begin(100);
+        let [one, other] = [0, 1].map(|slot| VersionCommit::join(words, slot, 2).unwrap());
+        one.register(100);
         one.vote_ready(one.propose(100, || 200));
         assert_eq!(one.status(200), CommitStatus::Pending);
-        assert_eq!(other.begin(100), 100);
+        assert_eq!(other.register(100), 100);
         assert_eq!(one.status(200), CommitStatus::Pending);
         other.vote_ready(other.propose(100, || 200));
         assert_eq!(one.status(200), CommitStatus::Committed);
     }
 
     #[test]
-    fn files_that_change_while_they_are_noted_are_noted_again() {
-        let all = version_commits(2);
+    fn files_are_noted_again_if_another_worker_proposes_meanwhile() {
+        let all = commits(2);
         let noted = std::cell::Cell::new(0);
         let version = all[0].propose(100, || {
             noted.set(noted.get() + 1);
             if noted.get() == 1 {
-                // The other has seen an edit that came after these files were noted.
+                // The other worker has seen a later edit.
                 assert_eq!(all[1].propose(100, || 300), 300);
                 200
             } else {
@@ -245,16 +270,16 @@ mod tests {
         assert_eq!((version, noted.get()), (300, 2));
     }
 
-    /// A worker that answers with what it has loaded, and keeps up with the others.
+    /// Worker that serves a version and follows the others.
     struct Worker {
         version_commit: VersionCommit,
-        /// The version, and the edit that it is of.
+        /// Version, and the edit that it contains.
         serving: (u64, u64),
         next: Option<(u64, u64)>,
     }
 
     impl Worker {
-        fn answer(&mut self) -> u64 {
+        fn respond(&mut self) -> u64 {
             if let Some((version, _)) = self.next
                 && self.version_commit.status(version) == CommitStatus::Committed
             {
@@ -264,17 +289,17 @@ mod tests {
         }
     }
 
-    /// Edits, loads and calls at any time, on threads of their own.
+    /// Edits, loads and requests run on threads of their own, in any order.
     #[test]
-    fn nobody_who_has_seen_an_edit_sees_an_older_one() {
+    fn no_client_sees_an_older_version_after_a_newer_one() {
         const WORKERS: usize = 3;
         const EDITS: u64 = 300;
         let disk = AtomicU64::new(1000);
         let words = Vec::leak((0..VersionCommit::words(WORKERS)).map(|_| AtomicU64::new(0)).collect::<Vec<_>>());
         let workers: Vec<_> = (0..WORKERS)
-            .map(|place| {
-                let version_commit = VersionCommit::join(words, place, WORKERS).unwrap();
-                Mutex::new(Worker { version_commit, serving: (version_commit.begin(1000), 1000), next: None })
+            .map(|slot| {
+                let version_commit = VersionCommit::join(words, slot, WORKERS).unwrap();
+                Mutex::new(Worker { version_commit, serving: (version_commit.register(1000), 1000), next: None })
             })
             .collect();
         let is_over = AtomicBool::new(false);
@@ -304,7 +329,7 @@ mod tests {
                             std::thread::yield_now();
                         }
                         let mut worker = worker.lock().unwrap();
-                        worker.answer();
+                        worker.respond();
                         worker.next = None;
                     }
                 });
@@ -313,9 +338,9 @@ mod tests {
                 let (mut seen, mut turn) = (0, 0);
                 while !is_over.load(Ordering::Relaxed) {
                     turn += 1;
-                    let answer = workers[turn * 7 % WORKERS].lock().unwrap().answer();
-                    assert!(answer >= seen, "{answer} after {seen}");
-                    seen = answer;
+                    let response = workers[turn * 7 % WORKERS].lock().unwrap().respond();
+                    assert!(response >= seen, "{response} after {seen}");
+                    seen = response;
                 }
                 seen
             });
@@ -324,7 +349,7 @@ mod tests {
                 disk.fetch_add(1, Ordering::SeqCst);
             }
             let start = Instant::now();
-            while workers.iter().any(|worker| worker.lock().unwrap().answer() < 1000 + EDITS) {
+            while workers.iter().any(|worker| worker.lock().unwrap().respond() < 1000 + EDITS) {
                 assert!(start.elapsed() < Duration::from_secs(20) && !client.is_finished(), "the workers never agreed");
                 std::thread::yield_now();
             }
@@ -334,8 +359,8 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_is_gone_or_has_nothing_is_not_waited_for() {
-        let all = version_commits(2);
+    fn a_worker_that_has_left_is_not_waited_for() {
+        let all = commits(2);
         all[0].vote_ready(all[0].propose(100, || 200));
         assert_eq!(all[0].status(200), CommitStatus::Pending);
         all[1].leave();
@@ -343,31 +368,31 @@ mod tests {
     }
 
     #[test]
-    fn one_that_never_gets_ready_does_not_hold_up_the_others_for_ever() {
-        let all = version_commits(2);
+    fn a_worker_that_never_votes_can_be_overruled() {
+        let all = commits(2);
         all[0].vote_ready(all[0].propose(100, || 200));
         assert!(all[0].commit(200));
         assert_eq!(all[0].status(200), CommitStatus::Committed);
     }
 
     #[test]
-    fn a_worker_is_told_of_a_change_that_it_does_not_see() {
-        let all = version_commits(2);
+    fn a_worker_learns_of_a_change_that_it_cannot_see() {
+        let all = commits(2);
         assert!(!all[1].is_behind(100));
         all[0].vote_ready(all[0].propose(100, || 200));
         assert!(all[1].is_behind(100) && !all[0].is_behind(200));
         let version = all[1].propose(100, || 100);
         assert_eq!(version, 200);
         all[1].vote_refuse(version);
-        assert!(!all[1].is_behind(100), "it tries again, but not for this reason");
+        assert!(!all[1].is_behind(100), "a refused version is not loaded again for this reason");
         all[1].vote_ready(version);
         assert!(!all[1].is_behind(version));
         assert_eq!(all[0].status(200), CommitStatus::Committed);
     }
 
     #[test]
-    fn one_that_cannot_load_it_holds_up_the_others_until_it_can() {
-        let all = version_commits(2);
+    fn a_refusal_holds_up_the_others_until_it_is_withdrawn() {
+        let all = commits(2);
         all[0].vote_ready(all[0].propose(100, || 200));
         all[1].vote_refuse(all[1].propose(100, || 200));
         assert!(!all[0].commit(200));

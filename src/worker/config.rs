@@ -68,6 +68,11 @@ impl WorkerConfig {
             recycle_lock: conf.recycle_lock(),
         })
     }
+
+    /// Returns the applications of all interpreters, in the order in which a worker has them.
+    pub fn applications(&self) -> impl Iterator<Item = &Configured> {
+        self.interpreters.iter().flat_map(|interpreter| &interpreter.applications)
+    }
 }
 
 impl WorkerInterpreter {

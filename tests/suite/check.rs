@@ -263,7 +263,7 @@ deep()
     assert_refused(&check, &prefix, "location / ", "app.py", why);
     let said = said(&check);
     assert!(said.iter().any(|line| line.contains("app.py\", line 9 in deep")), "{}", check.output);
-    assert_eq!(said.last(), Some(&"wsgi_check has not tried 2 more applications"));
+    assert_eq!(said.last(), Some(&"wsgi_check ended, 2 more applications not imported"));
     assert_eq!(noted_processes(&site).len(), 3);
     assert_gone(&noted_processes(&site));
 }
@@ -350,7 +350,7 @@ fn a_python_that_does_not_start_is_reported() {
     let prefix = prefix_of(&site);
     let check = site.check();
     assert_refused(&check, &prefix, "location / ", "app.py", "Python cannot be initialised: ");
-    assert_eq!(said(&check).last(), Some(&"wsgi_check has not tried 1 more applications"));
+    assert_eq!(said(&check).last(), Some(&"wsgi_check ended, 1 more applications not imported"));
 }
 
 #[test]
@@ -629,7 +629,7 @@ fn a_single_process_checks_until_it_runs_applications_itself() {
     assert_eq!(nginx.get("/").expect(200).text(), "fine");
     nginx.write("app.py", "import not_there\n");
     nginx.signal(libc::SIGHUP);
-    nginx.wait_log("wsgi_check is left out");
+    nginx.wait_log("wsgi_check skipped");
     nginx.terminate();
 }
 
@@ -647,7 +647,7 @@ fn a_master_that_waits_for_an_import_can_be_ended() {
         let log = nginx.stop_by(signal);
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         checking.wait_gone();
-        assert!(log.contains("wsgi_check is given up") && !log.contains("[emerg]"), "{log}");
+        assert!(log.contains("wsgi_check aborted") && !log.contains("[emerg]"), "{log}");
     }
 }
 

@@ -108,7 +108,7 @@ fn wait_refusals(nginx: &Nginx, count: usize) {
 }
 
 fn refusals(nginx: &Nginx) -> usize {
-    nginx.logged("could not be loaded anew, what was loaded before serves on").len()
+    nginx.logged("reload failed, keeping the previous version").len()
 }
 
 /// Starts it and waits until all workers have loaded `version`; a process that answers with it.
@@ -121,14 +121,14 @@ fn start(site: Site, version: &str) -> (Nginx, i32) {
     (nginx, pid)
 }
 
-/// The process where a worker has code tried.
-fn nursery(worker: i32) -> i32 {
-    wait_for("the trial process", || {
+/// The process in which the code of a worker is imported before it is used.
+fn preflight_process(worker: i32) -> i32 {
+    wait_for("the preflight process", || {
         let text = fs::read_to_string(format!("/proc/{worker}/task/{worker}/children")).unwrap();
         let mut children = text.split_whitespace().map(|pid| pid.parse().unwrap());
         children.find(|pid| {
             let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            title.starts_with("nginx: wsgi trial process")
+            title.starts_with("nginx: wsgi preflight process")
         })
     })
 }
@@ -141,7 +141,7 @@ fn an_edited_script(engine: Engine) {
     assert_eq!(refusals(&nginx), 0);
     let line = nginx.wait_log("worker shutting down gracefully: files of application");
     let script = nginx.prefix().join("app.py");
-    let end = format!("have changed: {}", script.display());
+    let end = format!(" changed: {}", script.display());
     assert!(line.contains("[notice]") && line.ends_with(&end), "{line}");
 }
 
@@ -204,7 +204,7 @@ fn a_helper_that_is_watched(engine: Engine) {
 
 fn a_syntax_error_then_mended(engine: Engine) {
     let (nginx, old) = start(site(engine), "one");
-    let nursery = nursery(old);
+    let preflight = preflight_process(old);
     for round in 1..=2 {
         nginx.write("app.py", "def broken(:\n");
         wait_refusals(&nginx, round);
@@ -215,7 +215,7 @@ fn a_syntax_error_then_mended(engine: Engine) {
     nginx.write("app.py", &app("two"));
     wait_version(&nginx, "two", old);
     Process(old).wait_gone();
-    Process(nursery).wait_gone();
+    Process(preflight).wait_gone();
 }
 
 fn a_file_removed_then_back(engine: Engine) {
@@ -367,13 +367,14 @@ fn one_worker_makes_clients_wait_but_refuses_none(engine: Engine) {
 
 fn a_single_process_stays_as_it_is(engine: Engine) {
     let nginx = site(engine).main("master_process off;").start();
-    let warning = "\"wsgi_reload_mechanism process\" has no effect for the application of";
+    let warning = "\"wsgi_reload_mechanism process\" has no effect with \"master_process off\"";
     let said = nginx.read("logs/stderr") + &nginx.error_log();
     assert!(said.contains(warning), "{said}");
     assert_eq!(ask(&nginx), ("one".to_owned(), nginx.master()));
     for round in 1..=2 {
         nginx.write("app.py", &app("two"));
-        let warnings = || nginx.logged("what was loaded before serves on: with \"master_process off\" nobody").len();
+        let warnings =
+            || nginx.logged("worker cannot be recycled with \"master_process off\": files of application").len();
         wait_for("the warning", || (warnings() >= round).then_some(()));
         for _ in 0..10 {
             let answer = nginx.get("/").expect(200);
@@ -505,7 +506,7 @@ fn another_application_of_the_worker_is_tried_too() {
     get(&nginx, "/bad").expect(500);
     nginx.write("other.py", "raise RuntimeError('broken')\n");
     nginx.write("app.py", &app("two"));
-    let line = nginx.wait_log("could not be loaded anew, what was loaded before serves on");
+    let line = nginx.wait_log("reload failed, keeping the previous version");
     assert!(line.contains("other.py") && line.contains("RuntimeError: broken"), "{line}");
     assert_eq!(ask(&nginx), ("one".to_owned(), old));
     assert_eq!(parts(&get(&nginx, "/other").expect(200)), ("other".to_owned(), old));
@@ -521,9 +522,9 @@ fn another_application_of_the_worker_is_tried_too() {
 fn code_that_ends_or_holds_the_process_it_is_tried_in() {
     let (nginx, old) = start(site(Engine::Threads).http("wsgi_check off; wsgi_check_timeout 1s;"), "one");
     nginx.write("app.py", "import os\nos._exit(3)\n");
-    nginx.wait_log("serves on: the process that imported it ended with exit code 3");
+    nginx.wait_log("keeping the previous version: the process that imported it ended with exit code 3");
     nginx.write("app.py", "import time\ntime.sleep(60)\n");
-    nginx.wait_log("serves on: not imported within wsgi_check_timeout (1s)");
+    nginx.wait_log("keeping the previous version: not imported within wsgi_check_timeout (1s)");
     assert_eq!(ask(&nginx), ("one".to_owned(), old));
     nginx.write("app.py", &app("two"));
     wait_version(&nginx, "two", old);
@@ -554,13 +555,11 @@ fn other_reasons_to_retire_wait_for_good_code() {
 }
 
 #[test]
-fn without_its_trial_process_a_worker_stays() {
+fn without_its_preflight_process_a_worker_stays() {
     let (nginx, old) = start(site(Engine::Threads), "one");
-    Process(nursery(old)).signal(libc::SIGKILL);
+    Process(preflight_process(old)).signal(libc::SIGKILL);
     nginx.write("app.py", &app("two"));
-    nginx.wait_log(
-        "new code cannot be tried, what was loaded before serves on: the trial process of this worker is gone",
-    );
+    nginx.wait_log("preflight failed, keeping the previous version: preflight process has exited");
     assert_eq!(ask(&nginx), ("one".to_owned(), old));
     // As it says, this is the way out.
     nginx.reload();
@@ -569,23 +568,27 @@ fn without_its_trial_process_a_worker_stays() {
 
 /// It has none of the worker's descriptors, and goes with it, whoever else has a copy of its socket.
 #[test]
-fn the_trial_process_ends_with_its_worker() {
+fn the_preflight_process_ends_with_its_worker() {
     let source = format!(
         "import os, time\nif os.fork() == 0:\n    while not os.path.exists('@prefix@/go'):\n        time.sleep(0.01)\n    \
          os._exit(0)\n{}",
         app("one")
     );
     let (mut nginx, worker) = start(site(Engine::Threads).file("app.py", &source), "one");
-    let nursery = Process(nursery(worker));
-    assert_eq!(nursery.descriptors(), 4, "{:?}", nursery.open_files());
-    assert!(nursery.open_files().iter().filter(|file| *file == "/dev/null").count() == 3, "{:?}", nursery.open_files());
-    assert_eq!(nursery.threads(), 1);
+    let preflight = Process(preflight_process(worker));
+    assert_eq!(preflight.descriptors(), 4, "{:?}", preflight.open_files());
+    assert!(
+        preflight.open_files().iter().filter(|file| *file == "/dev/null").count() == 3,
+        "{:?}",
+        preflight.open_files()
+    );
+    assert_eq!(preflight.threads(), 1);
     Process(worker).signal(libc::SIGKILL);
-    nursery.wait_gone();
+    preflight.wait_gone();
     nginx.wait_told(&format!("worker process {worker} exited on signal 9"));
     nginx.write("go", "");
     let (_, next) = ask(&nginx);
-    let nursery = Process(self::nursery(next));
+    let preflight = Process(preflight_process(next));
     nginx.quit();
-    nursery.wait_gone();
+    preflight.wait_gone();
 }
