@@ -194,6 +194,15 @@ pub fn started() -> Result<(), String> {
     STARTED.wait().clone()
 }
 
+/// Starts Python for unit tests, once, on a thread that stays.
+#[cfg(test)]
+pub fn start_for_tests() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    let start = || start(&Settings::default()).map(|()| std::thread::park());
+    ONCE.call_once(|| drop(std::thread::spawn(start)));
+    started().unwrap();
+}
+
 /// Chooses UTF-8 whatever the locale says: nginx's environment has none, and paths and files would be ASCII.
 fn preinitialize() -> Result<(), String> {
     let mut config = MaybeUninit::<ffi::PyPreConfig>::zeroed();

@@ -260,19 +260,12 @@ impl Drop for AttachedThread {
 mod tests {
     use super::*;
     use crate::python::interpreter::{Interpreter, Preparation};
-    use crate::python::runtime::{self, Settings};
+    use crate::python::runtime::start_for_tests;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::{Arc, Once, mpsc};
+    use std::sync::{Arc, mpsc};
     use std::thread;
 
     const GILS: &[Gil] = if Gil::CAN_BE_OWN { &[Gil::Shared, Gil::Own] } else { &[Gil::Shared] };
-
-    /// Starts Python, on a thread that stays.
-    fn start() {
-        static ONCE: Once = Once::new();
-        ONCE.call_once(|| drop(thread::spawn(|| runtime::start(&Settings::default()).map(|()| thread::park()))));
-        runtime::started().unwrap();
-    }
 
     /// The number of the interpreter that this thread is attached to.
     fn number(_: Python<'_>) -> i64 {
@@ -298,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_thread_stays_in_its_interpreter_whatever_pyo3_does() {
-        start();
+        start_for_tests();
         for gil in GILS {
             elsewhere(|| {
                 let mut creator = AttachedThread::create(*gil).unwrap();
@@ -319,7 +312,7 @@ mod tests {
 
     #[test]
     fn interpreters_are_prepared_and_ended_while_others_run() {
-        start();
+        start_for_tests();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let busy = thread::spawn(move || {
@@ -350,7 +343,7 @@ mod tests {
 
     #[test]
     fn an_interpreter_with_other_threads_is_not_ended() {
-        start();
+        start_for_tests();
         for gil in GILS {
             elsewhere(|| {
                 let creator = AttachedThread::create(*gil).unwrap();

@@ -17,4 +17,6 @@ pub mod params;
 pub mod recording;
 pub mod response;
 pub mod start_response;
+#[cfg(test)]
+mod tests;
 pub mod transport;

@@ -1,5 +1,7 @@
-//! A [`Transport`] for unit tests: records the response, and lets a test act as another thread in the middle of it.
+//! A [`Transport`] for unit tests: records the response, and lets a test act as a client, or as another thread in the middle
+//! of the response.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::file::FileBody;
@@ -12,20 +14,34 @@ use crate::python::log::{Level, Sink};
 pub struct Recorded {
     /// The header blocks; a correct response has one.
     pub headers: Vec<ResponseHeaders>,
-    pub body: Vec<u8>,
+    /// The body, in the pieces that were sent.
+    pub pieces: Vec<Vec<u8>>,
     pub end: Option<End>,
+    /// The number of times that the end of the call was reported.
+    pub closed: usize,
+    /// The classes of the exceptions that were reported.
+    pub exceptions: Vec<String>,
+    pub log: Vec<(Level, String)>,
 }
 
 impl Recorded {
     /// Returns the body as text.
     pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
+        String::from_utf8_lossy(&self.pieces.concat()).into_owned()
     }
 }
 
 /// A transport that records one response.
 #[derive(Default)]
 pub struct RecordingTransport {
+    /// The most bytes that are taken at once; 0 for all.
+    pub room: usize,
+    /// Whether the client has a copy of the response already, and wants no body.
+    pub wants_no_body: bool,
+    is_disconnected: AtomicBool,
+    has_timed_out: AtomicBool,
+    /// The number of times that a call had to wait for room.
+    pub waits: AtomicUsize,
     recorded: Mutex<Recorded>,
     meanwhile: Mutex<Option<Meanwhile>>,
 }
@@ -43,10 +59,22 @@ impl RecordingTransport {
         *self.meanwhile.lock().unwrap() = Some(Box::new(action));
     }
 
-    fn push(&self, data: &[u8]) {
+    /// Closes the connection as the client does.
+    pub fn disconnect(&self) {
+        self.is_disconnected.store(true, Ordering::Relaxed);
+    }
+
+    fn push(&self, data: &[u8]) -> Result<usize, Disconnected> {
+        if self.is_disconnected() {
+            return Err(Disconnected);
+        }
         let meanwhile = self.meanwhile.lock().unwrap().take();
         meanwhile.into_iter().for_each(|action| action());
-        self.recorded.lock().unwrap().body.extend_from_slice(data);
+        let count = if self.room == 0 { data.len() } else { data.len().min(self.room) };
+        if count > 0 {
+            self.recorded.lock().unwrap().pieces.push(data[..count].to_vec());
+        }
+        Ok(count)
     }
 }
 
@@ -57,12 +85,16 @@ impl Transport for RecordingTransport {
 
     fn resumed(&self) {}
 
-    fn raised(&self, _: &str) {}
+    fn raised(&self, class: &str) {
+        self.recorded.lock().unwrap().exceptions.push(class.to_owned());
+    }
 
-    fn time_out(&self) {}
+    fn time_out(&self) {
+        self.has_timed_out.store(true, Ordering::Relaxed);
+    }
 
     fn has_timed_out(&self) -> bool {
-        false
+        self.has_timed_out.load(Ordering::Relaxed)
     }
 
     fn send_headers(&self, headers: ResponseHeaders) {
@@ -70,41 +102,55 @@ impl Transport for RecordingTransport {
     }
 
     fn send(&self, data: &[u8], _: bool) -> Result<usize, Disconnected> {
-        self.push(data);
-        Ok(data.len())
+        self.push(data)
     }
 
-    fn spill(&self, data: &[u8]) -> Result<usize, Disconnected> {
-        self.send(data, false)
+    fn spill(&self, _: &[u8]) -> Result<usize, Disconnected> {
+        Ok(0)
     }
 
     fn send_all(&self, data: &[u8]) -> Result<(), Disconnected> {
-        self.push(data);
+        let mut rest = data;
+        while !rest.is_empty() {
+            rest = &rest[self.push(rest)?..];
+        }
         Ok(())
     }
 
-    fn send_file(&self, _: FileBody, _: bool, _: Box<dyn Suspended>) {}
+    fn send_file(&self, body: FileBody, last: bool, call: Box<dyn Suspended>) {
+        use std::os::unix::fs::FileExt;
+        let mut content = vec![0; body.length as usize];
+        body.file.read_exact_at(&mut content, body.offset).unwrap();
+        self.recorded.lock().unwrap().pieces.push(content);
+        if last {
+            self.end(End::Complete, false);
+        }
+        call.resume();
+    }
 
     fn wait_for_room(&self) -> Result<(), Disconnected> {
+        self.waits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     fn optimizes(&self) -> bool {
-        false
+        self.wants_no_body
     }
 
     fn wants_body(&self) -> bool {
-        true
+        !self.wants_no_body
     }
 
     fn end(&self, end: End, _: bool) {
         self.recorded.lock().unwrap().end.get_or_insert(end);
     }
 
-    fn closed(&self) {}
+    fn closed(&self) {
+        self.recorded.lock().unwrap().closed += 1;
+    }
 
     fn is_disconnected(&self) -> bool {
-        false
+        self.is_disconnected.load(Ordering::Relaxed)
     }
 
     fn sink(self: Arc<Self>) -> Arc<dyn Sink> {
@@ -113,5 +159,7 @@ impl Transport for RecordingTransport {
 }
 
 impl Sink for RecordingTransport {
-    fn write(&self, _: Level, _: &str) {}
+    fn write(&self, level: Level, text: &str) {
+        self.recorded.lock().unwrap().log.push((level, text.to_owned()));
+    }
 }
