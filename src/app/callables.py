@@ -1,7 +1,7 @@
-"""Finds callables that cannot be WSGI applications: those of ASGI, and factories that are to be called first.
+"""Detects callables that cannot be WSGI applications: ASGI applications, and factories that were not called.
 
-Each request would be a TypeError. Only their own code counts: what a callable says of itself in other ways
-(`__wrapped__`, `__signature__`) need not be so, and one that says nothing (of C, a mock object) may be an application.
+With them, every request would be a TypeError. Only their code is examined: `__wrapped__` and `__signature__` may not match
+it. A callable without Python code (a function in C, a mock object) may be an application.
 
 Runs before loader.py, with the same globals.
 """
@@ -14,9 +14,9 @@ CO_VARARGS, CO_COROUTINE, CO_ASYNC_GENERATOR = 0x04, 0x80, 0x200
 
 
 def check_callable(called, name, call=None):
-    """Refuses what is sure to fail when a request calls it with environ and start_response.
+    """Refuses a callable that is certain to fail when it is called with environ and start_response.
 
-    `name` is what messages call it, `call` how wsgi_pass would name the application that it makes.
+    `name` is its name in messages; `call` is the wsgi_pass argument for the application that it creates as a factory.
     """
     least, most = arguments_of(called)
     # ASGI calls application(scope, receive, send).
@@ -38,7 +38,7 @@ def way_out(called):
 
 
 def function_of(called):
-    """The Python function that runs when it is called, and how many of its arguments are there by then; or None."""
+    """Returns the Python function that a call runs, or None, and the number of its arguments that are already bound."""
     kind = type(called)
     if kind is types.FunctionType:
         return called, 0
@@ -49,14 +49,14 @@ def function_of(called):
             return None, 0
         function, count = called.__init__, 1
     else:
-        # As a call finds it: neither in the object nor by its own ways to get attributes.
+        # As a call finds it: on the class, without __getattr__.
         function = next((vars(base)["__call__"] for base in kind.__mro__ if "__call__" in vars(base)), None)
         count = 1
     return (function, count) if type(function) is types.FunctionType else (None, 0)
 
 
 def arguments_of(called):
-    """How many positional arguments it needs, and how many it takes."""
+    """Returns the least and the greatest number of positional arguments that it takes."""
     if type(called) is functools.partial:
         least, most = arguments_of(called.func)
         if called.keywords or any(argument is PLACEHOLDER for argument in called.args):
@@ -77,11 +77,11 @@ PLACEHOLDER = getattr(functools, "Placeholder", object())
 
 
 def is_async(called):
-    """Whether a call returns nothing that can be iterated, but what an event loop has to run."""
+    """Whether a call returns a coroutine or an async generator."""
     while type(called) is functools.partial:
         called = called.func
     if issubclass(type(called), type):
-        # A call makes an instance.
+        # A call creates an instance.
         return False
     function, _ = function_of(called)
     return function is not None and bool(function.__code__.co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR))

@@ -1,9 +1,9 @@
-"""Finds applications that cannot share this interpreter: one would get a module of another.
+"""Detects applications that cannot share this interpreter, because one would get a module of the other.
 
-`sys.modules` has one module of a name, for all of them. Alone, an application finds a module in its own directories (that
-of its script, and what it adds to sys.path), or else where all look. No module is imported for which two applications
-would find different files that way, whichever of them asks, and no application is loaded beside such a module. It may be
-that one of the two never imports the module: what a function will import, and when, cannot be known.
+`sys.modules` has one module of each name, for all applications. Alone, an application finds a module in its own directories
+(that of its script, and those that it adds to sys.path), or else in the common ones. A module for which two applications
+would find different files is not imported, and no application is loaded beside it. One of the two may never import that
+module, but the imports of functions cannot be known in advance.
 
 Runs before loader.py and after settings.py, with the same globals.
 """
@@ -17,30 +17,30 @@ from collections import Counter
 
 PathFinder = importlib.machinery.PathFinder
 
-# Of the interpreter before it had an application.
+# State of the interpreter before the first application.
 first_path = [entry for entry in sys.path if isinstance(entry, str)]
 first_modules = frozenset(sys.modules)
 
-# The applications of this interpreter by number, the one that is being loaded among them.
+# The applications of this interpreter by number, including the one that is being loaded.
 neighbors = {}
 loading = None
 
-# The names of modules in directories that have been looked at.
+# A cache of the names of modules by directory.
 listed = {}
 
 
 class Neighbor:
     """An application of this interpreter.
 
-    `root` is the directory that its script is imported from, `package` the name there of the package it is a part of.
+    `root` is the directory that its script is imported from, `package` the name of the top-level package of the script.
     """
 
     def __init__(self, number, title, root, package):
         self.number = number
         self.title = title
-        # DJANGO_SETTINGS_MODULE, as it asked for it.
+        # The DJANGO_SETTINGS_MODULE that it wants.
         self.settings = None
-        # What importing has failed for: the application may have gone on without.
+        # The error of a refused import: the application may have caught it.
         self.refused = None
         self.thread = threading.get_ident()
         self.path_before = list(sys.path)
@@ -50,7 +50,7 @@ class Neighbor:
         self._directories = None
 
     def directories(self):
-        """What sys.path has for its sake, in the order of sys.path."""
+        """Returns the entries of sys.path that it has added, in order, and its root."""
         if self._directories is not None:
             return self._directories
         left = Counter(entry for entry in self.path_before if isinstance(entry, str))
@@ -63,15 +63,15 @@ class Neighbor:
         return added + [entry for entry in known + self._inherited if entry not in added]
 
     def settled(self):
-        """It is loaded: what others add to sys.path from now on is not its own."""
+        """Records that it is loaded: later additions to sys.path are not its own."""
         self._directories = self.directories()
 
     def find(self, name):
-        """The file that it would get for a module if it were alone; None for one that has none."""
+        """Returns the file that it would get for a module if it were alone; None if there is none."""
         path = self.directories() + first_path
         parts = name.split(".")
         if parts[0] == self.package:
-            # Wherever it is on sys.path: the script is a part of this one.
+            # Wherever root is on sys.path: the script is part of this package.
             path.insert(0, self.root)
         for count in range(1, len(parts) + 1):
             try:
@@ -80,13 +80,13 @@ class Neighbor:
                 return None
             if spec is None or spec.has_location:
                 return spec and spec.origin
-            # A directory without __init__.py, which may have parts in several places.
+            # A namespace package, which may have parts in several directories.
             path = list(spec.submodule_search_locations or ())
         return None
 
 
 def names_in(directory):
-    """The names of the modules that could be imported from there."""
+    """Returns the names of the modules that could be imported from a directory."""
     if directory not in listed:
         try:
             listed[directory] = {name.partition(".")[0] for name in os.listdir(directory)}
@@ -96,14 +96,14 @@ def names_in(directory):
 
 
 def owned():
-    """The names of modules in the directories of applications, and of their packages."""
-    everybody = list(neighbors.values())
-    names = {neighbor.package for neighbor in everybody}
-    return names.union(*(names_in(one) for neighbor in everybody for one in neighbor.directories()))
+    """Returns the names of the modules in the directories of all applications, and of their packages."""
+    applications = list(neighbors.values())
+    names = {application.package for application in applications}
+    return names.union(*(names_in(entry) for application in applications for entry in application.directories()))
 
 
 def conflict(name):
-    """The error of importing a module for which two applications would find different files; or None."""
+    """Returns the error of importing a module for which two applications would find different files, or None."""
     found = {}
     for neighbor in list(neighbors.values()):
         if file := neighbor.find(name):
@@ -114,17 +114,17 @@ def conflict(name):
 
 
 def refusal(problem, one, other, *_):
-    """Of two applications that cannot share an interpreter. A side is what one has, and which application it is."""
+    """Returns the error for two applications that cannot share an interpreter, each given by its file and title."""
     remedy = '"wsgi_enable_subinterpreters on;"' if is_main else 'another "wsgi_interpreter"'
     sides = "".join(f"\n  {what}, of {title}" for what, title in (one, other))
     return ImportError(f"{problem}: {remedy} gives each application its own{sides}")
 
 
-class Disputed:
+class ConflictFinder:
     """A finder that finds nothing, but refuses modules for which applications would find different files."""
 
     def find_spec(self, name, path=None, target=None):
-        # A package with a file of its own was looked at itself.
+        # For a submodule, the package itself was checked, unless it is a namespace package.
         if len(neighbors) < 2 or isinstance(path, list) or name.partition(".")[0] not in owned():
             return None
         if error := conflict(name):
@@ -134,13 +134,13 @@ class Disputed:
         return None
 
 
-sys.meta_path.insert(0, Disputed())
+sys.meta_path.insert(0, ConflictFinder())
 
 
 def check_modules():
-    """Refuses modules that are loaded and for which applications would find different files.
+    """Refuses loaded modules for which applications would find different files.
 
-    Of a package that is nothing but a directory, those in it count.
+    Of a namespace package, its submodules are checked.
     """
     names = owned() - first_modules if len(neighbors) > 1 else set()
     for name in list(sys.modules) if names else ():
@@ -151,9 +151,9 @@ def check_modules():
 
 
 def check_settings():
-    """Refuses settings of Django that are not those of the applications before."""
+    """Refuses Django settings that differ from those of the applications loaded before."""
     asked = os.environ.get(SETTINGS)
-    # What the configuration has set for all is of no matter without Django.
+    # A value from the configuration does not matter without Django.
     loading.settings = asked if asked != first_settings or "django" in sys.modules else None
     found = {}
     for neighbor in neighbors.values():
@@ -166,7 +166,7 @@ def check_settings():
 
 @contextlib.contextmanager
 def being_loaded(number, title, root, package):
-    """While it is entered, an application is loaded on this thread. After an error others find nothing of it."""
+    """A context in which an application is loaded on this thread. After an error it leaves nothing behind."""
     global loading
     listed.clear()
     before = neighbors.get(number)
@@ -186,7 +186,7 @@ def being_loaded(number, title, root, package):
 
 
 def check_loaded():
-    """Refuses an application that has been loaded."""
+    """Refuses a loaded application if it conflicts with others."""
     if loading.refused:
         raise loading.refused
     check_modules()

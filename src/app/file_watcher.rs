@@ -1,6 +1,6 @@
-//! Tells when to look whether files have changed: inotify on their folders.
+//! Reports that watched files may have changed, by inotify on their directories.
 //!
-//! It is a hint and no more. Where inotify does not work (some network file systems) others give the hint.
+//! A report is only a hint. Where inotify does not work (some network file systems), requests give the hints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -13,9 +13,9 @@ use inotify::{Inotify, WatchDescriptor, WatchMask, Watches};
 
 use crate::sync::Mutex;
 
-/// Directories that inotify looks at, and a thread that is told when something has changed there.
+/// A set of directories that inotify watches, and a thread that checks the files after changes.
 pub struct Watcher {
-    folders: io::Result<Mutex<Directories>>,
+    directories: io::Result<Mutex<Directories>>,
     hints: Sender<()>,
 }
 
@@ -24,72 +24,75 @@ struct Directories {
     known: BTreeMap<PathBuf, WatchDescriptor>,
 }
 
-/// A deployment writes many files; they are looked at when it has been quiet for this long, but not later than that.
+/// A deployment writes many files: they are checked once there was no change for this long.
 const QUIET: Duration = Duration::from_millis(100);
-const AT_LATEST: Duration = Duration::from_secs(2);
+/// The longest delay of a check while changes go on.
+const MAX_DELAY: Duration = Duration::from_secs(2);
 
 impl Watcher {
-    /// Starts a thread that calls `look` after something may have changed.
+    /// Starts a thread that calls `check` after files may have changed.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn start(look: impl Fn() + Send + 'static) -> io::Result<Self> {
+    pub fn start(check: impl Fn() + Send + 'static) -> io::Result<Self> {
         let (hints, hinted) = mpsc::channel();
         let settle = move || {
             while hinted.recv().is_ok() {
                 let first = Instant::now();
-                while first.elapsed() < AT_LATEST && hinted.recv_timeout(QUIET).is_ok() {}
-                look();
+                while first.elapsed() < MAX_DELAY && hinted.recv_timeout(QUIET).is_ok() {}
+                check();
             }
         };
         thread::Builder::new().name("wsgi-files".to_owned()).spawn(settle)?;
-        let folders = Inotify::init().and_then(|inotify| listen(inotify, hints.clone()));
-        Ok(Self { folders, hints })
+        let directories = Inotify::init().and_then(|inotify| listen(inotify, hints.clone()));
+        Ok(Self { directories, hints })
     }
 
-    /// Why there is no inotify, if that is so: then only hints of others count.
+    /// Returns the error that keeps inotify from working, if there is one: then only [`Watcher::hint`] triggers checks.
     pub fn problem(&self) -> Option<&io::Error> {
-        self.folders.as_ref().err()
+        self.directories.as_ref().err()
     }
 
-    /// Something may have changed: `look` is called soon. Never waits.
+    /// Triggers a check soon, as files may have changed. Never waits.
     pub fn hint(&self) {
-        // Without the thread there is nobody to look.
+        // The thread ends with this value only.
         let _ = self.hints.send(());
     }
 
-    /// Looks at the folders of these files, and at those of the symbolic links on the way to them, as they are now: behind
-    /// a link that was switched is another folder. And at `folders_too`.
-    pub fn watch<'a>(&self, files: impl Iterator<Item = &'a Path>, folders_too: &[PathBuf]) {
-        let Ok(folders) = &self.folders else { return };
-        let Directories { watches, known } = &mut *folders.lock();
-        // Files of one folder are reached by the same links, unless they are links themselves.
+    /// Watches the directories of these files, those of all symbolic links in their paths, and `others`. Call it again when
+    /// a link may have been switched, which leads to other directories.
+    pub fn watch<'a>(&self, files: impl Iterator<Item = &'a Path>, others: &[PathBuf]) {
+        let Ok(directories) = &self.directories else { return };
+        let Directories { watches, known } = &mut *directories.lock();
+        // All files of a directory share the links in its path, except for files that are links themselves.
         let mut seen = BTreeSet::new();
         let of_files = files
-            .filter(|file| file.is_symlink() || file.parent().is_some_and(|folder| seen.insert(folder.to_owned())))
-            .flat_map(folders_of);
-        for folder in of_files.chain(folders_too.iter().cloned()).collect::<BTreeSet<_>>() {
-            let Ok(watch) = watches.add(&folder, MASK) else { continue };
-            let before = known.insert(folder, watch.clone());
+            .filter(|file| {
+                file.is_symlink() || file.parent().is_some_and(|directory| seen.insert(directory.to_owned()))
+            })
+            .flat_map(directories_of);
+        for directory in of_files.chain(others.iter().cloned()).collect::<BTreeSet<_>>() {
+            let Ok(watch) = watches.add(&directory, MASK) else { continue };
+            let before = known.insert(directory, watch.clone());
             if let Some(before) =
                 before.filter(|before| *before != watch && !known.values().any(|other| other == before))
             {
-                // It ends by itself where the folder is gone.
+                // Fails if the directory was removed, which ends the watch as well.
                 let _ = watches.remove(before);
             }
         }
     }
 }
 
-/// Starts the thread that turns what inotify sees into hints.
+/// Starts the thread that turns inotify's events into hints.
 fn listen(mut inotify: Inotify, hints: Sender<()>) -> io::Result<Mutex<Directories>> {
-    let folders = Directories { watches: inotify.watches(), known: BTreeMap::new() };
+    let directories = Directories { watches: inotify.watches(), known: BTreeMap::new() };
     let listen = move || {
         let mut buffer = [0; 4096];
         while inotify.read_events_blocking(&mut buffer).is_ok() && hints.send(()).is_ok() {}
     };
     thread::Builder::new().name("wsgi-inotify".to_owned()).spawn(listen)?;
-    Ok(Mutex::new(folders))
+    Ok(Mutex::new(directories))
 }
 
 const MASK: WatchMask = WatchMask::from_bits_truncate(
@@ -101,26 +104,27 @@ const MASK: WatchMask = WatchMask::from_bits_truncate(
         | WatchMask::MOVED_TO.bits(),
 );
 
-/// The folder of a file, and those of the links that lead to it: one that is switched changes the file.
-fn folders_of(file: &Path) -> Vec<PathBuf> {
-    /// As many as the kernel follows.
-    const LINKS: usize = 40;
-    let mut folders: Vec<PathBuf> = file.parent().map(Path::to_owned).into_iter().collect();
+/// Returns the directory of a file, and those of the symbolic links in its path: a link that is switched changes the
+/// file.
+fn directories_of(file: &Path) -> Vec<PathBuf> {
+    /// The kernel's limit.
+    const MAX_LINKS: usize = 40;
+    let mut directories: Vec<PathBuf> = file.parent().map(Path::to_owned).into_iter().collect();
     let mut path = file.to_owned();
-    for _ in 0..LINKS {
-        // As the kernel follows them: the outermost first.
+    for _ in 0..MAX_LINKS {
+        // Outermost first, as the kernel follows them.
         let links =
             path.ancestors().filter_map(|ancestor| Some((ancestor, ancestor.parent()?, ancestor.read_link().ok()?)));
         let link = links.last();
-        let Some((link, folder, target)) = link else { break };
-        let mut next = folder.join(target);
-        // Nothing is left where the file itself is the link.
+        let Some((link, directory, target)) = link else { break };
+        let mut next = directory.join(target);
+        // The rest is empty if the file itself is the link.
         next.extend(path.strip_prefix(link).unwrap_or(Path::new("")));
-        folders.push(folder.to_owned());
-        folders.extend(next.parent().map(Path::to_owned));
+        directories.push(directory.to_owned());
+        directories.extend(next.parent().map(Path::to_owned));
         path = next;
     }
-    folders
+    directories
 }
 
 #[cfg(test)]
@@ -129,12 +133,12 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn the_folders_of_all_links_on_the_way_are_known() {
+    fn the_directories_of_all_links_in_a_path_are_found() {
         use std::os::unix::fs::symlink;
 
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path().canonicalize().unwrap();
-        let path = |name: &str| folder.join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path().canonicalize().unwrap();
+        let path = |name: &str| directory.join(name);
         for name in ["real/a", "links", "site"] {
             fs::create_dir_all(path(name)).unwrap();
         }
@@ -146,28 +150,28 @@ mod tests {
         // A link behind a link.
         symlink(path("real/a/app.py"), path("real/linked.py")).unwrap();
         let known = |name: &str| -> BTreeSet<PathBuf> {
-            folders_of(&path(name)).iter().map(|folder| folder.canonicalize().unwrap()).collect()
+            directories_of(&path(name)).iter().map(|directory| directory.canonicalize().unwrap()).collect()
         };
         assert_eq!(known("real/a/app.py"), [path("real/a")].into());
         let links = ["", "links", "real/a", "site"].map(|name| path(name).canonicalize().unwrap());
         assert_eq!(known("site/app.py"), links.into());
-        assert_eq!(known("round"), [folder.clone()].into());
-        assert_eq!(known("current/linked.py"), [folder.clone(), path("real"), path("real/a")].into());
+        assert_eq!(known("round"), [directory.clone()].into());
+        assert_eq!(known("current/linked.py"), [directory.clone(), path("real"), path("real/a")].into());
     }
 
     #[test]
-    fn many_changes_are_one_look_when_it_is_quiet() {
-        let folder = tempfile::tempdir().unwrap();
-        let script = folder.path().join("app.py");
-        let (looked, looks) = mpsc::channel();
-        let watcher = Watcher::start(move || looked.send(()).unwrap()).unwrap();
+    fn many_changes_are_checked_once_when_they_have_ceased() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("app.py");
+        let (checked, checks) = mpsc::channel();
+        let watcher = Watcher::start(move || checked.send(()).unwrap()).unwrap();
         watcher.watch([script.as_path()].into_iter(), &[]);
         for number in 0..200 {
-            fs::write(folder.path().join(format!("{number}.py")), "x").unwrap();
+            fs::write(directory.path().join(format!("{number}.py")), "x").unwrap();
         }
-        looks.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert!(looks.recv_timeout(3 * QUIET).is_err());
+        checks.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(checks.recv_timeout(3 * QUIET).is_err());
         fs::write(&script, "x").unwrap();
-        looks.recv_timeout(Duration::from_secs(10)).unwrap();
+        checks.recv_timeout(Duration::from_secs(10)).unwrap();
     }
 }

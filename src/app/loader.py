@@ -1,7 +1,7 @@
-"""Loads applications: a script by its path or a module by its name, its callable, the middleware around it.
+"""Loads applications: a script by its path or a module by its name, its callable, and the middleware around it.
 
-In the globals are `is_main`, whether this is the main interpreter; `closed(path)`, which gives a sentence on what the user
-of this process cannot read there; and the names of scripts.py, callables.py, settings.py and conflicts.py.
+Globals: `is_main`, whether this is the main interpreter; `access_problem(path)`, a sentence on why the user of this process
+cannot read a path, or None; and the names of scripts.py, callables.py, settings.py and conflicts.py.
 """
 
 import importlib
@@ -17,7 +17,7 @@ import zlib
 
 
 class ImportRecorder:
-    """A finder that finds nothing, but notes what this thread imports."""
+    """A finder that finds nothing, but records the modules that this thread imports."""
 
     def __init__(self):
         self.names = []
@@ -29,13 +29,13 @@ class ImportRecorder:
         return None
 
 
-# Byte code tells the text that it was made from by size and second. So it is neither made nor trusted while the text may
-# still change within that second.
+# Byte code identifies its source by size and modification time in seconds. So it is neither written nor trusted while the
+# source may still change within the same second.
 SETTLED_AFTER = 2
 
 
 class JustEdited:
-    """Finds modules that were edited just now, and loads them from their text."""
+    """Finds modules that have just been edited, and loads them from source, without byte code."""
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in sys.stdlib_module_names:
@@ -55,12 +55,12 @@ class JustEdited:
 
 just_edited = JustEdited()
 
-# By script or module: the names of what was first imported when that application was loaded.
+# By script or module: the names of the modules that were first imported when that application was loaded.
 imported = {}
 
 
 def reload(number, title, script, module, callable_, middleware, files):
-    """As `load`, with the script's module and those of `files` imported anew; on failure the old ones are back."""
+    """As `load`, but imports the script's module and those of `files` again. On failure restores the old ones."""
     files = set(files)
     names = {name for name, module in list(sys.modules.items()) if source_file(module) in files}
     names.add(script_module(script) if script else module)
@@ -68,7 +68,7 @@ def reload(number, title, script, module, callable_, middleware, files):
     importlib.invalidate_caches()
     try:
         application = load(number, title, script, module, callable_, middleware, is_reloaded=True)
-        # What nobody has imported anew is another application's.
+        # A module that was not imported again belongs to another application.
         for other in imported.keys() - {script or module}:
             for name in imported[other] & old.keys():
                 sys.modules.setdefault(name, old[name])
@@ -83,10 +83,10 @@ def reload(number, title, script, module, callable_, middleware, files):
 
 
 def source_file(module):
-    """The text that a module was loaded from; None for one that cannot be loaded twice."""
+    """Returns the source file of a module; None for a module that cannot be loaded twice."""
     if not issubclass(type(module), types.ModuleType):
         return None
-    # Without its own ways to get attributes: a lazy module would be loaded, and some raise what they like.
+    # Not by getattr: it would load a lazy module, and may raise anything.
     attributes = object.__getattribute__(module, "__dict__")
     loader = getattr(attributes.get("__spec__"), "loader", None)
     file = attributes.get("__file__")
@@ -97,7 +97,7 @@ INSTALLED = re.compile("/(site|dist)-packages/")
 
 
 def files_of(module):
-    """The file of the module of this name, and those of all modules from outside the standard library and site-packages."""
+    """Returns the file of a module, and those of all modules from outside the standard library and site-packages."""
     installed = os.path.join(os.path.dirname(os.__file__), "")
     files = {source_file(module) for module in list(sys.modules.values())}
     files = {file for file in files if file and not file.startswith(installed) and not INSTALLED.search(file)}
@@ -105,38 +105,38 @@ def files_of(module):
 
 
 def load(number, title, script, module, callable_, middleware, is_reloaded):
-    """Returns the WSGI callable; on failure leaves sys.modules as if nothing had been imported.
+    """Returns the WSGI callable. On failure removes the imported modules from sys.modules.
 
-    `is_reloaded` for an application whose files may be edited at any time.
+    `is_reloaded` if the files of the application may be edited at any time.
     """
     if is_reloaded and just_edited not in sys.meta_path:
-        # To stay, as modules may be imported at any time.
+        # It stays, as modules may be imported at any time.
         sys.meta_path.insert(0, just_edited)
     root, names = script_package(script) if script else (None, ())
     with being_loaded(number, title, root, names[0] if len(names) > 1 else None):
         recorder = ImportRecorder()
         sys.meta_path.insert(0, recorder)
         try:
-            # Before any code of the application runs.
+            # Before code of the application runs.
             check_modules()
             application = make_application(script, module, callable_, middleware)
             check_loaded()
             imported[script or module] = set(recorder.names)
             return application
         except BaseException as error:
-            refusal = find_closed(error) or find_refusal(error, recorder.names)
+            refusal = find_access_problem(error) or find_refusal(error, recorder.names)
             forget(recorder.names)
             if refusal:
                 raise refusal from error
             raise
         finally:
-            # The application may have made a list of its own.
+            # The application may have replaced the list.
             if recorder in sys.meta_path:
                 sys.meta_path.remove(recorder)
 
 
 def make_application(script, module, callable_, middleware):
-    """Imports an application and puts its middleware around it."""
+    """Imports an application and wraps its middleware around it."""
     loaded = import_script(script) if script else import_module(module)
     application = find_callable(loaded, script or module, callable_, "wsgi_pass")
     name, is_factory = callable_
@@ -150,12 +150,12 @@ def make_application(script, module, callable_, middleware):
         application = wrapped
         if not callable(application):
             raise TypeError(f"middleware {callable_[0]!r} of {module!r} returned no callable")
-    # The outermost alone: a middleware may make one kind of application of another.
+    # The outermost only: middleware may turn one kind of application into another.
     check_callable(application, *seen_as)
     return application
 
 
-# What extension modules say that cannot be in more than one interpreter of a process.
+# The messages of extension modules that cannot be in more than one interpreter of a process.
 REFUSALS = (
     "PyO3 modules do not yet support subinterpreters",
     "PyO3 modules may only be initialized once",
@@ -166,34 +166,34 @@ REFUSALS = (
 )
 
 
-def find_closed(error):
-    """The error that names what the user of the worker cannot read, if that is why there is an `error`."""
+def find_access_problem(error):
+    """Returns an error that names the path that the user of the worker cannot read, if that is the cause of `error`."""
     while error:
         if isinstance(error, PermissionError) and isinstance(error.filename, (str, bytes)):
-            if sentence := closed(error.filename):
+            if sentence := access_problem(error.filename):
                 return PermissionError(sentence)
-        # What cannot be read is not there for Python, or a package without any module.
+        # To Python, a directory that cannot be read does not exist, or is a package without modules.
         elif isinstance(error, ImportError) and error.name:
             for path in places_of(error.name):
-                if sentence := closed(path):
+                if sentence := access_problem(path):
                     return ImportError(f"{sentence}; {error}", name=error.name)
         elif isinstance(error, AttributeError) and is_directory(getattr(error, "obj", None)):
             for path in error.obj.__path__:
-                if sentence := closed(path):
+                if sentence := access_problem(path):
                     return ImportError(f"{sentence}; {error}")
         error = error.__cause__
     return None
 
 
 def is_directory(module):
-    """Whether it is a module that is nothing but a directory, or several."""
+    """Whether it is a namespace package: a module that consists of directories only."""
     return isinstance(module, types.ModuleType) and not getattr(module, "__file__", None) and hasattr(module, "__path__")
 
 
 def places_of(name):
-    """Where a module of this name and the packages around it would be looked for."""
+    """Yields the paths where a module of this name and its parent packages are searched."""
     parts = name.split(".")
-    # Python leaves out those of an environment if it cannot see them.
+    # Python leaves out the directories of a virtual environment that it cannot read.
     directories = sys.path + site.getsitepackages()
     for count, part in enumerate(parts, 1):
         for directory in directories:
@@ -204,14 +204,14 @@ def places_of(name):
 
 
 def find_refusal(error, imported):
-    """The error that says what to do, if `error` comes of an extension module that refuses this interpreter."""
+    """Returns an error with the remedy, if `error` comes from an extension module that refuses this interpreter."""
     if is_main:
         return None
     seen = set()
     while error and id(error) not in seen:
         seen.add(id(error))
         text = str(error) if isinstance(error, ImportError) else ""
-        # What CPython says where the interpreter has a GIL of its own.
+        # The message of CPython in an interpreter with a GIL of its own.
         module, found, _ = text.removeprefix("module ").partition(" does not support loading in subinterpreters")
         if found:
             return ImportError(
@@ -251,7 +251,7 @@ def find_callable(module, place, callable_, directive):
 
 
 def script_package(path):
-    """The directory that a script is imported from, and its name there, in parts."""
+    """Returns the directory that a script is imported from, and the parts of its module name there."""
     root, file = os.path.split(path)
     names = [os.path.splitext(file)[0]]
     while os.path.isfile(os.path.join(root, "__init__.py")) and os.path.dirname(root) != root:
@@ -261,41 +261,41 @@ def script_package(path):
 
 
 def script_module(path):
-    """The name under which a script is imported: in the package it is a part of, or else made from its path."""
+    """Returns the module name of a script: the one in its package, or else one made from its path."""
     directory, file = os.path.split(path)
     stem, extension = os.path.splitext(file)
     root, names = script_package(path)
-    # As `python script.py` does, and for a package the directory that it is imported from.
+    # As `python script.py` does; for a package, the directory that contains it.
     if root not in sys.path:
         sys.path.insert(0, root)
     if len(names) > 1 and extension == ".py" and all(name.isidentifier() for name in names):
         package = import_module(".".join(names[:-1]))
         if os.path.realpath(directory) in map(os.path.realpath, getattr(package, "__path__", ())):
             return ".".join(names)
-        # Otherwise another package of the same name comes first on the path.
-    # With a dot it would be a part of a package.
+        # Another package of the same name comes first on the path.
+    # A dot in the name would make it part of a package.
     return f"_wsgi_{stem.replace('.', '_')}_{zlib.crc32(os.fsencode(path)):08x}"
 
 
 def import_script(path):
-    """Imports a script under the name of `script_module`."""
+    """Imports a script under the name that `script_module` returns."""
     name = script_module(path)
     scripts[name] = path
     return import_module(name)
 
 
 def import_module(name):
-    """As importlib's, without a frame of its own in tracebacks."""
+    """Imports a module without frames of importlib in tracebacks."""
     __import__(name)
     return sys.modules[name]
 
 
 def forget(names):
-    """Removes modules that a failed import left behind.
+    """Removes the modules that a failed import has left behind.
 
-    Not those of the standard library, nor packages with extension modules: those cannot be initialised twice.
+    Modules of the standard library stay, and packages with extension modules, which cannot be initialised twice.
     """
-    # A module may have been looked for more than once.
+    # A module may have been searched more than once.
     loaded = [name for name in dict.fromkeys(names) if name in sys.modules]
     fixed = set(sys.stdlib_module_names)
     for name in loaded:

@@ -1,7 +1,8 @@
-//! Applications: where their code is, and how it is loaded.
+//! Applications: where their code is, how it is loaded, and the files that it is reloaded for.
 
 pub mod application;
 pub mod file_watcher;
 pub mod limits;
+pub mod loader;
 pub mod source_files;
 pub mod specification;

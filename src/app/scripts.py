@@ -1,8 +1,8 @@
-"""Scripts as modules, in this interpreter and in the processes that multiprocessing starts from it.
+"""Imports scripts as modules, in this interpreter and in the processes that multiprocessing starts from it.
 
-Runs once in each interpreter, and again in each of those processes, which are to find the functions of scripts that they
-are sent. In the globals are this text, `source`, and `scripts`, the paths of the scripts by the names of their modules;
-`is_child` in such a process.
+Runs once in each interpreter, and again in each of those processes, so that they find the functions of scripts that are
+sent to them. Globals: `source`, the source of this file; `scripts`, the paths of the scripts by their module names;
+`is_child`, whether this is such a process.
 """
 
 import importlib.machinery
@@ -11,16 +11,16 @@ import sys
 
 
 class ScriptLoader(importlib.machinery.SourceFileLoader):
-    """Loads a script from its text: byte code of the same second and size would be that of an older text."""
+    """Loads a script from source: byte code of the same second and size may belong to an older version."""
 
     def get_code(self, fullname):
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
 class ChildLoader(ScriptLoader):
-    """Loads a script in a child process; when that fails, whatever is called of it says so.
+    """Loads a script in a child process. If that fails, its functions raise the error when they are called.
 
-    If it raised, the process would end without an answer, and a pool would start another one for ever.
+    An exception here would end the process without a result, and a pool would start new ones for ever.
     """
 
     def exec_module(self, module):
@@ -49,7 +49,7 @@ class ChildLoader(ScriptLoader):
 
 
 class ScriptFinder:
-    """Finds the scripts."""
+    """Finds scripts by their module names."""
 
     def find_spec(self, name, path=None, target=None):
         if name not in scripts:
@@ -59,9 +59,9 @@ class ScriptFinder:
 
 
 class MainName(str):
-    """The name of __main__, which multiprocessing sends to each process before anything else.
+    """The name of __main__, which multiprocessing sends to each process first.
 
-    To unpickle it is to run this text.
+    Unpickling it runs the source of this file.
     """
 
     def __reduce__(self):

@@ -1,7 +1,7 @@
-"""DJANGO_SETTINGS_MODULE, which is one variable for all applications of the process: which settings each of them asks for.
+"""Finds out which DJANGO_SETTINGS_MODULE each application wants, though all share one environment variable.
 
-Django's wsgi.py sets the variable only if it is not set. So the thread that loads an application sees it as it was before
-any application, and what is set then is what this one asks for.
+Django's wsgi.py sets the variable only if it is unset. So the thread that loads an application sees the value from before
+any application was loaded, and the value that is set then is the one that this application wants.
 
 Runs before conflicts.py, with the same globals.
 """
@@ -14,9 +14,9 @@ first_settings = os.environ.get(SETTINGS)
 
 
 class HiddenSettings:
-    """While it is entered, the variable of this thread is another than that of the process.
+    """A context in which this thread has a value of its own for the variable.
 
-    The threads that serve what is loaded, and the programs that they start, go on with that of the process.
+    Threads that serve loaded applications, and the programs that they start, keep the value of the process.
     """
 
     def __enter__(self):
@@ -51,7 +51,7 @@ class HiddenSettings:
             def __iter__(self):
                 return (key for key in super().__iter__() if not is_hidden(key) or asked is not None)
 
-        # Others may have the object already, so it is changed and not replaced.
+        # Other modules may hold the object already, so it is changed and not replaced.
         os.environ.__class__ = Environ
 
     def __exit__(self, *_):
@@ -59,7 +59,7 @@ class HiddenSettings:
 
 
 class FirstSettings:
-    """No application has set the variable yet: it is that of the process, and comes back if there is an error."""
+    """A context to load in while no application has set the variable. Restores its value on an error."""
 
     def __enter__(self):
         pass
@@ -73,5 +73,5 @@ class FirstSettings:
 
 
 def own_settings():
-    """What to enter while an application is loaded."""
+    """Returns the context to load an application in."""
     return FirstSettings() if os.environ.get(SETTINGS) == first_settings else HiddenSettings()

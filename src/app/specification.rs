@@ -1,9 +1,9 @@
-//! Which code an application is: the arguments of `wsgi_pass` and `wsgi_middleware`.
+//! The code of an application: the arguments of `wsgi_pass` and `wsgi_middleware`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// A script or a module.
+/// The script or module of an application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// An absolute path.
@@ -12,31 +12,32 @@ pub enum Target {
     Module(String),
 }
 
-/// A name in a module, perhaps dotted, perhaps to be called once for the application.
+/// The name of a callable in a module, possibly dotted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Callable {
     pub name: String,
+    /// Whether it is called once, to create the application.
     pub is_factory: bool,
 }
 
-/// Which interpreter of a worker an application lives in.
+/// The interpreter of a worker that an application runs in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
-    /// Python's main interpreter, shared with all others there.
+    /// Python's main interpreter, shared with all other applications there.
     #[default]
     Main,
-    /// The one of this name, shared with all that name it.
+    /// The interpreter of this name, shared with all applications that name it.
     Named(String),
-    /// One of its own.
+    /// An interpreter of its own.
     Alone,
 }
 
-/// What makes one application different from another.
+/// The identity of an application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Specification {
     pub target: Target,
     pub callable: Callable,
-    /// Module and callable of each middleware, the outermost first.
+    /// Module and callable of each middleware, outermost first.
     pub middleware: Vec<(String, Callable)>,
     pub placement: Placement,
 }
@@ -47,7 +48,7 @@ impl Placement {
 }
 
 impl Specification {
-    /// The name of its interpreter.
+    /// Returns the name of its interpreter.
     pub fn interpreter(&self) -> String {
         match &self.placement {
             Placement::Main => Placement::MAIN.to_owned(),
@@ -56,7 +57,7 @@ impl Specification {
         }
     }
 
-    /// Whether the two live in one interpreter.
+    /// Whether both run in the same interpreter.
     pub fn shares_interpreter(&self, other: &Self) -> bool {
         match &self.placement {
             Placement::Main | Placement::Named(_) => self.placement == other.placement,
@@ -66,16 +67,16 @@ impl Specification {
 }
 
 impl Target {
-    /// Parses the first argument of `wsgi_pass`; `full_path` makes a path absolute. What follows a colon is the callable.
+    /// Parses the first argument of `wsgi_pass`; `full_path` makes a path absolute. A colon separates the callable.
     ///
     /// # Errors
-    /// One sentence, for what is neither a path nor a module's name.
+    /// One sentence, if `text` is neither a path nor the name of a module.
     pub fn parse(text: &str, full_path: impl FnOnce(&str) -> Option<PathBuf>) -> Result<(Self, Option<&str>), String> {
         let (target, callable) = match text.rsplit_once(':') {
             Some((target, callable)) if !callable.contains('/') => (target, Some(callable)),
             _ => (text, None),
         };
-        // `mysite.wsgi` is the name of Django's module, unless there is a script of that name.
+        // `mysite.wsgi` is the name of Django's module, unless a script of that name exists.
         let is_module = is_dotted_name(target) && !target.ends_with(".py");
         if is_path(target) {
             let path = full_path(target).ok_or_else(|| format!("invalid path \"{target}\""))?;
@@ -114,7 +115,7 @@ fn is_path(text: &str) -> bool {
     text.contains('/') || text.ends_with(".py") || text.ends_with(".wsgi")
 }
 
-/// Whether `text` is Python identifiers joined by dots.
+/// Whether `text` consists of Python identifiers joined by dots.
 pub fn is_dotted_name(text: &str) -> bool {
     text.split('.').all(|name| {
         let mut characters = name.chars();
@@ -124,7 +125,7 @@ pub fn is_dotted_name(text: &str) -> bool {
 }
 
 impl Target {
-    /// The script's path, if it is one.
+    /// Returns the path of a script, `None` for a module.
     pub fn script(&self) -> Option<&Path> {
         match self {
             Self::Script(path) => Some(path),

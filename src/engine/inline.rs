@@ -96,7 +96,7 @@ impl Inline {
             files.note();
             guarded(&transport, || Python::attach(|py| prepared.loader.reload(py, application)))?;
         }
-        let since = application.look_at_clock();
+        let since = application.call_start();
         let mut limited = LimitedCall::new(&call, clock);
         transport.start(&self.thread, &self.interpreter);
         let running = limiter.during(&mut limited, || {

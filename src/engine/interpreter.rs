@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use crate::app::application::Loader;
+use crate::app::loader::Loader;
 use crate::python::interpreter::{Environment, Fact, Interpreter, Preparation};
 use crate::python::runtime::{self, Settings};
 use crate::python::threads::{AttachedThread, Gil, InterpreterHandle};

@@ -1,4 +1,4 @@
-//! Files and directories that the user of this process may not use: which one it is, and what would change that.
+//! Explains which file or directory the user of this process may not access, and how to change that.
 
 use std::ffi::{CString, OsString};
 use std::fs::{self, Metadata};
@@ -11,57 +11,58 @@ use pyo3::prelude::*;
 
 use super::native_class::{Arguments, Method};
 
-/// As many symbolic links as the kernel follows.
-const MOST_LINKS: usize = 40;
+/// The kernel's limit of symbolic links in a path.
+const MAX_LINKS: usize = 40;
 
-/// One sentence on the first directory on the way to `path` that this user cannot enter, symbolic links followed.
-pub fn closed_way(path: &Path) -> Option<String> {
+/// Returns a sentence on the first directory of `path` that this user may not search, symbolic links followed.
+pub fn search_problem(path: &Path) -> Option<String> {
     match walk(path) {
-        Way::Closed(directory) => Some(sentence(&directory, "is closed to", "x")),
-        Way::Open(_) => None,
+        Walk::Denied(directory) => Some(sentence(&directory, "is closed to", "x")),
+        Walk::End(_) => None,
     }
 }
 
-/// As [`closed_way`], or on `path` itself if it is there and this user cannot read it.
-pub fn closed(path: &Path) -> Option<String> {
+/// Returns a sentence as [`search_problem`] does, or on `path` itself if it exists and this user may not read it.
+pub fn access_problem(path: &Path) -> Option<String> {
     match walk(path) {
-        Way::Closed(directory) => Some(sentence(&directory, "is closed to", "x")),
-        Way::Open(path) if is_denied(&path, libc::R_OK) => Some(sentence(&path, "cannot be read by", "r")),
-        Way::Open(_) => None,
+        Walk::Denied(directory) => Some(sentence(&directory, "is closed to", "x")),
+        Walk::End(path) if is_denied(&path, libc::R_OK) => Some(sentence(&path, "cannot be read by", "r")),
+        Walk::End(_) => None,
     }
 }
 
-/// `closed(path)` for the loader.
-pub static CLOSED: Method = Method::function(c"closed", |arguments: &Arguments<'_, '_, ()>| {
-    let [path] = arguments.bind("closed", ["path"], 1)?;
+/// `access_problem(path)` for the loader.
+pub static ACCESS_PROBLEM: Method = Method::function(c"access_problem", |arguments: &Arguments<'_, '_, ()>| {
+    let [path] = arguments.bind("access_problem", ["path"], 1)?;
     let path = path.and_then(|path| path.extract::<PathBuf>().ok());
-    let sentence = path.and_then(|path| closed(&path));
+    let sentence = path.and_then(|path| access_problem(&path));
     Ok(sentence.into_pyobject(arguments.py)?.into_any())
 });
 
-enum Way {
-    /// This directory cannot be entered.
-    Closed(PathBuf),
-    /// Where it leads, whether or not there is something.
-    Open(PathBuf),
+/// The result of following a path.
+enum Walk {
+    /// This directory may not be searched.
+    Denied(PathBuf),
+    /// The path with all symbolic links resolved; it need not exist.
+    End(PathBuf),
 }
 
-/// Goes to `path` step by step, as the kernel does.
-fn walk(path: &Path) -> Way {
-    let Ok(path) = std::path::absolute(path) else { return Way::Open(path.to_owned()) };
+/// Follows `path` component by component, as the kernel does.
+fn walk(path: &Path) -> Walk {
+    let Ok(path) = std::path::absolute(path) else { return Walk::End(path.to_owned()) };
     let (mut here, mut links) = (PathBuf::from("/"), 0);
-    let mut left: Vec<OsString> = steps(&path);
+    let mut left: Vec<OsString> = components(&path);
     loop {
         if here.is_dir() && is_denied(&here, libc::X_OK) {
-            return Way::Closed(here);
+            return Walk::Denied(here);
         }
-        let Some(step) = left.pop() else { return Way::Open(here) };
-        if step == ".." {
+        let Some(component) = left.pop() else { return Walk::End(here) };
+        if component == ".." {
             here.pop();
             continue;
         }
-        here.push(step);
-        if links < MOST_LINKS
+        here.push(component);
+        if links < MAX_LINKS
             && let Ok(target) = fs::read_link(&here)
         {
             links += 1;
@@ -69,15 +70,15 @@ fn walk(path: &Path) -> Way {
             if target.is_absolute() {
                 here = PathBuf::from("/");
             }
-            left.extend(steps(&target));
+            left.extend(components(&target));
         }
     }
 }
 
-/// The steps of a path, the first one last.
-fn steps(path: &Path) -> Vec<OsString> {
-    let steps = path.components().filter(|step| matches!(step, Component::Normal(_) | Component::ParentDir));
-    steps.map(|step| step.as_os_str().to_owned()).rev().collect()
+/// Returns the components of a path, in reverse order.
+fn components(path: &Path) -> Vec<OsString> {
+    let components = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
+    components.map(|component| component.as_os_str().to_owned()).rev().collect()
 }
 
 /// Whether the kernel refuses this kind of access.
@@ -100,10 +101,10 @@ fn sentence(path: &Path, is: &str, permission: &str) -> String {
     format!("{kind} \"{shown}\" {is} user {user} (mode {permissions:04o}, owner {owner}): {remedy}")
 }
 
-/// Which of the permissions of a file count for this user, as `chmod` calls them.
+/// Returns the permission class of this user for a file, as `chmod` names it.
 fn class(file: &Metadata) -> char {
-    // SAFETY: the first two always succeed; with a length of 0 only the number of groups is asked for, then the pointer
-    // is to that many elements.
+    // SAFETY: with a length of 0 `getgroups` only returns the number of groups; then the pointer is to that many
+    // elements. The other functions always succeed.
     let (user, groups) = unsafe {
         let count = libc::getgroups(0, std::ptr::null_mut()).max(0);
         let mut groups: Vec<libc::gid_t> = vec![0; count as usize];
@@ -119,13 +120,13 @@ fn class(file: &Metadata) -> char {
     }
 }
 
-/// The name of a user, or the number of one that has none.
+/// Returns the name of a user, or the number if there is no name.
 fn user_name(user: libc::uid_t) -> String {
     let mut entry = std::mem::MaybeUninit::<libc::passwd>::zeroed();
     let mut texts = vec![0_u8; 16 * 1024];
     let mut found = std::ptr::null_mut();
-    // SAFETY: the pointers are to an entry, to as many bytes as is said, and to a pointer. If one is found its name is a
-    // null-terminated text within these bytes.
+    // SAFETY: the pointers are to an entry, to a buffer of the given length, and to a pointer. The name of an entry that is
+    // found is a null-terminated text in that buffer.
     let name = unsafe {
         let texts = (texts.as_mut_ptr().cast(), texts.len());
         libc::getpwuid_r(user, entry.as_mut_ptr(), texts.0, texts.1, &mut found);
@@ -140,7 +141,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn a_way_leads_through_links_to_where_it_ends() {
+    fn a_path_is_followed_through_symbolic_links() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().canonicalize().unwrap();
         fs::create_dir_all(root.join("a/b")).unwrap();
@@ -149,20 +150,20 @@ mod tests {
         symlink(root.join("relative/../b"), root.join("absolute")).unwrap();
         symlink("loop", root.join("loop")).unwrap();
         let end = |path: &str| match walk(&root.join(path)) {
-            Way::Open(end) => end.strip_prefix(&root).unwrap().display().to_string(),
-            Way::Closed(directory) => panic!("{} is closed", directory.display()),
+            Walk::End(end) => end.strip_prefix(&root).unwrap().display().to_string(),
+            Walk::Denied(directory) => panic!("{} is closed", directory.display()),
         };
         for path in ["a/b/file", "relative/file", "absolute/file", "a/../a/./b/file"] {
             assert_eq!(end(path), "a/b/file", "{path}");
         }
         assert_eq!(end("absent/file"), "absent/file");
         assert_eq!(end("loop"), "loop");
-        assert_eq!(closed(&root.join("a/b/file")), None);
-        assert_eq!(closed(&root.join("absent")), None);
+        assert_eq!(access_problem(&root.join("a/b/file")), None);
+        assert_eq!(access_problem(&root.join("absent")), None);
     }
 
     #[test]
-    fn a_user_has_a_name_or_a_number() {
+    fn a_user_is_named_by_name_or_number() {
         assert_eq!(user_name(0), "root");
         assert_eq!(user_name(4_000_000_000), "4000000000");
     }

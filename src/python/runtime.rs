@@ -63,15 +63,15 @@ impl Settings {
     fn closed(&self) -> Option<String> {
         let ways =
             self.homes().into_iter().chain(self.executable.as_deref().and_then(Path::parent).map(Path::to_owned));
-        let closed = ways.into_iter().find_map(|path| access::closed_way(&path));
-        closed.or_else(|| self.homes().iter().find_map(|home| access::closed(&home.join("pyvenv.cfg"))))
+        let closed = ways.into_iter().find_map(|path| access::search_problem(&path));
+        closed.or_else(|| self.homes().iter().find_map(|home| access::access_problem(&home.join("pyvenv.cfg"))))
     }
 
     /// As that, on where Python may have its standard library from, once it has not found it.
     fn closed_library(&self) -> Option<String> {
         let bases = self.homes().into_iter().filter_map(|home| virtual_environment_value(&home, &["home"]).ok()?);
         let programs = self.program().or_else(|| Some(PathBuf::from(BUILD_EXECUTABLE)));
-        programs.into_iter().chain(bases.map(PathBuf::from)).find_map(|path| access::closed_way(&path))
+        programs.into_iter().chain(bases.map(PathBuf::from)).find_map(|path| access::search_problem(&path))
     }
 
     /// The virtual environment or the prefix, as it was named or as one that holds the executable.

@@ -433,7 +433,7 @@ fn a_syntax_error_then_mended(way: Way) {
     nginx.wait_log("SyntaxError");
     stays(&nginx, "a1 h1");
     let log = nginx.error_log();
-    let said = "site/app.py\" could not be loaded anew, what was loaded before serves on: SyntaxError";
+    let said = "site/app.py\" reload failed, keeping the previous version: SyntaxError";
     // It is tried again after a second, which may have passed.
     assert!(log.contains(said) && log.contains("def application(:"), "{log}");
     nginx.write("site/app.py", &app("a2"));

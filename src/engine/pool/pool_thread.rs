@@ -118,7 +118,7 @@ impl Thread<'_> {
                 return None;
             };
             let number = call.number;
-            let since = application.look_at_clock();
+            let since = application.call_start();
             let running = call.start(py, &prepared.environ_template, &callable);
             let finished = run(py, SuspendedCall { number, running, exchange, shared: shared.clone(), copy });
             prepared.loader.note_modules(py, application, since);
