@@ -114,7 +114,7 @@ impl InlineLimiter {
         if call.clock.has_timed_out() {
             // An exception that was raised and has not surfaced is not for the next call. In a later part of this call the
             // thread may raise it all the same, after a long wait for the GIL.
-            Python::attach(|py| self.event_loop.forgive(py));
+            Python::attach(|py| self.event_loop.cancel_exception(py));
         }
         Some(call)
     }

@@ -1,7 +1,7 @@
-"""What every interpreter of a worker has before an application is loaded.
+"""Prepares an interpreter of a worker before an application is loaded.
 
-Runs once an interpreter, with the native functions `_write`, `_flush` and `_record` and the values `facts` and `path`
-in its globals.
+Runs once per interpreter. Globals: the native functions `_write`, `_flush` and `_record`; `facts`, the attributes of the
+module `ngx_wsgi`; `path`, directories to put in front of sys.path.
 """
 
 import atexit
@@ -18,12 +18,12 @@ import types
 try:
     import faulthandler
 except ImportError:
-    # It cannot be loaded in an interpreter with a GIL of its own.
+    # An interpreter with a GIL of its own cannot import it.
     faulthandler = None
 
 
 class LogStream(io.TextIOBase):
-    """A text stream into nginx's error log: each line one record, never mixed between threads."""
+    """A text stream to nginx's error log. Each line is one record; lines of different threads are not mixed."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -50,11 +50,11 @@ class LogStream(io.TextIOBase):
         _flush()
 
     def close(self):
-        """The log stays open: another request may be writing to it."""
+        """Flushes. The log stays open, as other requests may write to it."""
         _flush()
 
     def reconfigure(self, **_):
-        """Accepted, as scripts do it to text streams, and without effect."""
+        """Has no effect. Scripts call it on text streams."""
 
     def readable(self):
         return False
@@ -75,7 +75,7 @@ class LogStream(io.TextIOBase):
 
 
 class LogBuffer(io.BufferedIOBase):
-    """The binary side of a log stream."""
+    """The binary buffer of a log stream."""
 
     mode = "wb"
 
@@ -104,7 +104,7 @@ class LogBuffer(io.BufferedIOBase):
 
 
 class FileWrapper:
-    """`wsgi.file_wrapper` of PEP 3333: a file-like object in blocks."""
+    """`wsgi.file_wrapper` of PEP 3333: iterates over a file-like object in blocks."""
 
     def __init__(self, filelike, blksize=65536):
         self.filelike = filelike
@@ -123,14 +123,14 @@ class FileWrapper:
 
 
 def regular_file(wrapper):
-    """Descriptor and position of the open file behind a FileWrapper, where sending it is the same as reading it.
+    """Returns descriptor and position of the open file behind a FileWrapper; None if it has to be read.
 
-    What counts is whose `read` the wrapper would call: those of Django's File and of tempfile are their files' own,
-    that of gzip.GzipFile is not.
+    This depends on the `read` method that the wrapper would call: Django's File and tempfile have that of the file,
+    gzip.GzipFile does not.
     """
     read = getattr(wrapper.filelike, "read", None)
     if type(wrapper.filelike).__module__ == "tempfile":
-        # It keeps its file open for as long as the method is there; others that wrap a method do more than that.
+        # Its wrapper only keeps the file open. Other wrappers of methods do more than that.
         read = getattr(read, "__wrapped__", read)
     source = getattr(read, "__self__", None)
     raw = source
@@ -147,12 +147,12 @@ class RequestTimeout(BaseException):
 
 
 def format_stack(frame):
-    """What runs in a frame of a thread, the outermost call first, as the lines of a traceback."""
+    """Returns the stack of a frame as the lines of a traceback, outermost call first."""
     return "".join(traceback.format_stack(frame))
 
 
 class Shutdown:
-    """The callbacks of `ngx_wsgi.on_shutdown`, and the end of an interpreter."""
+    """The callbacks of `ngx_wsgi.on_shutdown`, and the shutdown of an interpreter."""
 
     def __init__(self):
         self._functions = []
@@ -165,7 +165,7 @@ class Shutdown:
         return function
 
     def run(self, seconds):
-        """As the end of a Python process: callbacks, threads joined, atexit; the threads get half of the time."""
+        """Shuts down as a Python process does: runs callbacks, joins threads for half of the time, runs atexit handlers."""
         deadline = time.monotonic() + seconds / 2
         while self._functions:
             function = self._functions.pop()
@@ -173,7 +173,7 @@ class Shutdown:
                 function()
             except BaseException:
                 traceback.print_exc()
-        # Waiting for threads takes as long as it takes, so it is done on a thread that nobody has to wait for.
+        # Joining threads may take forever, so it is done on a daemon thread.
         joiner = threading.Thread(target=end_threads, name="ngx_wsgi shutdown", daemon=True)
         joiner.start()
         joiner.join(max(0.0, deadline - time.monotonic()))
@@ -181,28 +181,28 @@ class Shutdown:
 
 
 def end_threads():
-    """What threading._shutdown() does, which only the main thread may call, without an end to its wait.
+    """Does the work of threading._shutdown(), which only the main thread may call, and which has no timeout.
 
-    First the executors of concurrent.futures finish their jobs, then every thread that is no daemon is joined. Threads
-    that `threading` did not start, as those of the server, are left alone.
+    Lets the executors of concurrent.futures finish their jobs, then joins all non-daemon threads. Ignores threads that
+    `threading` did not start, such as those of the server.
     """
     for function in reversed(getattr(threading, "_threading_atexits", [])):
         try:
             function()
         except BaseException:
             traceback.print_exc()
-    left_alone = (threading.main_thread(), threading.current_thread())
+    ignored = (threading.main_thread(), threading.current_thread())
     while threads := [
         thread
         for thread in threading.enumerate()
-        if not (thread.daemon or thread in left_alone or isinstance(thread, threading._DummyThread))
+        if not (thread.daemon or thread in ignored or isinstance(thread, threading._DummyThread))
     ]:
         for thread in threads:
             thread.join()
 
 
 def signal_name(number):
-    """As `signal.Signals` names it, which has no names for most of the real-time signals."""
+    """Returns the name of a signal. `signal.Signals` has no names for most real-time signals."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -210,7 +210,7 @@ def signal_name(number):
 
 
 def guard_signals():
-    """Keeps the application's signal handlers away from nginx, whose own they would replace."""
+    """Keeps applications from replacing nginx's signal handlers."""
     install = signal.signal
     worker = os.getpid()
 
@@ -238,9 +238,9 @@ def guard_signals():
 
 
 def adopt_thread(name):
-    """Makes this thread of the server one that `threading` knows.
+    """Registers this thread of the server in `threading`.
 
-    Threads that an application starts from it are no daemons then, as anywhere else.
+    It is no daemon, so the threads that an application starts from it are none by default, as in any program.
     """
     thread = threading.current_thread()
     thread.name = name
@@ -248,19 +248,19 @@ def adopt_thread(name):
 
 
 def leave_thread():
-    """This thread of the server ends: `threading` would keep it among those that run."""
+    """Removes this thread of the server from `threading`, before it ends."""
     with threading._active_limbo_lock:
         threading._active.pop(threading.get_ident(), None)
 
 
 def check_executable():
-    """multiprocessing would wait for ever for a process that cannot be started; without a path it fails at once."""
+    """Unsets a sys.executable that cannot be run: multiprocessing then fails at once instead of waiting forever."""
     if not (sys.executable and os.access(sys.executable, os.X_OK)):
         sys.executable = None
 
 
 def add_paths(directories):
-    """Puts `directories` and what their .pth files name in front of sys.path, once and in order."""
+    """Puts `directories`, and the entries of their .pth files, in front of sys.path, once and in order."""
     before = list(sys.path)
     for directory in directories:
         if directory not in sys.path:
@@ -271,11 +271,11 @@ def add_paths(directories):
 
 
 def log_handler():
-    """The class `ngx_wsgi.LogHandler`: made when it is asked for, as few applications want all of `logging` imported."""
+    """Creates the class `ngx_wsgi.LogHandler` on first use, so that `logging` is only imported if it is needed."""
     import logging
 
     class LogHandler(logging.Handler):
-        """Writes each record to nginx's error log, at the level there that is nearest below its own."""
+        """Writes each record to nginx's error log, at the nearest level not above its own."""
 
         __module__ = "ngx_wsgi"
         __qualname__ = "LogHandler"
@@ -292,12 +292,12 @@ def log_handler():
 
 
 def public_module():
-    """The module `ngx_wsgi` that applications import."""
+    """Creates the module `ngx_wsgi` that applications import."""
 
     def __getattr__(name):
         if name != "LogHandler":
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
-        # Two threads may ask at the same time.
+        # Two threads may do so at the same time.
         return module.__dict__.setdefault(name, log_handler())
 
     module = types.ModuleType("ngx_wsgi", "The nginx worker that this code runs in.")
@@ -312,7 +312,7 @@ def public_module():
 shutdown = Shutdown()
 sys.stdin = open(os.devnull)
 sys.stdout = sys.__stdout__ = LogStream("<stdout>")
-# For programs and C code: descriptor 2 is nginx's error log as well, but for descriptor 1 that is not so.
+# Descriptor 2 is nginx's error log, too, for programs and C code. Descriptor 1 is not.
 sys.stderr = sys.__stderr__ = LogStream("<stderr>", 2)
 errors = LogStream("<wsgi.errors>")
 guard_signals()

@@ -1,5 +1,5 @@
-//! Child processes of the application: programs that it starts, which must not inherit everything, and the end of forked
-//! children that come out of it.
+//! Child processes of applications: programs that they start, which must not inherit all descriptors, and the end of forked
+//! children that return from application code.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -12,9 +12,10 @@ use super::{after_fork, log, traceback};
 
 static BEFORE_EXEC: OnceLock<fn()> = OnceLock::new();
 
-/// Names what runs before the application starts another program, in the thread that does. The first call counts.
+/// Sets the function that runs before an application starts another program, in the same thread. Only the first call has an
+/// effect.
 ///
-/// To be called before Python is initialised.
+/// Call it before Python is initialised.
 pub fn set_before_exec(hook: fn()) {
     if BEFORE_EXEC.set(hook).is_ok() {
         // SAFETY: allowed before initialisation; the function is static and needs no data.
@@ -22,43 +23,42 @@ pub fn set_before_exec(hook: fn()) {
     }
 }
 
-/// The audit events (PEP 578) of functions that start a program. `subprocess` closes descriptors itself, but can be told
-/// not to.
-const STARTS_A_PROGRAM: [&CStr; 5] = [c"os.system", c"os.posix_spawn", c"os.exec", c"os.spawn", c"subprocess.Popen"];
+/// The audit events (PEP 578) of functions that start a program. `subprocess` closes descriptors itself by default, but has
+/// an option not to.
+const EXEC_EVENTS: [&CStr; 5] = [c"os.system", c"os.posix_spawn", c"os.exec", c"os.spawn", c"subprocess.Popen"];
 
-/// Those of functions that fork, in the main interpreter: in others there are none of these functions.
-const FORKS: [&CStr; 2] = [c"os.fork", c"os.forkpty"];
+/// The audit events of functions that fork, in the main interpreter: in sub-interpreters these functions are replaced.
+const FORK_EVENTS: [&CStr; 2] = [c"os.fork", c"os.forkpty"];
 
 unsafe extern "C" fn audit(event: *const c_char, _arguments: *mut ffi::PyObject, _data: *mut c_void) -> c_int {
     // SAFETY: CPython passes the null-terminated name of the event.
     let event = unsafe { CStr::from_ptr(event) };
-    if STARTS_A_PROGRAM.contains(&event)
+    if EXEC_EVENTS.contains(&event)
         && let Some(hook) = BEFORE_EXEC.get()
     {
         hook();
     }
-    if FORKS.contains(&event) && has_sub_interpreters() {
+    if FORK_EVENTS.contains(&event) && has_sub_interpreters() {
         let message =
             c"a worker that has sub-interpreters cannot fork: use subprocess, or multiprocessing with the start \
             method spawn, or give this application an nginx of its own";
-        // SAFETY: the thread that raises the event is attached. The event fails with this error, and what it is about
-        // does not happen.
+        // SAFETY: the thread that raises the event is attached. The function that raises it fails with this error.
         unsafe { ffi::PyErr_SetString(ffi::PyExc_RuntimeError, message.as_ptr()) };
         return -1;
     }
     0
 }
 
-/// Whether there are other interpreters than the main one, which a forked child would have to remove: Python 3.11 waits
-/// there for ever for its own lock, Python 3.13 aborts.
+/// Whether there are interpreters beside the main one. A forked child would have to remove them, where Python 3.11 deadlocks
+/// and Python 3.13 aborts.
 fn has_sub_interpreters() -> bool {
-    // SAFETY: the list has at least the main interpreter, and the calling thread is attached; a newer one is its head.
+    // SAFETY: the list contains at least the main interpreter, and the calling thread is attached; the newest one is first.
     unsafe { !ffi::PyInterpreterState_Next(ffi::PyInterpreterState_Head()).is_null() }
 }
 
-/// Ends this process if it is a forked child, as a Python program ends that returned or raised `error`.
+/// Ends this process if it is a forked child, as a Python program ends that has returned or raised `error`.
 ///
-/// To be called wherever code of an application returns, before any lock is taken: a child that went on would be a second
+/// Call it wherever code of an application returns, before any lock is taken: a child that continued would be a second
 /// worker, and take the events of the first.
 pub fn end_child(py: Python<'_>, error: Option<&PyErr>) {
     if !after_fork::is_child() {
@@ -66,7 +66,7 @@ pub fn end_child(py: Python<'_>, error: Option<&PyErr>) {
     }
     let status = error.map_or(0, |error| exit_status(py, error));
     log::flush();
-    // SAFETY: ends this process, which is no worker, without the destructors of the worker it is a copy of.
+    // SAFETY: ends this process, which is no worker, without the destructors of the worker that it is a copy of.
     unsafe { libc::_exit(status) }
 }
 

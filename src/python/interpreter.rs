@@ -1,4 +1,4 @@
-//! What every interpreter of a worker has before an application is loaded: the bootstrap, and through it the end.
+//! The preparation of an interpreter before an application is loaded, and its shutdown, both by the bootstrap.
 
 use std::ffi::{CStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -12,27 +12,27 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 
 use super::{fork, log, native_class, traceback};
 
-/// A fact for the module `ngx_wsgi`: its attribute name and value.
+/// An attribute of the module `ngx_wsgi`: name and value.
 pub enum Fact {
     Text(&'static str, String),
     Number(&'static str, i64),
     Truth(&'static str, bool),
 }
 
-/// Variables of an environment: names and values.
+/// The variables of an environment: names and values.
 pub type Environment = Vec<(OsString, OsString)>;
 
-/// What one interpreter is prepared with.
+/// The parameters that an interpreter is prepared with.
 pub struct Preparation<'a> {
-    /// To put in front of `sys.path`.
+    /// Directories to put in front of `sys.path`.
     pub path: &'a [PathBuf],
-    /// For the module `ngx_wsgi`.
+    /// Attributes of the module `ngx_wsgi`.
     pub facts: &'a [Fact],
-    /// The `os.environ` of a sub-interpreter; `None` in the main one, whose is that of the process.
+    /// The `os.environ` of a sub-interpreter; `None` for the main interpreter, which uses that of the process.
     pub environment: Option<&'a Environment>,
 }
 
-/// An interpreter that is prepared. Its objects are to be released in it, attached.
+/// A prepared interpreter. Released attached to it.
 pub struct Interpreter {
     bootstrap: Py<PyDict>,
 }
@@ -65,12 +65,12 @@ impl Interpreter {
         Ok(Self { bootstrap: globals.unbind() })
     }
 
-    /// A name of the bootstrap, as `errors` or `FileWrapper`.
+    /// Returns a global of the bootstrap, such as `errors` or `FileWrapper`.
     pub fn bootstrap<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
         self.bootstrap.bind(py).as_any().get_item(name)
     }
 
-    /// Makes the calling thread one that the module `threading` knows, named `name`.
+    /// Registers the calling thread in the module `threading`, named `name`.
     ///
     /// # Errors
     /// When Python is out of memory.
@@ -78,7 +78,7 @@ impl Interpreter {
         self.bootstrap(py, "adopt_thread")?.call1((name,)).map(drop)
     }
 
-    /// The calling thread, which was adopted, uses Python no more.
+    /// Removes the calling thread from the module `threading`. It uses Python no more.
     ///
     /// # Errors
     /// As [`Interpreter::adopt_thread`].
@@ -86,9 +86,10 @@ impl Interpreter {
         self.bootstrap(py, "leave_thread")?.call0().map(drop)
     }
 
-    /// Runs `on_shutdown` callbacks, joins threads and runs `atexit` handlers; at most about `limit` if they allow it.
+    /// Runs `on_shutdown` callbacks, joins threads and runs `atexit` handlers. Threads are joined for half of `limit` at
+    /// most; the other functions are not interrupted.
     ///
-    /// To be called once, on the thread that prepared it.
+    /// Call it once, on the thread that prepared the interpreter.
     pub fn shut_down(&self, py: Python<'_>, limit: Duration) {
         let result =
             self.bootstrap(py, "shutdown").and_then(|shutdown| shutdown.call_method1("run", (limit.as_secs_f64(),)));
@@ -100,7 +101,7 @@ impl Interpreter {
     }
 }
 
-/// Takes a sub-interpreter out of what it would share with others in the process.
+/// Isolates a sub-interpreter from state that it would share with others in the process.
 fn isolate(py: Python<'_>, environment: &Environment) -> PyResult<()> {
     let variables = PyDict::new(py);
     for (name, value) in environment {
@@ -112,7 +113,7 @@ fn isolate(py: Python<'_>, environment: &Environment) -> PyResult<()> {
     run_code(py, c_str!(include_str!("isolation.py")), c"ngx_wsgi/isolation.py", &globals)
 }
 
-/// Runs Python code that is part of this module, with `globals` as its namespace.
+/// Runs Python code of this module, with `globals` as its namespace.
 pub fn run_code(py: Python<'_>, code: &CStr, file: &CStr, globals: &Bound<'_, PyDict>) -> PyResult<()> {
     // SAFETY: null-terminated texts; both results are checked for null.
     unsafe {

@@ -1,6 +1,6 @@
-"""Takes a sub-interpreter out of what it would share with the others of its process.
+"""Isolates a sub-interpreter from state that it would share with others in its process.
 
-Runs once in each, before anything else, with its environment `variables`, bytes to bytes, in the globals.
+Runs once in each sub-interpreter, first. Globals: `variables`, its environment, bytes to bytes.
 """
 
 import os
@@ -11,7 +11,7 @@ import _posixsubprocess
 
 
 class Environment(os._Environ):
-    """os.environ of this interpreter: here and for the programs started from here, not for the process."""
+    """os.environ of this interpreter and of the programs that it starts, apart from that of the process."""
 
     def __delitem__(self, key):
         try:
@@ -21,7 +21,7 @@ class Environment(os._Environ):
 
 
 def putenv(name, value):
-    """As os.putenv, for this interpreter; os.environ calls it."""
+    """As os.putenv, for this interpreter. Called by os.environ."""
     name, value = os.fsencode(name), os.fsencode(value)
     if not name or b"=" in name:
         raise ValueError("illegal environment variable name")
@@ -36,7 +36,7 @@ def unsetenv(name):
 
 
 def isolate_environment():
-    # Somebody may have these objects already, so they are changed and not replaced.
+    # Other modules may hold these objects already, so they are changed and not replaced.
     for environ in os.environ, os.environb:
         environ.__class__ = Environment
         environ._data = variables
@@ -45,7 +45,7 @@ def isolate_environment():
 
 
 def isolate_programs():
-    """Gives programs os.environ where they would get the environment of the process."""
+    """Passes os.environ to programs that would get the environment of the process."""
     fork_exec, execve = _posixsubprocess.fork_exec, os.execve
 
     def fork_exec_here(*arguments):
@@ -81,7 +81,7 @@ def isolate_programs():
 
 
 def refuse_fork():
-    """The child of a fork is ended by Python, as it has no main interpreter; so there is none."""
+    """Refuses forks: Python would end the child, as it has no main interpreter."""
 
     def refuse():
         raise RuntimeError(
@@ -93,10 +93,10 @@ def refuse_fork():
 
 
 def become_main_thread():
-    """Makes this thread the one that `threading` calls the main thread.
+    """Makes this thread the main thread of `threading`.
 
-    From Python 3.13 on it would be that of the process. Before, it is this one, but of a thread state that has gone if a
-    .pth file imported `threading`.
+    From Python 3.13 on that would be the main thread of the process. Before, it is this thread, but with a thread state that
+    no longer exists if a .pth file has imported `threading`.
     """
     main = threading.main_thread()
     with threading._active_limbo_lock:

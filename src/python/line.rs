@@ -1,37 +1,37 @@
-//! The line that a thread is writing: text and bytes up to the next newline, never cut within a character.
+//! The incomplete line of a thread: text and bytes up to the next newline, never split within a character.
 
-/// A line without an end is logged in pieces of this many bytes, so that it does not grow without bound.
-const LONGEST: usize = 64 * 1024;
+/// The maximum length of a line in bytes; a longer one is logged in pieces.
+const MAX_LENGTH: usize = 64 * 1024;
 
-/// What has been written since the last newline.
+/// The bytes written since the last newline.
 #[derive(Debug, Default)]
 pub struct Line(Vec<u8>);
 
 impl Line {
-    /// An empty line.
+    /// Creates an empty line.
     pub const fn new() -> Self {
         Self(Vec::new())
     }
 
-    /// Adds what was written. Returns what can be logged: all lines that are whole, or a piece of one that grows too long.
+    /// Adds bytes. Returns the text that can be logged: all complete lines, or a piece of a line that is too long.
     pub fn add(&mut self, bytes: &[u8]) -> Option<String> {
         let start = self.0.len();
         self.0.extend_from_slice(bytes);
         let end = match bytes.iter().rposition(|byte| *byte == b'\n') {
             Some(newline) => start + newline + 1,
-            None if self.0.len() > LONGEST => self.end_of_characters(),
+            None if self.0.len() > MAX_LENGTH => self.end_of_characters(),
             None => return None,
         };
         Some(self.take(end))
     }
 
-    /// Takes all characters that are complete; the beginning of another stays.
+    /// Takes all complete characters; the beginning of another one stays.
     pub fn take_characters(&mut self) -> Option<String> {
         let end = self.end_of_characters();
         (end > 0).then(|| self.take(end))
     }
 
-    /// Takes all there is.
+    /// Takes all bytes.
     pub fn take_all(&mut self) -> Option<String> {
         (!self.0.is_empty()).then(|| self.take(self.0.len()))
     }
@@ -41,11 +41,11 @@ impl Line {
         decode(&std::mem::replace(&mut self.0, rest))
     }
 
-    /// Where the beginning of a character starts whose end has not come; the length where there is none.
+    /// Returns the index of an incomplete character at the end, or the length if there is none.
     fn end_of_characters(&self) -> usize {
-        const LONGEST_CHARACTER: usize = 4;
+        const MAX_CHARACTER: usize = 4;
         let length = self.0.len();
-        let unfinished = (1..LONGEST_CHARACTER.min(length + 1)).find(|count| {
+        let unfinished = (1..MAX_CHARACTER.min(length + 1)).find(|count| {
             let end = str::from_utf8(&self.0[length - count..]);
             end.is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
         });
@@ -53,7 +53,7 @@ impl Line {
     }
 }
 
-/// Text of bytes, as Python decodes with `backslashreplace`.
+/// Decodes bytes as Python does with `backslashreplace`.
 fn decode(bytes: &[u8]) -> String {
     use std::fmt::Write;
     let mut text = String::with_capacity(bytes.len());
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_given_when_they_are_whole() {
+    fn lines_are_returned_when_they_are_complete() {
         let mut line = Line::new();
         assert_eq!(line.add(b"a"), None);
         assert_eq!(line.add(b"b\nc\nd").as_deref(), Some("ab\nc\n"));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_character_are_escaped() {
+    fn invalid_bytes_are_escaped() {
         let mut line = Line::new();
         assert_eq!(line.add(b"a\xff\xe2\x82b\n").as_deref(), Some("a\\xff\\xe2\\x82b\n"));
         assert_eq!(line.add(b"c\xff"), None);
@@ -103,11 +103,11 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_an_end_is_cut_between_characters() {
+    fn a_line_without_an_end_is_split_between_characters() {
         let mut line = Line::new();
-        let text = format!("a{}", "ä".repeat(LONGEST / 2 + 1));
-        let (first, last) = text.as_bytes().split_at(LONGEST + 2);
-        assert_eq!(line.add(first), Some(text[..LONGEST + 1].to_owned()));
+        let text = format!("a{}", "ä".repeat(MAX_LENGTH / 2 + 1));
+        let (first, last) = text.as_bytes().split_at(MAX_LENGTH + 2);
+        assert_eq!(line.add(first), Some(text[..MAX_LENGTH + 1].to_owned()));
         assert_eq!(line.add(last), None);
         assert_eq!(line.take_all().as_deref(), Some("ä"));
     }

@@ -1,7 +1,7 @@
-//! Where the text that Python writes goes: `print`, stderr, `wsgi.errors`, tracebacks.
+//! The log of Python code: `print`, stderr, `wsgi.errors`, tracebacks.
 //!
-//! A thread has a current [`Sink`] (that of the request it serves) or uses the worker's. Text is gathered by thread
-//! until a line is whole, so lines of two requests never mix.
+//! A thread writes to its current [`Sink`], that of the request it serves, or else to the worker's. Each thread collects
+//! text until a line is complete, so lines of two requests never mix.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -13,21 +13,21 @@ use super::line::Line;
 use super::native_class::{Arguments, Method};
 use super::{after_fork, text};
 
-/// How much a record matters.
+/// The severity of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     Crit,
     Error,
     Warn,
-    /// What an administrator wants to find, as an application that was loaded.
+    /// Events that an administrator looks for, such as an application that was loaded.
     Notice,
-    /// What happens every day, as a client that leaves.
+    /// Routine events, such as a client disconnect.
     Info,
     Debug,
 }
 
 impl Level {
-    /// Of a level of Python's `logging`; of one in between, that of the nearest below.
+    /// Converts a level of Python's `logging`; one in between to the nearest below.
     fn of_python(number: f64) -> Self {
         match number {
             number if number >= 50.0 => Self::Crit,
@@ -39,12 +39,12 @@ impl Level {
     }
 }
 
-/// Takes whole lines of text into a log.
+/// Takes complete lines of text into a log.
 pub trait Sink: Send + Sync {
-    /// Logs `text`, one record a line.
+    /// Logs `text`, one record per line.
     fn write(&self, level: Level, text: &str);
 
-    /// Logs an error from another thread than the request's, without waiting for that one.
+    /// Logs an error from another thread than that of the request, without waiting for the event loop.
     fn write_at_once(&self, text: &str) {
         self.write(Level::Error, text);
     }
@@ -57,7 +57,7 @@ thread_local! {
     static LINE: ThreadLine = const { ThreadLine(RefCell::new(Line::new())) };
 }
 
-/// The unfinished line of a thread. What is left of it is logged when the thread ends.
+/// The incomplete line of a thread, logged when the thread ends.
 struct ThreadLine(RefCell<Line>);
 
 impl Drop for ThreadLine {
@@ -68,9 +68,9 @@ impl Drop for ThreadLine {
     }
 }
 
-/// Names the sink for text that belongs to no request. The first call counts.
+/// Sets the sink for text that belongs to no request. Only the first call has an effect.
 pub fn set_worker_sink(sink: Arc<dyn Sink>) {
-    // A worker starts Python once; in a second attempt the first sink serves as well.
+    // A worker starts Python once; a second attempt keeps the sink of the first.
     let _ = WORKER.set(sink);
 }
 
@@ -79,7 +79,7 @@ pub fn enter(sink: Arc<dyn Sink>) -> Entered {
     Entered { outer: CURRENT.replace(Some(sink)) }
 }
 
-/// See [`enter`].
+/// The guard of a current sink, see [`enter`].
 pub struct Entered {
     outer: Option<Arc<dyn Sink>>,
 }
@@ -91,7 +91,7 @@ impl Drop for Entered {
     }
 }
 
-/// Logs an error, see [`write_record`].
+/// Logs an error as [`write_record`] does.
 pub fn error(text: &str) {
     write_record(Level::Error, text);
 }
@@ -100,12 +100,12 @@ pub fn error(text: &str) {
 pub fn write_record(level: Level, text: &str) {
     let text = text.trim_end_matches('\n');
     if after_fork::is_child() {
-        // The event loop behind the sinks is not here. nginx's error log is stderr as well; there is nobody to tell that
-        // it cannot be written.
+        // The sinks need the event loop, which the child does not have. Its stderr is nginx's error log, too. An error is
+        // ignored, as it cannot be logged.
         let _ = writeln!(std::io::stderr(), "{text}");
         return;
     }
-    // There is no current one any more where a thread ends.
+    // A thread that ends has no current sink any more.
     let current = CURRENT.try_with(|current| current.borrow().clone()).ok().flatten();
     let sink = current.or_else(|| WORKER.get().cloned());
     if let Some(sink) = sink {
@@ -113,12 +113,12 @@ pub fn write_record(level: Level, text: &str) {
     }
 }
 
-/// Logs what there is of an unfinished line.
+/// Logs the incomplete line of this thread.
 pub fn flush() {
     log_from_line(Line::take_all);
 }
 
-/// Logs what `take` takes from this thread's line.
+/// Logs the text that `take` takes from this thread's line.
 fn log_from_line(take: impl FnOnce(&mut Line) -> Option<String>) {
     // Not while the line is borrowed: the sink may write itself.
     let taken = LINE.with(|line| take(&mut line.0.borrow_mut()));
@@ -127,7 +127,7 @@ fn log_from_line(take: impl FnOnce(&mut Line) -> Option<String>) {
     }
 }
 
-/// Adds to this thread's line and logs all lines that are whole.
+/// Adds to this thread's line, and logs all complete lines.
 fn write(bytes: &[u8]) {
     log_from_line(|line| line.add(bytes));
 }
@@ -149,14 +149,14 @@ pub static WRITE: Method = Method::function(c"_write", |arguments: &Arguments<'_
     Ok(py.None().into_bound(py))
 });
 
-/// `_flush()` for the streams of the bootstrap. The end of a character may come with the next write.
+/// `_flush()` for the streams of the bootstrap. An incomplete character stays, as the next write may complete it.
 pub static FLUSH: Method = Method::function(c"_flush", |arguments: &Arguments<'_, '_, ()>| {
     let py = arguments.py;
     py.detach(|| log_from_line(Line::take_characters));
     Ok(py.None().into_bound(py))
 });
 
-/// `_record(level, text)` for the log handler of the bootstrap: a record of `logging`, with its level there.
+/// `_record(level, text)` for the log handler of the bootstrap: a record of `logging`, with its level.
 pub static RECORD: Method = Method::function(c"_record", |arguments: &Arguments<'_, '_, ()>| {
     let [level, text] = arguments.bind("record", ["level", "text"], 2)?;
     let py = arguments.py;
@@ -184,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn levels_of_python_are_those_of_nginx() {
+    fn levels_of_python_become_those_of_nginx() {
         use Level::{Crit, Debug, Error, Info, Warn};
         let levels = [0.0, 5.0, 10.0, 19.0, 20.0, 25.0, 30.0, 39.5, 40.0, 49.0, 50.0, 60.0].map(Level::of_python);
         assert_eq!(levels, [Debug, Debug, Debug, Debug, Info, Info, Warn, Warn, Error, Error, Crit, Crit]);
     }
 
     #[test]
-    fn what_is_left_of_a_line_is_logged_when_the_request_ends() {
+    fn an_incomplete_line_is_logged_when_the_request_ends() {
         let lines = Arc::new(Lines::default());
         {
             let _entered = enter(lines.clone());

@@ -1,7 +1,7 @@
-//! Embedding CPython: the runtime of a worker, native classes, the way of text and tracebacks into a log.
+//! Embedded CPython: the runtime of a worker, interpreters and threads, native classes, logging and tracebacks.
 //!
-//! Knows CPython and nothing of nginx or WSGI. All `unsafe` towards the C API of Python is in this room; what leaves
-//! it is safe to call with an attached [`pyo3::Python`] token.
+//! Depends on CPython, not on nginx or WSGI. All `unsafe` code for Python's C API is in this room; its interface is safe to
+//! call with an attached [`pyo3::Python`] token.
 
 pub mod access;
 pub mod after_fork;

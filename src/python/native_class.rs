@@ -1,7 +1,7 @@
 //! Native Python classes and functions that are safe in any interpreter.
 //!
-//! `#[pyclass]` keeps one static type object for all interpreters of a process. These are heap types, made anew in each
-//! interpreter with `PyType_FromSpec`, whose instances hold one Rust value.
+//! `#[pyclass]` keeps one static type object for all interpreters of a process. These are heap types, created in each
+//! interpreter by `PyType_FromSpec`, whose instances hold one Rust value.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::marker::PhantomData;
@@ -16,17 +16,17 @@ use pyo3::types::{PyString, PyTuple, PyType};
 
 /// A Rust type whose values live inside Python objects.
 ///
-/// It holds no Python references, so the objects need no part in garbage collection.
+/// It holds no Python references, so the objects need no support for garbage collection.
 pub trait Class: Sized + Send + Sync + 'static {
     /// Qualified name, `module.Class`.
     const NAME: &'static CStr;
     /// Whether the instances are their own iterators, see [`Class::next`].
     const ITERATOR: bool = false;
 
-    /// The methods, ended by [`Method::END`].
+    /// Returns the methods, terminated by [`Method::END`].
     fn methods() -> &'static [Method];
 
-    /// `__next__`: the next item, `None` at the end.
+    /// Implements `__next__`: returns the next item, `None` at the end.
     fn next<'py>(&self, _py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         Ok(None)
     }
@@ -46,7 +46,7 @@ pub struct ClassObject<T> {
 }
 
 impl<T: Class> ClassObject<T> {
-    /// Makes the type in the current interpreter.
+    /// Creates the type in the current interpreter.
     pub fn new(py: Python<'_>) -> PyResult<Self> {
         let mut slots = vec![
             slot(ffi::Py_tp_dealloc, dealloc::<T> as *mut c_void),
@@ -68,15 +68,15 @@ impl<T: Class> ClassObject<T> {
         };
         const { assert!(offset_of!(Instance<T>, header) == 0) };
         // SAFETY: the spec and its slots live through the call; the name and the method table are static, as the type
-        // keeps pointers to them; basicsize is that of the layout which dealloc and the methods use.
+        // keeps pointers to them; basicsize is that of the layout that dealloc and the methods use.
         let type_object = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&mut spec))? };
         Ok(Self { type_object: type_object.cast_into::<PyType>()?.unbind(), value: PhantomData })
     }
 
-    /// A new instance that owns `value`.
+    /// Creates an instance that owns `value`.
     pub fn instance<'py>(&self, py: Python<'py>, value: T) -> PyResult<Instantiated<'py, T>> {
         let type_object = self.type_object.as_ptr().cast::<ffi::PyTypeObject>();
-        // SAFETY: the type was made by `new` for this T and this interpreter; the value is written before anybody else
+        // SAFETY: the type was created by `new` for this T and this interpreter; the value is written before other code
         // can see the object.
         unsafe {
             let object = ffi::PyType_GenericAlloc(type_object, 0);
@@ -94,36 +94,36 @@ pub struct Instantiated<'py, T> {
 }
 
 impl<'py, T: Class> Instantiated<'py, T> {
-    /// The object itself.
+    /// Returns the object.
     pub fn into_object(self) -> Bound<'py, PyAny> {
         self.object
     }
 
-    /// A built-in function object that calls `method` on this instance.
+    /// Creates a built-in function object that calls `method` on this instance.
     pub fn bound_method(&self, method: &'static BoundMethod<T>) -> PyResult<Bound<'py, PyAny>> {
         new_function(self.object.py(), &method.method, Some(&self.object))
     }
 }
 
-/// A method that is not in its class's table but handed out as a function bound to one instance.
+/// A method that is not in the table of its class, but passed on as a function bound to one instance.
 pub struct BoundMethod<T> {
     method: Method,
     class: PhantomData<fn() -> T>,
 }
 
 impl<T: Class> BoundMethod<T> {
-    /// See [`Method::of`].
+    /// Creates a method as [`Method::of`] does.
     pub const fn of<F: MethodBody<T>>(name: &'static CStr, body: F) -> Self {
         Self { method: Method::of(name, body), class: PhantomData }
     }
 
-    /// A function object of this method, from within another method of the same instance.
+    /// Creates a function object of this method, from within another method of the same instance.
     pub fn bind<'py>(&'static self, arguments: &Arguments<'_, 'py, T>) -> PyResult<Bound<'py, PyAny>> {
         new_function(arguments.py, &self.method, Some(&arguments.receiver.to_owned()))
     }
 }
 
-/// What a method runs: a plain `fn` item or a closure without captures.
+/// The code of a method: a `fn` item or a closure without captures.
 pub trait MethodBody<T>:
     for<'a, 'py> Fn(&'a T, &'a Arguments<'a, 'py, T>) -> PyResult<Bound<'py, PyAny>> + Copy + 'static
 {
@@ -134,7 +134,7 @@ impl<T, F> MethodBody<T> for F where
 {
 }
 
-/// What a free function runs.
+/// The code of a free function: a `fn` item or a closure without captures.
 pub trait FunctionBody:
     for<'a, 'py> Fn(&'a Arguments<'a, 'py, ()>) -> PyResult<Bound<'py, PyAny>> + Copy + 'static
 {
@@ -149,21 +149,21 @@ impl<F> FunctionBody for F where
 #[repr(transparent)]
 pub struct Method(ffi::PyMethodDef);
 
-// SAFETY: the entry is never changed; its pointers are to static text and code.
+// SAFETY: the entry is immutable; its pointers are to static text and code.
 unsafe impl Sync for Method {}
 
 impl Method {
     /// The end of a table.
     pub const END: Self = Self(ffi::PyMethodDef::zeroed());
 
-    /// A method `name` of class `T` that runs `body`.
+    /// Creates a method `name` of class `T` that runs `body`.
     pub const fn of<T: Class, F: MethodBody<T>>(name: &'static CStr, body: F) -> Self {
         const { assert!(size_of::<F>() == 0, "a method body captures nothing") };
         let _ = body;
         Self::entry(name, method_trampoline::<T, F>)
     }
 
-    /// A free function `name` that runs `body`.
+    /// Creates a free function `name` that runs `body`.
     pub const fn function<F: FunctionBody>(name: &'static CStr, body: F) -> Self {
         const { assert!(size_of::<F>() == 0, "a function body captures nothing") };
         let _ = body;
@@ -180,7 +180,7 @@ impl Method {
     }
 }
 
-/// A function object for an entry made with [`Method::function`].
+/// Creates a function object for an entry created by [`Method::function`].
 pub fn function<'py>(py: Python<'py>, method: &'static Method) -> PyResult<Bound<'py, PyAny>> {
     new_function(py, method, None)
 }
@@ -198,7 +198,7 @@ fn new_function<'py>(
 
 /// The arguments of one call, borrowed from the caller.
 pub struct Arguments<'a, 'py, T> {
-    /// The token of the thread that calls.
+    /// The token of the calling thread.
     pub py: Python<'py>,
     receiver: Borrowed<'a, 'py, PyAny>,
     values: &'a [*mut ffi::PyObject],
@@ -208,10 +208,10 @@ pub struct Arguments<'a, 'py, T> {
 }
 
 impl<'a, 'py, T> Arguments<'a, 'py, T> {
-    /// Sorts the arguments into the parameters `names`, of which the first `required` must be given.
+    /// Assigns the arguments to the parameters `names`, of which the first `required` are mandatory.
     ///
     /// # Errors
-    /// `TypeError`, worded as CPython does, for missing, surplus, repeated and unknown arguments.
+    /// `TypeError`, worded as by CPython, for missing, surplus, repeated and unknown arguments.
     pub fn bind<const N: usize>(
         &self,
         function: &str,
@@ -257,9 +257,9 @@ fn slot(slot: c_int, pfunc: *mut c_void) -> ffi::PyType_Slot {
     ffi::PyType_Slot { slot, pfunc }
 }
 
-/// Runs `body` attached, turns its error and a panic into a Python exception.
+/// Runs `body` attached, and turns its error or panic into a Python exception.
 fn guarded<R>(error_value: R, body: impl for<'py> FnOnce(Python<'py>) -> PyResult<R>) -> R {
-    // The caller holds the GIL already; attaching again tells pyo3 so, also on threads that the application started.
+    // The caller holds the GIL already. Attaching again tells pyo3, also on threads that the application has started.
     Python::attach(|py| match catch_unwind(AssertUnwindSafe(|| body(py))) {
         Ok(Ok(value)) => value,
         Ok(Err(error)) => {
@@ -274,7 +274,7 @@ fn guarded<R>(error_value: R, body: impl for<'py> FnOnce(Python<'py>) -> PyResul
     })
 }
 
-/// The message of a caught panic.
+/// Returns the message of a caught panic.
 pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
@@ -283,15 +283,17 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("panic without a message")
 }
 
-/// Brings back the one value of a zero-sized `fn` item or closure type.
+/// Returns the only value of a zero-sized `fn` item or closure type.
 fn zst_fn<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0) };
     // SAFETY: a value of this type was given to `Method::of` or `Method::function`, it is Copy and has no bytes.
     unsafe { NonNull::<F>::dangling().read() }
 }
 
+/// Wraps the arguments that CPython passes to a function.
+///
 /// # Safety
-/// Called by CPython with the vectorcall protocol of `METH_FASTCALL | METH_KEYWORDS`.
+/// They must follow the vectorcall protocol of `METH_FASTCALL | METH_KEYWORDS`.
 unsafe fn call_arguments<'a, 'py, T>(
     py: Python<'py>,
     receiver: *mut ffi::PyObject,
@@ -299,8 +301,8 @@ unsafe fn call_arguments<'a, 'py, T>(
     positional: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
 ) -> Arguments<'a, 'py, T> {
-    // SAFETY: by the protocol `names` is null or a tuple, and `values` holds the positional arguments followed by one
-    // value a name; a free function's receiver is null, then None stands in and is never looked at.
+    // SAFETY: by the protocol `names` is null or a tuple, and `values` holds the positional arguments, then one value per
+    // name. The receiver of a free function is null; None takes its place and is not used.
     unsafe {
         let names = (!names.is_null()).then(|| Borrowed::from_ptr(py, names).cast_unchecked::<PyTuple>());
         let positional = positional as usize;
@@ -319,7 +321,7 @@ unsafe extern "C" fn method_trampoline<T: Class, F: MethodBody<T>>(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     guarded(ptr::null_mut(), |py| {
-        // SAFETY: a method descriptor has checked the type of its receiver, and a bound method was made from an
+        // SAFETY: a method descriptor has checked the type of its receiver, and a bound method was created from an
         // instance of T; the rest is the vectorcall protocol.
         let (value, arguments) = unsafe {
             let value = &(*receiver.cast::<Instance<T>>()).value;
@@ -352,7 +354,7 @@ unsafe extern "C" fn iter_self(object: *mut ffi::PyObject) -> *mut ffi::PyObject
 
 unsafe extern "C" fn iter_next<T: Class>(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
     guarded(ptr::null_mut(), |py| {
-        // SAFETY: the slot is only in the type of `Instance<T>`.
+        // SAFETY: only the type of `Instance<T>` has the slot.
         let value = unsafe { &(*object.cast::<Instance<T>>()).value };
         // Null without an exception is the end of the iteration.
         Ok(value.next(py)?.map_or(ptr::null_mut(), Bound::into_ptr))
@@ -360,8 +362,8 @@ unsafe extern "C" fn iter_next<T: Class>(object: *mut ffi::PyObject) -> *mut ffi
 }
 
 unsafe extern "C" fn dealloc<T: Class>(object: *mut ffi::PyObject) {
-    // SAFETY: the reference count is zero, so nobody else sees the value; an instance of a heap type owns a reference
-    // to its type, given back last.
+    // SAFETY: the reference count is zero, so there is no other user of the value; an instance of a heap type owns a
+    // reference to its type, released last.
     unsafe {
         let type_object = ffi::Py_TYPE(object);
         let dropped = catch_unwind(AssertUnwindSafe(|| {

@@ -1,7 +1,7 @@
-//! The Python of one worker: initialised once, on the thread that becomes Python's main thread, and never finalised.
+//! The Python runtime of a worker: initialised once, on the thread that becomes Python's main thread, and never finalised.
 //!
-//! Finalising with threads about aborts the process, and Python cannot be initialised twice; so a worker ends with
-//! [`Interpreter::shut_down`](crate::python::interpreter::Interpreter::shut_down) and leaves by `_exit`.
+//! Finalisation aborts the process if there are other threads, and Python cannot be initialised twice. So a worker calls
+//! [`Interpreter::shut_down`](crate::python::interpreter::Interpreter::shut_down) and ends by `_exit`.
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
@@ -16,38 +16,38 @@ use super::{access, after_fork, crash, log, traceback};
 
 /// The minor version this module is linked with, as `3.11`.
 pub const BUILD_VERSION: &str = env!("WSGI_PYTHON_VERSION");
-/// The interpreter this module was built with; its libraries are used unless the configuration names others.
+/// The Python executable this module was built with; its libraries are the default.
 const BUILD_EXECUTABLE: &str = env!("WSGI_PYTHON_EXECUTABLE");
 
-/// What the configuration says about Python.
+/// The Python configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// `wsgi_python_home`: a virtual environment or an installation prefix.
     pub home: Option<PathBuf>,
     /// `wsgi_python_executable`.
     pub executable: Option<PathBuf>,
-    /// `wsgi_python_path`: put in front of `sys.path`.
+    /// `wsgi_python_path`: directories to put in front of `sys.path`.
     pub path: Vec<PathBuf>,
     /// `wsgi_python_optimize`: 0, 1 or 2.
     pub optimize: u8,
-    /// Whether no byte code is written, whoever may read and write the files.
+    /// Whether no byte code is written.
     pub leave_no_byte_code: bool,
 }
 
-/// The libpython in this process, as `3.11.2`; Python need not be initialised.
+/// Returns the version of libpython in this process, such as `3.11.2`. Python need not be initialised.
 pub fn library_version() -> String {
     // SAFETY: returns static text, callable before Python is initialised.
     let version = unsafe { CStr::from_ptr(ffi::Py_GetVersion()) };
     version.to_string_lossy().split_whitespace().next().unwrap_or_default().to_owned()
 }
 
-/// Whether a `version` such as `3.11.2` is of the minor version this module is linked with.
+/// Whether `version`, such as `3.11.2`, has the minor version this module is linked with.
 pub fn is_build_version(version: &str) -> bool {
     version.strip_prefix(BUILD_VERSION).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 impl Settings {
-    /// The program that Python takes itself for: it finds its libraries, or the virtual environment, by that path.
+    /// Returns the path of the executable that Python finds its libraries or virtual environment by.
     fn program(&self) -> Option<PathBuf> {
         if let Some(executable) = &self.executable {
             return Some(executable.clone());
@@ -59,35 +59,35 @@ impl Settings {
         }
     }
 
-    /// One sentence on what of it this process's user cannot reach, without which Python would be another one.
-    fn closed(&self) -> Option<String> {
-        let ways =
+    /// Returns a sentence on the part of these settings that this user cannot access. Python would ignore it.
+    fn access_problem(&self) -> Option<String> {
+        let directories =
             self.homes().into_iter().chain(self.executable.as_deref().and_then(Path::parent).map(Path::to_owned));
-        let closed = ways.into_iter().find_map(|path| access::search_problem(&path));
-        closed.or_else(|| self.homes().iter().find_map(|home| access::access_problem(&home.join("pyvenv.cfg"))))
+        let problem = directories.into_iter().find_map(|path| access::search_problem(&path));
+        problem.or_else(|| self.homes().iter().find_map(|home| access::access_problem(&home.join("pyvenv.cfg"))))
     }
 
-    /// As that, on where Python may have its standard library from, once it has not found it.
-    fn closed_library(&self) -> Option<String> {
+    /// Returns a sentence on the directory of the standard library that this user cannot access, if Python did not find it.
+    fn library_access_problem(&self) -> Option<String> {
         let bases = self.homes().into_iter().filter_map(|home| virtual_environment_value(&home, &["home"]).ok()?);
         let programs = self.program().or_else(|| Some(PathBuf::from(BUILD_EXECUTABLE)));
         programs.into_iter().chain(bases.map(PathBuf::from)).find_map(|path| access::search_problem(&path))
     }
 
-    /// The virtual environment or the prefix, as it was named or as one that holds the executable.
+    /// Returns the configured home, and the virtual environment that contains the configured executable.
     fn homes(&self) -> Vec<PathBuf> {
         let around = self.executable.as_deref().and_then(Path::parent).and_then(Path::parent);
         let around = around.filter(|home| is_virtual_environment(home));
         self.home.as_deref().into_iter().chain(around).map(Path::to_owned).collect()
     }
 
-    /// The prefix to look for the standard library in; never a virtual environment, which has none.
+    /// Returns the prefix with the standard library; never a virtual environment, which has none.
     fn prefix(&self) -> Option<&Path> {
         self.home.as_deref().filter(|home| !is_virtual_environment(home))
     }
 }
 
-/// Checks a home, before any worker is started: an environment or a prefix of this module's Python.
+/// Checks that `home` is a virtual environment or a prefix of this module's Python.
 ///
 /// # Errors
 /// One sentence that names the path and what is wrong with it.
@@ -123,13 +123,13 @@ fn is_virtual_environment(home: &Path) -> bool {
     home.join("pyvenv.cfg").is_file()
 }
 
-/// The `version` (venv) or `version_info` (virtualenv, uv) of a `pyvenv.cfg`.
+/// Returns the `version` (venv) or `version_info` (virtualenv, uv) of a `pyvenv.cfg`.
 fn virtual_environment_version(home: &Path) -> Result<String, String> {
     let version = virtual_environment_value(home, &["version", "version_info"])?;
     version.ok_or_else(|| format!("\"{}\" names no version", home.join("pyvenv.cfg").display()))
 }
 
-/// What a `pyvenv.cfg` has under the first of these keys that it has.
+/// Returns the value in a `pyvenv.cfg` of the first line with one of these keys.
 fn virtual_environment_value(home: &Path, keys: &[&str]) -> Result<Option<String>, String> {
     let file = home.join("pyvenv.cfg");
     let text =
@@ -152,44 +152,46 @@ pub unsafe fn set_environment(variables: &[(String, String)]) {
 
 static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
 
-/// Initialises Python; the calling thread becomes its main thread, and is left detached.
+/// Initialises Python. The calling thread becomes its main thread, and is left detached.
 ///
 /// # Errors
-/// One sentence on what failed. A second start in the same process is an error.
+/// One sentence on the failure. A second start in the same process is an error.
 pub fn start(settings: &Settings) -> Result<(), String> {
     static CALLED: AtomicBool = AtomicBool::new(false);
     if CALLED.swap(true, Ordering::Relaxed) {
         return Err("Python was started before in this process".to_owned());
     }
-    let result = after_fork::watch().and_then(|()| start_first(settings));
+    let result = after_fork::register().and_then(|()| start_first(settings));
     if result.is_ok() {
         // SAFETY: initialisation left this thread attached; the state is kept by the thread's PyGILState slot.
         unsafe { ffi::PyEval_SaveThread() };
-        // pyo3 makes the one type it has for all interpreters when it takes the first error: here it lasts.
+        // pyo3 creates its only type for all interpreters at the first error: do that in the main interpreter, which stays.
         Python::attach(|py| drop(py.None().bind(py).call0()));
-        if let Err(error) = Python::attach(|py| crash::show_stacks(py).map_err(|error| traceback::format(&error, py))) {
-            log::error(&format!("the stacks of a crash will not be in the log: {error}"));
+        if let Err(error) =
+            Python::attach(|py| crash::enable_faulthandler(py).map_err(|error| traceback::format(&error, py)))
+        {
+            log::error(&format!("wsgi: cannot enable faulthandler, a crash will be logged without stacks: {error}"));
         }
     }
     STARTED.get_or_init(|| result).clone()
 }
 
 fn start_first(settings: &Settings) -> Result<(), String> {
-    // Python itself would list all places where it has looked.
-    if let Some(closed) = settings.closed() {
-        return Err(format!("Python cannot be started: {closed}"));
+    // The error of Python itself would be a list of all directories that it has searched.
+    if let Some(problem) = settings.access_problem() {
+        return Err(format!("Python cannot be started: {problem}"));
     }
     let started = preinitialize().and_then(|()| initialize(settings));
-    started.map_err(|error| match settings.closed_library() {
-        Some(closed) => format!("{error}: {closed}"),
+    started.map_err(|error| match settings.library_access_problem() {
+        Some(problem) => format!("{error}: {problem}"),
         None => error,
     })
 }
 
-/// Waits until [`start`] has been called, on whatever thread, and is done.
+/// Waits until [`start`] has returned, on another thread.
 ///
 /// # Errors
-/// What it returned.
+/// The error of [`start`].
 pub fn started() -> Result<(), String> {
     STARTED.wait().clone()
 }
@@ -203,7 +205,7 @@ pub fn start_for_tests() {
     started().unwrap();
 }
 
-/// Chooses UTF-8 whatever the locale says: nginx's environment has none, and paths and files would be ASCII.
+/// Enables UTF-8 mode: nginx's environment has no locale, so the encoding of paths and files would be ASCII.
 fn preinitialize() -> Result<(), String> {
     let mut config = MaybeUninit::<ffi::PyPreConfig>::zeroed();
     // SAFETY: PyPreConfig is plain integers, zeroed and then filled by its initialiser.
@@ -219,11 +221,11 @@ fn preinitialize() -> Result<(), String> {
 fn initialize(settings: &Settings) -> Result<(), String> {
     let mut config = MaybeUninit::<ffi::PyConfig>::zeroed();
     let config = config.as_mut_ptr();
-    // SAFETY: the config is zeroed, filled by its initialiser, and cleared on every path; the string pointers are to
-    // fields of it.
+    // SAFETY: the config is zeroed, filled by its initialiser, and cleared on every path; the string pointers are to its
+    // fields.
     unsafe {
-        // Isolated: no user site directory, no signal handlers, stdio and the working directory left alone. But PYTHON…
-        // variables count: a worker has only those that nginx's `env` or `wsgi_env` gave it.
+        // Isolated: no user site directory, no signal handlers, no changes of stdio or of the working directory. But
+        // PYTHON… variables are read: a worker has only those set by nginx's `env` or by `wsgi_env`.
         ffi::PyConfig_InitIsolatedConfig(config);
         (*config).isolated = 0;
         (*config).use_environment = 1;
@@ -237,6 +239,8 @@ fn initialize(settings: &Settings) -> Result<(), String> {
     }
 }
 
+/// Sets a string of the configuration to a path.
+///
 /// # Safety
 /// `config` is initialised and `field` is one of its strings.
 unsafe fn set_path(
@@ -251,7 +255,7 @@ unsafe fn set_path(
     unsafe { check(ffi::PyConfig_SetBytesString(config, field.cast(), text.as_ptr())) }
 }
 
-/// Turns a `PyStatus` into a sentence; never exits as `Py_ExitStatusException` would.
+/// Converts a `PyStatus` into a result. `Py_ExitStatusException` would exit the process.
 pub(super) fn check(status: ffi::PyStatus) -> Result<(), String> {
     // SAFETY: plain reads of a status that a Python function returned; its texts are static.
     unsafe {
@@ -270,14 +274,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_matches_by_whole_numbers() {
+    fn versions_are_compared_by_whole_numbers() {
         assert!(is_build_version(BUILD_VERSION));
         assert!(is_build_version(&format!("{BUILD_VERSION}.7")));
         assert!(!is_build_version(&format!("{BUILD_VERSION}7.1")));
     }
 
     #[test]
-    fn the_library_of_this_process_is_the_one_it_was_built_with() {
+    fn the_library_of_this_process_has_the_version_of_the_build() {
         assert!(is_build_version(&library_version()));
     }
 }

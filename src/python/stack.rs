@@ -1,4 +1,4 @@
-//! Looking into a thread of Python from another one, and raising an exception in it.
+//! Access to a Python thread from another one: reading its stack, and raising an exception in it.
 
 use std::ffi::c_long;
 
@@ -10,19 +10,19 @@ use super::interpreter::Interpreter;
 use super::text::utf8_lossless;
 use super::traceback;
 
-/// A thread of one interpreter. To be used by threads of the same: others are not found.
+/// The identity of a thread in its interpreter. Only valid in that interpreter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadId {
-    /// As `threading.get_ident()` has it. Another thread may have the number once this has ended.
+    /// The value of `threading.get_ident()`. The system may reuse it after the end of the thread.
     ident: c_long,
-    /// The number of its thread state.
+    /// The ID of its thread state, which is unique.
     state: i64,
 }
 
 impl ThreadId {
-    /// The calling thread.
+    /// Returns the calling thread.
     pub fn current(_: Python<'_>) -> Self {
-        // SAFETY: attached; the number is an address or a small one, in either sign.
+        // SAFETY: attached; the ident fits a `c_long` bit by bit.
         unsafe {
             Self {
                 ident: ffi::PyThread_get_thread_ident() as c_long,
@@ -31,7 +31,7 @@ impl ThreadId {
         }
     }
 
-    /// What runs on it, the outermost call first, as the lines of a traceback.
+    /// Returns its stack as the lines of a traceback, outermost call first.
     pub fn stack(self, py: Python<'_>, interpreter: &Interpreter) -> String {
         let Some(frame) = self.frame(py) else { return "  (no Python code)\n".to_owned() };
         let stack = interpreter.bootstrap(py, "format_stack").and_then(|function| function.call1((frame,)));
@@ -41,11 +41,11 @@ impl ThreadId {
         }
     }
 
-    /// The frame that runs on it. Not `sys._current_frames()`, which makes frames of the threads of all interpreters,
+    /// Returns its current frame. Not by `sys._current_frames()`, which creates frames of threads of all interpreters,
     /// though they may have a GIL of their own.
     fn frame(self, py: Python<'_>) -> Option<Bound<'_, PyAny>> {
-        // SAFETY: attached, so no state of this interpreter goes and no frame of it changes meanwhile; a state that comes
-        // is put in front.
+        // SAFETY: attached, so no thread state of this interpreter is removed and no frame changes meanwhile; a new state
+        // is inserted at the front.
         unsafe {
             let mut state = ffi::PyInterpreterState_ThreadHead(ffi::PyInterpreterState_Get());
             while !state.is_null() && ffi::PyThreadState_GetID(state) != self.state {
@@ -56,18 +56,18 @@ impl ThreadId {
         }
     }
 
-    /// Raises an exception of `class` in it as soon as it runs Python code; code in C is not interrupted.
+    /// Raises an exception of `class` in the thread as soon as it runs Python code. C code is not interrupted.
     ///
-    /// Runs no Python code and does not let go of the GIL.
+    /// Runs no Python code and does not release the GIL.
     pub fn raise(self, class: &Bound<'_, PyAny>) {
-        // SAFETY: attached, as `class` is; Python takes a reference of its own to it. A thread that is not there is no
+        // SAFETY: attached, as `class` proves; Python takes its own reference to the class. A thread that has ended is no
         // error.
         unsafe { ffi::PyThreadState_SetAsyncExc(self.ident, class.as_ptr()) };
     }
 
-    /// Takes back what was raised in it and has not come up yet.
-    pub fn forgive(self, _: Python<'_>) {
-        // SAFETY: attached; null means "none".
+    /// Cancels an exception that was raised in the thread and is still pending.
+    pub fn cancel_exception(self, _: Python<'_>) {
+        // SAFETY: attached; null means no exception.
         unsafe { ffi::PyThreadState_SetAsyncExc(self.ident, std::ptr::null_mut()) };
     }
 }

@@ -4,7 +4,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
-/// A `str` with one code point for each byte.
+/// Creates a `str` with one code point per byte.
 pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
     let (data, length) = (bytes.as_ptr().cast(), bytes.len() as ffi::Py_ssize_t);
     // SAFETY: pointer and length are of one slice; a null errors argument means "strict".
@@ -14,11 +14,11 @@ pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyStrin
     }
 }
 
-/// The bytes of a native string, `None` where a code point is above U+00FF.
+/// Returns the bytes of a native string; `None` if a code point is above U+00FF.
 pub fn latin1_bytes<'a>(string: &'a Bound<'_, PyString>) -> Option<&'a [u8]> {
     let pointer = string.as_ptr();
-    // SAFETY: a ready compact string of kind 1 holds one byte a code point, for as long as the string lives; strings
-    // are immutable.
+    // SAFETY: a ready compact string of kind 1 holds one byte per code point, for as long as it lives; strings are
+    // immutable.
     unsafe {
         #[cfg(not(Py_3_12))]
         if ffi::PyUnicode_READY(pointer) != 0 {
@@ -33,7 +33,7 @@ pub fn latin1_bytes<'a>(string: &'a Bound<'_, PyString>) -> Option<&'a [u8]> {
     }
 }
 
-/// Any `str` as UTF-8; what UTF-8 cannot hold (lone surrogates) as backslash escapes.
+/// Converts any `str` to UTF-8; lone surrogates, which UTF-8 cannot encode, become backslash escapes.
 pub fn utf8_lossless(string: &Bound<'_, PyString>) -> String {
     if let Ok(text) = string.to_str() {
         return text.to_owned();
@@ -45,9 +45,8 @@ pub fn utf8_lossless(string: &Bound<'_, PyString>) -> String {
     }
 }
 
-/// A `bytes` object of `length` bytes that `fill` writes while the thread is detached, cut to the count it returns.
-///
-/// The object is not visible to any other Python code before it is returned.
+/// Creates a `bytes` object of `length` bytes that `fill` writes while the thread is detached, cut to the count that it
+/// returns.
 pub fn bytes_filled_detached<'py, E: Send>(
     py: Python<'py>,
     length: usize,
@@ -58,7 +57,7 @@ pub fn bytes_filled_detached<'py, E: Send>(
         let object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), length as ffi::Py_ssize_t);
         Bound::from_owned_ptr_or_err(py, object)?
     };
-    // SAFETY: the object is new and has this one reference, so its buffer may be written; it stays alive below.
+    // SAFETY: the object is new and this is its only reference, so its buffer may be written; it stays alive below.
     let buffer = unsafe {
         let data = ffi::PyBytes_AsString(object.as_ptr()).cast::<u8>();
         std::ptr::write_bytes(data, 0, length);

@@ -1,9 +1,9 @@
 //! The interpreters of a process, and the threads that belong to them.
 //!
 //! One rule makes pyo3 sound beside sub-interpreters: **a thread belongs to one interpreter for its whole life, and the
-//! first thread state it keeps is of that interpreter.** pyo3 attaches with `PyGILState_Ensure`, which finds the thread's
-//! first thread state (until Python 3.11) or the one it used last; so it finds the right one. With any other the thread
-//! would be in the wrong interpreter, or wait for the lock that it holds itself.
+//! first thread state that it keeps is of that interpreter.** pyo3 attaches by `PyGILState_Ensure`, which uses the thread's
+//! first thread state (until Python 3.11) or its last one; by the rule both are of that interpreter. Otherwise the thread
+//! would run in the wrong interpreter, or wait for the lock that it holds itself.
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -14,30 +14,30 @@ use pyo3::prelude::*;
 
 use crate::sync::Mutex;
 
-/// Whose global interpreter lock an interpreter has.
+/// The global interpreter lock of an interpreter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Gil {
-    /// That of the main interpreter: of all interpreters that share it, one runs at a time.
+    /// The lock of the main interpreter: of all interpreters that share it, one runs at a time.
     #[default]
     Shared,
-    /// One of its own (Python 3.12 and later, PEP 684): it runs beside the others.
+    /// A lock of its own (Python 3.12 and later, PEP 684): the interpreter runs in parallel to others.
     Own,
 }
 
 impl Gil {
-    /// Whether the Python this module is built for has interpreters with a lock of their own.
+    /// Whether this module's Python supports interpreters with a lock of their own.
     pub const CAN_BE_OWN: bool = cfg!(Py_3_12);
 
-    /// Whether a thread that waits for a shared lock gets it from threads of all interpreters. Before Python 3.13 it asks
-    /// only those of its own to let go of it, and one that computes in another keeps it until it waits for something.
+    /// Whether a thread that waits for a shared lock can request it from threads of all interpreters. Before Python 3.13,
+    /// only threads of its own interpreter release it on request; a thread of another one keeps it until it blocks.
     pub const IS_FAIR: bool = cfg!(Py_3_13);
 }
 
-/// An interpreter as a place for threads: the main one, or one beside it.
+/// A handle to the main interpreter or a sub-interpreter, for threads to attach to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterpreterHandle(Option<NonNull<ffi::PyInterpreterState>>);
 
-// SAFETY: the pointer is never read through here; it is given to functions of CPython that take their own locks.
+// SAFETY: the pointer is never dereferenced here, only passed to functions of CPython that take their own locks.
 unsafe impl Send for InterpreterHandle {}
 // SAFETY: as above.
 unsafe impl Sync for InterpreterHandle {}
@@ -46,27 +46,27 @@ impl InterpreterHandle {
     /// The main interpreter.
     pub const MAIN: Self = Self(None);
 
-    /// Makes the calling thread one of this interpreter, for good: it has not used any other, and never will.
+    /// Binds the calling thread to this interpreter for its whole life. It must not have used another one.
     pub fn attach_thread(self) -> AttachedThread {
-        // SAFETY: the interpreter has not been ended, as its creator has no way to do that while others have it. The new
-        // state is not current.
+        // SAFETY: the interpreter has not been ended, as `end` requires that no handle is left. The new state is not
+        // current.
         let state = self.0.map(|interpreter| unsafe { new_state(interpreter.as_ptr()) });
-        AttachedThread { handle: self, state, is_creator: false, here: PhantomData }
+        AttachedThread { handle: self, state, is_creator: false, not_send: PhantomData }
     }
 }
 
-/// A new thread state of the calling thread, not current.
+/// Creates a thread state of the calling thread, which is not current.
 ///
 /// # Safety
 /// The interpreter is alive.
 unsafe fn new_state(interpreter: *mut ffi::PyInterpreterState) -> NonNull<ffi::PyThreadState> {
     // SAFETY: by the caller's promise.
     let state = unsafe { ffi::PyThreadState_New(interpreter) };
-    // As Rust has it for all memory.
+    // Out of memory aborts, as in Rust's global allocator.
     NonNull::new(state).expect("memory for a thread state")
 }
 
-/// Makes an interpreter, whose first thread state is current then. If there is an error, the old one stays current.
+/// Creates an interpreter, whose first thread state becomes current. On an error the old state stays current.
 ///
 /// # Safety
 /// The thread is attached to the main interpreter.
@@ -74,8 +74,8 @@ unsafe fn new_state(interpreter: *mut ffi::PyInterpreterState) -> NonNull<ffi::P
 unsafe fn new_interpreter(gil: Gil) -> Result<*mut ffi::PyThreadState, String> {
     let config = match gil {
         Gil::Shared => ffi::_PyInterpreterConfig_LEGACY_INIT,
-        // Daemon threads are kept from such interpreters for the sake of their end, and none of ours is ended while it
-        // has threads.
+        // The default forbids daemon threads, which could outlive the interpreter. Ours are not ended while they have
+        // threads.
         Gil::Own => ffi::PyInterpreterConfig { allow_daemon_threads: 1, ..ffi::_PyInterpreterConfig_INIT },
     };
     let mut state = std::ptr::null_mut();
@@ -84,10 +84,10 @@ unsafe fn new_interpreter(gil: Gil) -> Result<*mut ffi::PyThreadState, String> {
     crate::python::runtime::check(status).map(|()| state)
 }
 
-/// See above.
+/// Creates an interpreter, whose first thread state becomes current. On an error the old state stays current.
 ///
 /// # Safety
-/// As above.
+/// The thread is attached to the main interpreter.
 #[cfg(not(Py_3_12))]
 unsafe fn new_interpreter(gil: Gil) -> Result<*mut ffi::PyThreadState, String> {
     if gil == Gil::Own {
@@ -101,7 +101,7 @@ unsafe fn new_interpreter(gil: Gil) -> Result<*mut ffi::PyThreadState, String> {
 /// Deletes the current thread state, which leaves the thread detached.
 ///
 /// # Safety
-/// `state` is current on this thread, and nobody else has it.
+/// `state` is current on this thread, and there is no other user of it.
 unsafe fn delete_current(state: *mut ffi::PyThreadState) {
     // SAFETY: by the caller's promise.
     unsafe {
@@ -110,33 +110,33 @@ unsafe fn delete_current(state: *mut ffi::PyThreadState) {
     }
 }
 
-/// The calling thread as one of an interpreter: keeps its thread state, and with it what `threading.local` holds.
+/// The binding of a thread to its interpreter. Keeps the thread state, and with it the values of `threading.local`.
 pub struct AttachedThread {
     handle: InterpreterHandle,
-    /// `None` in the main interpreter: there pyo3 and extension modules find the thread's state themselves, and a second
-    /// one would be in their way.
+    /// `None` in the main interpreter: pyo3 and extension modules create the thread's state there themselves, and would
+    /// conflict with a second one.
     state: Option<NonNull<ffi::PyThreadState>>,
-    /// Whether the interpreter was made on this thread, whose state it keeps: Python 3.11 ends the process when an
-    /// interpreter that had lost its last thread gets another.
+    /// Whether the interpreter was created on this thread. Its state is kept then: Python 3.11 aborts when an interpreter
+    /// without thread states gets a new one.
     is_creator: bool,
-    /// Not for other threads.
-    here: PhantomData<*mut ()>,
+    /// Not `Send`.
+    not_send: PhantomData<*mut ()>,
 }
 
 impl AttachedThread {
-    /// Makes an interpreter beside the main one, and the calling thread, which has not used Python before, one of it.
+    /// Creates a sub-interpreter, and binds the calling thread to it, which must not have used Python before.
     ///
     /// Python must have been initialised.
     ///
     /// # Errors
     /// One sentence.
     pub fn create(gil: Gil) -> Result<Self, String> {
-        // CPython promises nothing for interpreters that are made at the same time.
-        static ONE_AT_A_TIME: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
-        let _turn = ONE_AT_A_TIME.lock();
-        // SAFETY: Python is initialised. The thread has no thread state; it gets one of the main interpreter, as making
-        // another needs it. Before 3.12 pyo3 would find that one for ever, and never the one that comes with the
-        // interpreter: so both are deleted, each while it is current or after another of its interpreter has come.
+        // CPython does not guarantee that interpreters can be created at the same time.
+        static CREATION: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
+        let _guard = CREATION.lock();
+        // SAFETY: Python is initialised. The thread has no thread state; it gets one of the main interpreter, which is
+        // needed to create another one. Before 3.12 pyo3 would always find that state, and never the one that comes with
+        // the new interpreter. So both are deleted: each while it is current, or after its interpreter has another one.
         unsafe {
             let outer = new_state(ffi::PyInterpreterState_Main()).as_ptr();
             ffi::PyEval_RestoreThread(outer);
@@ -154,44 +154,44 @@ impl AttachedThread {
             ffi::PyThreadState_Delete(first);
             ffi::PyEval_SaveThread();
             let handle = InterpreterHandle(NonNull::new(interpreter));
-            Ok(Self { handle, state: Some(state), is_creator: true, here: PhantomData })
+            Ok(Self { handle, state: Some(state), is_creator: true, not_send: PhantomData })
         }
     }
 
-    /// The interpreter, for other threads.
+    /// Returns the handle of the interpreter, for other threads.
     pub fn handle(&self) -> InterpreterHandle {
         self.handle
     }
 
     /// Runs `body` attached.
     ///
-    /// In the main interpreter a thread that is not Python's main thread has a new thread state each time.
+    /// In the main interpreter, a thread other than Python's main thread gets a new thread state each time.
     pub fn attach<R>(&mut self, body: impl for<'py> FnOnce(Python<'py>) -> R) -> R {
         struct Detach;
         impl Drop for Detach {
             fn drop(&mut self) {
-                // SAFETY: attached below; `body` leaves the thread as it found it.
+                // SAFETY: attached below; `body` leaves the thread attached.
                 unsafe { ffi::PyEval_SaveThread() };
             }
         }
 
         let Some(state) = self.state else { return Python::attach(body) };
-        // SAFETY: the state is this thread's, and is not current: `body` cannot have this value as well.
+        // SAFETY: the state belongs to this thread and is not current, as `body` cannot borrow this value a second time.
         unsafe { ffi::PyEval_RestoreThread(state.as_ptr()) };
         let _detach = Detach;
-        // Finds the thread state that is current already, and tells pyo3 of it.
+        // Finds the current thread state, and tells pyo3 about it.
         Python::attach(body)
     }
 
-    /// Ends the interpreter: its modules and objects are gone when this returns. All references that Rust code had are
-    /// to be released before, and nobody may have its [`InterpreterHandle`] any more.
+    /// Ends the interpreter: its modules and objects are gone when this returns. Release all references of Rust code and
+    /// all other handles before.
     ///
     /// # Errors
-    /// The number of threads that are still in it, ours or the application's. It stays as it is then, for good: to end it
-    /// would end the process.
+    /// The number of threads that are still in it, ours or the application's. The interpreter then stays in memory, as
+    /// ending it would abort the process.
     pub fn end(mut self) -> Result<(), usize> {
         let Some(state) = self.state else { return Err(1) };
-        // SAFETY: as in `attach`; with the interpreter's lock held no thread of it can start another.
+        // SAFETY: as in `attach`; while the interpreter's lock is held, none of its threads can start another.
         unsafe {
             ffi::PyEval_RestoreThread(state.as_ptr());
             let others = thread_states(ffi::PyThreadState_GetInterpreter(state.as_ptr())) - 1;
@@ -206,13 +206,13 @@ impl AttachedThread {
     }
 }
 
-/// How many threads have a state in an interpreter.
+/// Returns the number of thread states of an interpreter.
 ///
 /// # Safety
 /// The calling thread is attached to it.
 unsafe fn thread_states(interpreter: *mut ffi::PyInterpreterState) -> usize {
     let mut count = 0;
-    // SAFETY: states are added and removed by attached threads, that is by none meanwhile.
+    // SAFETY: only attached threads add and remove states, and no other is attached meanwhile.
     unsafe {
         let mut state = ffi::PyInterpreterState_ThreadHead(interpreter);
         while !state.is_null() {
@@ -223,13 +223,13 @@ unsafe fn thread_states(interpreter: *mut ffi::PyInterpreterState) -> usize {
     count
 }
 
-/// Ends the interpreter of `state` and leaves the thread without any.
+/// Ends the interpreter of `state` and leaves the thread without an interpreter.
 ///
 /// # Safety
-/// `state` is current, and the only one of its interpreter.
+/// `state` is current, and the only state of its interpreter.
 unsafe fn end_interpreter(state: *mut ffi::PyThreadState) {
-    // SAFETY: by the caller's promise. Before 3.12 the lock is still held after that, with no thread state: only one of
-    // another interpreter can let go of it.
+    // SAFETY: by the caller's promise. Before 3.12 the lock is still held afterwards, without a thread state. A state of the
+    // main interpreter releases it.
     unsafe {
         #[cfg(not(Py_3_12))]
         let outer = ffi::PyThreadState_New(ffi::PyInterpreterState_Main());
@@ -247,7 +247,7 @@ impl Drop for AttachedThread {
         if let Some(state) = self.state
             && !self.is_creator
         {
-            // SAFETY: the state is this thread's and not current.
+            // SAFETY: the state belongs to this thread and is not current.
             unsafe {
                 ffi::PyEval_RestoreThread(state.as_ptr());
                 delete_current(state.as_ptr());
@@ -267,20 +267,20 @@ mod tests {
 
     const GILS: &[Gil] = if Gil::CAN_BE_OWN { &[Gil::Shared, Gil::Own] } else { &[Gil::Shared] };
 
-    /// The number of the interpreter that this thread is attached to.
+    /// Returns the ID of the interpreter that this thread is attached to.
     fn number(_: Python<'_>) -> i64 {
         // SAFETY: attached.
         unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) }
     }
 
-    /// Runs `body` on a thread of its own, which has never used Python.
+    /// Runs `body` on a new thread, which has never used Python.
     fn elsewhere<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
         thread::spawn(body).join().unwrap()
     }
 
-    /// The number of the interpreter that `body` ran in, before and after what pyo3 does there.
+    /// Uses pyo3 in ways that attach again, and checks that the thread stays in its interpreter. Returns the ID of that.
     fn stays(py: Python<'_>) -> i64 {
-        // An exception is made, normalised and printed, and an object is released, all by attaching again.
+        // Creates, normalises and prints an exception, and releases an object: each attaches again.
         let error = py.import("no_such_module").unwrap_err();
         assert!(error.to_string().contains("no_such_module"));
         let inner = py.detach(|| Python::attach(number));

@@ -1,4 +1,4 @@
-//! Exceptions as text, without ever printing or exiting as `PyErr_Print` does.
+//! Exceptions as text. `PyErr_Print` would print them, and exit on SystemExit.
 
 use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
@@ -7,10 +7,10 @@ use rustc_hash::FxHashSet;
 
 use super::text::utf8_lossless;
 
-/// A summary shows this much of a message; the whole of it is in the traceback.
+/// The maximum length of a message in a summary; the traceback has the whole message.
 const SUMMARY_CHARACTERS: usize = 200;
 
-/// `module.Class: message` of an exception, the message cut.
+/// Returns `module.Class: message` of an exception, with the first line of the message, shortened.
 pub fn summary(error: &PyErr, py: Python<'_>) -> String {
     let value = error.value(py);
     let class = class_name(error, py);
@@ -19,7 +19,7 @@ pub fn summary(error: &PyErr, py: Python<'_>) -> String {
     if first_line.is_empty() { class } else { format!("{class}: {first_line}") }
 }
 
-/// The qualified class name of an exception, as a traceback's last line shows it.
+/// Returns the qualified class name of an exception, as in the last line of a traceback.
 pub fn class_name(error: &PyErr, py: Python<'_>) -> String {
     let class = error.get_type(py);
     let text = |name: &str| -> String {
@@ -33,12 +33,12 @@ pub fn class_name(error: &PyErr, py: Python<'_>) -> String {
     }
 }
 
-/// An attribute, by an interned name: CPython would keep each other string in its cache of types' attributes.
+/// Returns an attribute by an interned name: CPython's attribute cache would keep any other string.
 fn attribute<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
     object.getattr(PyString::intern(object.py(), name))
 }
 
-/// The whole traceback, as `traceback.format_exception` gives it, but for the frames of this module and of importlib.
+/// Returns the whole traceback as `traceback.format_exception` does, without the frames of this module and of importlib.
 pub fn format(error: &PyErr, py: Python<'_>) -> String {
     let formatted = format_with_module(error, py);
     formatted.unwrap_or_else(|_| format!("{}\n(the traceback could not be formatted)", summary(error, py)))
@@ -46,17 +46,17 @@ pub fn format(error: &PyErr, py: Python<'_>) -> String {
 
 fn format_with_module(error: &PyErr, py: Python<'_>) -> PyResult<String> {
     let value = error.value(py).as_any();
-    // Before Python 3.12 a fetched exception does not carry its traceback itself.
+    // Before Python 3.12 a fetched exception does not hold its traceback itself.
     let frames = error.traceback(py).map(Bound::into_any);
-    leave_out_frames(value)?;
+    remove_own_frames(value)?;
     let parts = (error.get_type(py), value, frames.map(without_own).transpose()?.flatten());
     let lines = py.import("traceback")?.call_method1("format_exception", parts)?;
     let text = PyString::new(py, "").call_method1("join", (lines,))?;
     Ok(utf8_lossless(text.cast::<PyString>()?))
 }
 
-/// Takes the frames out of an exception and of those that it is chained to or a group of.
-fn leave_out_frames(exception: &Bound<'_, PyAny>) -> PyResult<()> {
+/// Removes the frames of this module from an exception, its causes and contexts, and the members of a group.
+fn remove_own_frames(exception: &Bound<'_, PyAny>) -> PyResult<()> {
     let mut left = vec![exception.clone()];
     let mut seen = FxHashSet::default();
     while let Some(exception) = left.pop() {
@@ -68,7 +68,7 @@ fn leave_out_frames(exception: &Bound<'_, PyAny>) -> PyResult<()> {
             exception.setattr(PyString::intern(exception.py(), "__traceback__"), without_own(frames)?)?;
         }
         left.extend([attribute(&exception, "__cause__")?, attribute(&exception, "__context__")?]);
-        // Other classes than that of groups may have anything by this name.
+        // Classes other than exception groups may have any attribute of this name.
         if let Ok(Ok(members)) = attribute(&exception, "exceptions").map(Bound::cast_into::<PyTuple>) {
             left.extend(members);
         }
@@ -76,7 +76,7 @@ fn leave_out_frames(exception: &Bound<'_, PyAny>) -> PyResult<()> {
     Ok(())
 }
 
-/// A traceback without the frames that say nothing about the application; `None` if there are no others.
+/// Returns a traceback without the frames of this module; `None` if there are no others.
 fn without_own(frames: Bound<'_, PyAny>) -> PyResult<Option<Bound<'_, PyAny>>> {
     let mut kept: Vec<Bound<'_, PyAny>> = Vec::new();
     let mut next = Some(frames).filter(|frames| !frames.is_none());
@@ -89,7 +89,7 @@ fn without_own(frames: Bound<'_, PyAny>) -> PyResult<Option<Bound<'_, PyAny>>> {
     }
     for (index, frame) in kept.iter().enumerate() {
         let (next, is_next) = (kept.get(index + 1), attribute(frame, "tb_next")?);
-        // To set it takes as long as there are frames behind it.
+        // Setting it takes time in proportion to the frames behind it.
         if next.map_or_else(|| !is_next.is_none(), |next| !is_next.is(next)) {
             frame.setattr(PyString::intern(frame.py(), "tb_next"), next)?;
         }
@@ -97,7 +97,7 @@ fn without_own(frames: Bound<'_, PyAny>) -> PyResult<Option<Bound<'_, PyAny>>> {
     Ok(kept.into_iter().next())
 }
 
-/// Whether code of this file is this module's, or Python's own way to import.
+/// Whether this file belongs to this module or to importlib.
 fn is_own(file: &Bound<'_, PyAny>) -> bool {
     let file = file.cast::<PyString>().map(|file| utf8_lossless(file)).unwrap_or_default();
     file.starts_with("ngx_wsgi/") || file.starts_with("<frozen importlib.")

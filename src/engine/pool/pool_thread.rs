@@ -39,7 +39,7 @@ impl Shared {
         drop(pool);
         if let Some(thread) = interrupted {
             // From here on nothing more is raised in it, and what was is not to come up in its next call.
-            thread.forgive(py);
+            thread.cancel_exception(py);
         }
         if drained {
             self.idle.notify_all();
