@@ -1,7 +1,7 @@
 """Detects callables that cannot be WSGI applications: ASGI applications, and factories that were not called.
 
-With them, every request would be a TypeError. Only their code is examined: `__wrapped__` and `__signature__` may not match
-it. A callable without Python code (a function in C, a mock object) may be an application.
+With them, every request would be a TypeError. Only their code is examined: `__wrapped__` and `__signature__` may not
+match it. A callable without Python code (a function in C, a mock object) may be an application.
 
 Runs before loader.py, with the same globals.
 """

@@ -1,9 +1,9 @@
 """Detects applications that cannot share this interpreter, because one would get a module of the other.
 
-`sys.modules` has one module of each name, for all applications. Alone, an application finds a module in its own directories
-(that of its script, and those that it adds to sys.path), or else in the common ones. A module for which two applications
-would find different files is not imported, and no application is loaded beside it. One of the two may never import that
-module, but the imports of functions cannot be known in advance.
+`sys.modules` has one module of each name, for all applications. Alone, an application finds a module in its own
+directories (that of its script, and those that it adds to sys.path), or else in the common ones. A module for which two
+applications would find different files is not imported, and no application is loaded beside it. One of the two may never
+import that module, but the imports of functions cannot be known in advance.
 
 Runs before loader.py and after settings.py, with the same globals.
 """

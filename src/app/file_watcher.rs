@@ -59,8 +59,8 @@ impl Watcher {
         let _ = self.hints.send(());
     }
 
-    /// Watches the directories of these files, those of all symbolic links in their paths, and `others`. Call it again when
-    /// a link may have been switched, which leads to other directories.
+    /// Watches the directories of these files, those of all symbolic links in their paths, and `others`. Call it again
+    /// when a link may have been switched, which leads to other directories.
     pub fn watch<'a>(&self, files: impl Iterator<Item = &'a Path>, others: &[PathBuf]) {
         let Ok(directories) = &self.directories else { return };
         let Directories { watches, known } = &mut *directories.lock();

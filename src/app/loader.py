@@ -1,7 +1,7 @@
 """Loads applications: a script by its path or a module by its name, its callable, and the middleware around it.
 
-Globals: `is_main`, whether this is the main interpreter; `access_problem(path)`, a sentence on why the user of this process
-cannot read a path, or None; and the names of scripts.py, callables.py, settings.py and conflicts.py.
+Globals: `is_main`, whether this is the main interpreter; `access_problem(path)`, a sentence on why the user of this
+process cannot read a path, or None; and the names of scripts.py, callables.py, settings.py and conflicts.py.
 """
 
 import importlib
@@ -29,8 +29,8 @@ class ImportRecorder:
         return None
 
 
-# Byte code identifies its source by size and modification time in seconds. So it is neither written nor trusted while the
-# source may still change within the same second.
+# Byte code identifies its source by size and modification time in seconds. So it is neither written nor trusted while
+# the source may still change within the same second.
 SETTLED_AFTER = 2
 
 

@@ -55,8 +55,8 @@ impl Loader {
     /// Loads an application whose files have been noted; `is_replacement` if another interpreter serves it meanwhile.
     ///
     /// # Errors
-    /// The traceback, after it was logged. The modules that the attempt has imported are removed, so that another attempt
-    /// imports them again.
+    /// The traceback, after it was logged. The modules that the attempt has imported are removed, so that another
+    /// attempt imports them again.
     pub fn load(&self, py: Python<'_>, application: &Application, is_replacement: bool) -> Result<(), String> {
         let start = Instant::now();
         let loaded = self.try_load(py, application);
@@ -165,7 +165,8 @@ impl Loader {
         let files = self.namespace.bind(py).as_any().get_item("files_of");
         let files = files.and_then(|files_of| files_of.call1((module,))?.extract());
         files.unwrap_or_else(|error: PyErr| {
-            log::error(&traceback::format(&error, py));
+            let text = traceback::format(&error, py);
+            log::error(&format!("application \"{}\" cannot watch its modules\n{text}", application.name()));
             Default::default()
         })
     }

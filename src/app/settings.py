@@ -1,7 +1,7 @@
 """Finds out which DJANGO_SETTINGS_MODULE each application wants, though all share one environment variable.
 
-Django's wsgi.py sets the variable only if it is unset. So the thread that loads an application sees the value from before
-any application was loaded, and the value that is set then is the one that this application wants.
+Django's wsgi.py sets the variable only if it is unset. So the thread that loads an application sees the value from
+before any application was loaded, and the value that is set then is the one that this application wants.
 
 Runs before conflicts.py, with the same globals.
 """

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::file_watcher::Watcher;
 use crate::sync::{Mutex, MutexGuard};
 
-/// The stat data of a file. It differs after every change, also for a copy with an older date or an edit within the same
-/// second.
+/// The stat data of a file. It differs after every change, also for a copy with an older date or an edit within the
+/// same second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
     device: u64,
@@ -108,8 +108,8 @@ struct Others {
     found: Option<States>,
 }
 
-/// The delay before another attempt to load code that could not be loaded, as a file may be there now that is not watched.
-/// It doubles with each failure.
+/// The delay before another attempt to load code that could not be loaded, as a file may be there now that is not
+/// watched. It doubles with each failure.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(60);
 
@@ -134,8 +134,8 @@ impl Files {
         self.patterns.modules
     }
 
-    /// Records the state of all files. Call it before they are loaded, so that a change meanwhile is noticed. Returns the
-    /// ctime of the newest file, in nanoseconds since 1970.
+    /// Records the state of all files. Call it before they are loaded, so that a change meanwhile is noticed. Returns
+    /// the ctime of the newest file, in nanoseconds since 1970.
     pub fn note(&self) -> u64 {
         let mut others = self.others();
         others.found = None;
@@ -178,8 +178,8 @@ impl Files {
         self.is_stale() || self.script().is_new()
     }
 
-    /// Whether this check is the first to find a changed script; [`Files::are_new`] counts, too. Triggers a check of all
-    /// files by the watcher then, and also when it is time for another attempt to load them.
+    /// Whether this check is the first to find a changed script; [`Files::are_new`] counts, too. Triggers a check of
+    /// all files by the watcher then, and also when it is time for another attempt to load them.
     pub fn discover(&self) -> bool {
         let is_discovery = self.is_script_new() && !self.is_discovered.swap(true, Ordering::Relaxed);
         if is_discovery {

@@ -125,8 +125,8 @@ fn user_name(user: libc::uid_t) -> String {
     let mut entry = std::mem::MaybeUninit::<libc::passwd>::zeroed();
     let mut texts = vec![0_u8; 16 * 1024];
     let mut found = std::ptr::null_mut();
-    // SAFETY: the pointers are to an entry, to a buffer of the given length, and to a pointer. The name of an entry that is
-    // found is a null-terminated text in that buffer.
+    // SAFETY: the pointers are to an entry, to a buffer of the given length, and to a pointer. The name of an entry
+    // that is found is a null-terminated text in that buffer.
     let name = unsafe {
         let texts = (texts.as_mut_ptr().cast(), texts.len());
         libc::getpwuid_r(user, entry.as_mut_ptr(), texts.0, texts.1, &mut found);

@@ -39,8 +39,8 @@ pub fn is_child() -> bool {
     IS_CHILD.load(Ordering::Relaxed)
 }
 
-/// Refuses a forked child access to the request of its parent: connection and event loop belong to the parent, and their
-/// descriptors may be other files in the child.
+/// Refuses a forked child access to the request of its parent: connection and event loop belong to the parent, and
+/// their descriptors may be other files in the child.
 ///
 /// # Errors
 /// `OSError` in a forked child.

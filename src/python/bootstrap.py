@@ -1,7 +1,7 @@
 """Prepares an interpreter of a worker before an application is loaded.
 
-Runs once per interpreter. Globals: the native functions `_write`, `_flush` and `_record`; `facts`, the attributes of the
-module `ngx_wsgi`; `path`, directories to put in front of sys.path.
+Runs once per interpreter. Globals: the native functions `_write`, `_flush` and `_record`; `facts`, the attributes of
+the module `ngx_wsgi`; `path`, directories to put in front of sys.path.
 """
 
 import atexit
@@ -165,7 +165,7 @@ class Shutdown:
         return function
 
     def run(self, seconds):
-        """Shuts down as a Python process does: runs callbacks, joins threads for half of the time, runs atexit handlers."""
+        """Runs callbacks, joins threads for half of the time, and runs atexit handlers, as the end of a process does."""
         deadline = time.monotonic() + seconds / 2
         while self._functions:
             function = self._functions.pop()

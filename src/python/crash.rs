@@ -1,5 +1,5 @@
-//! Diagnosis of crashes in C code: the Python stacks of all threads on standard error, which nginx redirects to its error
-//! log.
+//! Diagnosis of crashes in C code: the Python stacks of all threads on standard error, which nginx redirects to its
+//! error log.
 
 use std::ptr::NonNull;
 
@@ -11,8 +11,8 @@ pub const STANDARD_ERROR: i32 = libc::STDERR_FILENO;
 
 /// Lets `faulthandler` write the stacks on a fatal signal, before the process ends.
 ///
-/// Call it in the main interpreter: it takes effect for the whole process, and interpreters with a GIL of their own refuse
-/// the module.
+/// Call it in the main interpreter: it takes effect for the whole process, and interpreters with a GIL of their own
+/// refuse the module.
 pub fn enable_faulthandler(py: Python<'_>) -> PyResult<()> {
     py.import("faulthandler")?.call_method1("enable", (STANDARD_ERROR,)).map(drop)
 }
@@ -46,7 +46,8 @@ impl SignalStack {
 impl Drop for SignalStack {
     fn drop(&mut self) {
         let none = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
-        // SAFETY: this is the thread that created it, outside of any signal handler; once disabled, the stack is unused.
+        // SAFETY: this is the thread that created it, outside of any signal handler; once disabled, the stack is
+        // unused.
         unsafe {
             libc::sigaltstack(&none, std::ptr::null_mut());
             libc::munmap(self.memory.as_ptr(), self.length);

@@ -1,5 +1,5 @@
-//! Child processes of applications: programs that they start, which must not inherit all descriptors, and the end of forked
-//! children that return from application code.
+//! Child processes of applications: programs that they start, which must not inherit all descriptors, and the end of
+//! forked children that return from application code.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -12,8 +12,8 @@ use super::{after_fork, log, traceback};
 
 static BEFORE_EXEC: OnceLock<fn()> = OnceLock::new();
 
-/// Sets the function that runs before an application starts another program, in the same thread. Only the first call has an
-/// effect.
+/// Sets the function that runs before an application starts another program, in the same thread. Only the first call
+/// has an effect.
 ///
 /// Call it before Python is initialised.
 pub fn set_before_exec(hook: fn()) {
@@ -23,8 +23,8 @@ pub fn set_before_exec(hook: fn()) {
     }
 }
 
-/// The audit events (PEP 578) of functions that start a program. `subprocess` closes descriptors itself by default, but has
-/// an option not to.
+/// The audit events (PEP 578) of functions that start a program. `subprocess` closes descriptors itself by default, but
+/// has an option not to.
 const EXEC_EVENTS: [&CStr; 5] = [c"os.system", c"os.posix_spawn", c"os.exec", c"os.spawn", c"subprocess.Popen"];
 
 /// The audit events of functions that fork, in the main interpreter: in sub-interpreters these functions are replaced.
@@ -49,10 +49,11 @@ unsafe extern "C" fn audit(event: *const c_char, _arguments: *mut ffi::PyObject,
     0
 }
 
-/// Whether there are interpreters beside the main one. A forked child would have to remove them, where Python 3.11 deadlocks
-/// and Python 3.13 aborts.
+/// Whether there are interpreters beside the main one. A forked child would have to remove them, where Python 3.11
+/// deadlocks and Python 3.13 aborts.
 fn has_sub_interpreters() -> bool {
-    // SAFETY: the list contains at least the main interpreter, and the calling thread is attached; the newest one is first.
+    // SAFETY: the list contains at least the main interpreter, and the calling thread is attached; the newest one is
+    // first.
     unsafe { !ffi::PyInterpreterState_Next(ffi::PyInterpreterState_Head()).is_null() }
 }
 

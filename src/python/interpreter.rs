@@ -86,8 +86,8 @@ impl Interpreter {
         self.bootstrap(py, "leave_thread")?.call0().map(drop)
     }
 
-    /// Runs `on_shutdown` callbacks, joins threads and runs `atexit` handlers. Threads are joined for half of `limit` at
-    /// most; the other functions are not interrupted.
+    /// Runs `on_shutdown` callbacks, joins threads and runs `atexit` handlers. Threads are joined for half of `limit`
+    /// at most; the other functions are not interrupted.
     ///
     /// Call it once, on the thread that prepared the interpreter.
     pub fn shut_down(&self, py: Python<'_>, limit: Duration) {
@@ -95,7 +95,7 @@ impl Interpreter {
             self.bootstrap(py, "shutdown").and_then(|shutdown| shutdown.call_method1("run", (limit.as_secs_f64(),)));
         fork::end_child(py, result.as_ref().err());
         if let Err(error) = result {
-            log::error(&traceback::format(&error, py));
+            log::error(&format!("wsgi: cannot shut down an interpreter\n{}", traceback::format(&error, py)));
         }
         py.detach(log::flush);
     }

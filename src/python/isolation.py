@@ -95,8 +95,8 @@ def refuse_fork():
 def become_main_thread():
     """Makes this thread the main thread of `threading`.
 
-    From Python 3.13 on that would be the main thread of the process. Before, it is this thread, but with a thread state that
-    no longer exists if a .pth file has imported `threading`.
+    From Python 3.13 on that would be the main thread of the process. Before, it is this thread, but with a thread state
+    that no longer exists if a .pth file has imported `threading`.
     """
     main = threading.main_thread()
     with threading._active_limbo_lock:

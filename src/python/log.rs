@@ -1,7 +1,7 @@
 //! The log of Python code: `print`, stderr, `wsgi.errors`, tracebacks.
 //!
-//! A thread writes to its current [`Sink`], that of the request it serves, or else to the worker's. Each thread collects
-//! text until a line is complete, so lines of two requests never mix.
+//! A thread writes to its current [`Sink`], that of the request it serves, or else to the worker's. Each thread
+//! collects text until a line is complete, so lines of two requests never mix.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -100,8 +100,8 @@ pub fn error(text: &str) {
 pub fn write_record(level: Level, text: &str) {
     let text = text.trim_end_matches('\n');
     if after_fork::is_child() {
-        // The sinks need the event loop, which the child does not have. Its stderr is nginx's error log, too. An error is
-        // ignored, as it cannot be logged.
+        // The sinks need the event loop, which the child does not have. Its stderr is nginx's error log, too. An error
+        // is ignored, as it cannot be logged.
         let _ = writeln!(std::io::stderr(), "{text}");
         return;
     }

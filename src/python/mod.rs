@@ -1,7 +1,7 @@
 //! Embedded CPython: the runtime of a worker, interpreters and threads, native classes, logging and tracebacks.
 //!
-//! Depends on CPython, not on nginx or WSGI. All `unsafe` code for Python's C API is in this room; its interface is safe to
-//! call with an attached [`pyo3::Python`] token.
+//! Depends on CPython, not on nginx or WSGI. All `unsafe` code for Python's C API is in this room; its interface is
+//! safe to call with an attached [`pyo3::Python`] token.
 
 pub mod access;
 pub mod after_fork;

@@ -301,8 +301,8 @@ unsafe fn call_arguments<'a, 'py, T>(
     positional: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
 ) -> Arguments<'a, 'py, T> {
-    // SAFETY: by the protocol `names` is null or a tuple, and `values` holds the positional arguments, then one value per
-    // name. The receiver of a free function is null; None takes its place and is not used.
+    // SAFETY: by the protocol `names` is null or a tuple, and `values` holds the positional arguments, then one value
+    // per name. The receiver of a free function is null; None takes its place and is not used.
     unsafe {
         let names = (!names.is_null()).then(|| Borrowed::from_ptr(py, names).cast_unchecked::<PyTuple>());
         let positional = positional as usize;

@@ -1,7 +1,8 @@
-//! The Python runtime of a worker: initialised once, on the thread that becomes Python's main thread, and never finalised.
+//! The Python runtime of a worker: initialised once, on the thread that becomes Python's main thread, and never
+//! finalised.
 //!
-//! Finalisation aborts the process if there are other threads, and Python cannot be initialised twice. So a worker calls
-//! [`Interpreter::shut_down`](crate::python::interpreter::Interpreter::shut_down) and ends by `_exit`.
+//! Finalisation aborts the process if there are other threads, and Python cannot be initialised twice. So a worker
+//! calls [`Interpreter::shut_down`](crate::python::interpreter::Interpreter::shut_down) and ends by `_exit`.
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
@@ -67,7 +68,8 @@ impl Settings {
         problem.or_else(|| self.homes().iter().find_map(|home| access::access_problem(&home.join("pyvenv.cfg"))))
     }
 
-    /// Returns a sentence on the directory of the standard library that this user cannot access, if Python did not find it.
+    /// Returns a sentence on the directory of the standard library that this user cannot access, if Python did not find
+    /// it.
     fn library_access_problem(&self) -> Option<String> {
         let bases = self.homes().into_iter().filter_map(|home| virtual_environment_value(&home, &["home"]).ok()?);
         let programs = self.program().or_else(|| Some(PathBuf::from(BUILD_EXECUTABLE)));
@@ -165,7 +167,8 @@ pub fn start(settings: &Settings) -> Result<(), String> {
     if result.is_ok() {
         // SAFETY: initialisation left this thread attached; the state is kept by the thread's PyGILState slot.
         unsafe { ffi::PyEval_SaveThread() };
-        // pyo3 creates its only type for all interpreters at the first error: do that in the main interpreter, which stays.
+        // pyo3 creates its only type for all interpreters at the first error: do that in the main interpreter, which
+        // stays.
         Python::attach(|py| drop(py.None().bind(py).call0()));
         if let Err(error) =
             Python::attach(|py| crash::enable_faulthandler(py).map_err(|error| traceback::format(&error, py)))
@@ -221,8 +224,8 @@ fn preinitialize() -> Result<(), String> {
 fn initialize(settings: &Settings) -> Result<(), String> {
     let mut config = MaybeUninit::<ffi::PyConfig>::zeroed();
     let config = config.as_mut_ptr();
-    // SAFETY: the config is zeroed, filled by its initialiser, and cleared on every path; the string pointers are to its
-    // fields.
+    // SAFETY: the config is zeroed, filled by its initialiser, and cleared on every path; the string pointers are to
+    // its fields.
     unsafe {
         // Isolated: no user site directory, no signal handlers, no changes of stdio or of the working directory. But
         // PYTHON… variables are read: a worker has only those set by nginx's `env` or by `wsgi_env`.

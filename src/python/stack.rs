@@ -44,8 +44,8 @@ impl ThreadId {
     /// Returns its current frame. Not by `sys._current_frames()`, which creates frames of threads of all interpreters,
     /// though they may have a GIL of their own.
     fn frame(self, py: Python<'_>) -> Option<Bound<'_, PyAny>> {
-        // SAFETY: attached, so no thread state of this interpreter is removed and no frame changes meanwhile; a new state
-        // is inserted at the front.
+        // SAFETY: attached, so no thread state of this interpreter is removed and no frame changes meanwhile; a new
+        // state is inserted at the front.
         unsafe {
             let mut state = ffi::PyInterpreterState_ThreadHead(ffi::PyInterpreterState_Get());
             while !state.is_null() && ffi::PyThreadState_GetID(state) != self.state {
@@ -60,8 +60,8 @@ impl ThreadId {
     ///
     /// Runs no Python code and does not release the GIL.
     pub fn raise(self, class: &Bound<'_, PyAny>) {
-        // SAFETY: attached, as `class` proves; Python takes its own reference to the class. A thread that has ended is no
-        // error.
+        // SAFETY: attached, as `class` proves; Python takes its own reference to the class. A thread that has ended is
+        // no error.
         unsafe { ffi::PyThreadState_SetAsyncExc(self.ident, class.as_ptr()) };
     }
 

@@ -1,9 +1,9 @@
 //! The interpreters of a process, and the threads that belong to them.
 //!
 //! One rule makes pyo3 sound beside sub-interpreters: **a thread belongs to one interpreter for its whole life, and the
-//! first thread state that it keeps is of that interpreter.** pyo3 attaches by `PyGILState_Ensure`, which uses the thread's
-//! first thread state (until Python 3.11) or its last one; by the rule both are of that interpreter. Otherwise the thread
-//! would run in the wrong interpreter, or wait for the lock that it holds itself.
+//! first thread state that it keeps is of that interpreter.** pyo3 attaches by `PyGILState_Ensure`, which uses the
+//! thread's first thread state (until Python 3.11) or its last one; by the rule both are of that interpreter. Otherwise
+//! the thread would run in the wrong interpreter, or wait for the lock that it holds itself.
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -28,8 +28,9 @@ impl Gil {
     /// Whether this module's Python supports interpreters with a lock of their own.
     pub const CAN_BE_OWN: bool = cfg!(Py_3_12);
 
-    /// Whether a thread that waits for a shared lock can request it from threads of all interpreters. Before Python 3.13,
-    /// only threads of its own interpreter release it on request; a thread of another one keeps it until it blocks.
+    /// Whether a thread that waits for a shared lock can request it from threads of all interpreters. Before Python
+    /// 3.13, only threads of its own interpreter release it on request; a thread of another one keeps it until it
+    /// blocks.
     pub const IS_FAIR: bool = cfg!(Py_3_13);
 }
 
@@ -116,8 +117,8 @@ pub struct AttachedThread {
     /// `None` in the main interpreter: pyo3 and extension modules create the thread's state there themselves, and would
     /// conflict with a second one.
     state: Option<NonNull<ffi::PyThreadState>>,
-    /// Whether the interpreter was created on this thread. Its state is kept then: Python 3.11 aborts when an interpreter
-    /// without thread states gets a new one.
+    /// Whether the interpreter was created on this thread. Its state is kept then: Python 3.11 aborts when an
+    /// interpreter without thread states gets a new one.
     is_creator: bool,
     /// Not `Send`.
     not_send: PhantomData<*mut ()>,
@@ -135,8 +136,9 @@ impl AttachedThread {
         static CREATION: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
         let _guard = CREATION.lock();
         // SAFETY: Python is initialised. The thread has no thread state; it gets one of the main interpreter, which is
-        // needed to create another one. Before 3.12 pyo3 would always find that state, and never the one that comes with
-        // the new interpreter. So both are deleted: each while it is current, or after its interpreter has another one.
+        // needed to create another one. Before 3.12 pyo3 would always find that state, and never the one that comes
+        // with the new interpreter. So both are deleted: each while it is current, or after its interpreter has another
+        // one.
         unsafe {
             let outer = new_state(ffi::PyInterpreterState_Main()).as_ptr();
             ffi::PyEval_RestoreThread(outer);
@@ -176,15 +178,16 @@ impl AttachedThread {
         }
 
         let Some(state) = self.state else { return Python::attach(body) };
-        // SAFETY: the state belongs to this thread and is not current, as `body` cannot borrow this value a second time.
+        // SAFETY: the state belongs to this thread and is not current, as `body` cannot borrow this value a second
+        // time.
         unsafe { ffi::PyEval_RestoreThread(state.as_ptr()) };
         let _detach = Detach;
         // Finds the current thread state, and tells pyo3 about it.
         Python::attach(body)
     }
 
-    /// Ends the interpreter: its modules and objects are gone when this returns. Release all references of Rust code and
-    /// all other handles before.
+    /// Ends the interpreter: its modules and objects are gone when this returns. Release all references of Rust code
+    /// and all other handles before.
     ///
     /// # Errors
     /// The number of threads that are still in it, ours or the application's. The interpreter then stays in memory, as
@@ -228,8 +231,8 @@ unsafe fn thread_states(interpreter: *mut ffi::PyInterpreterState) -> usize {
 /// # Safety
 /// `state` is current, and the only state of its interpreter.
 unsafe fn end_interpreter(state: *mut ffi::PyThreadState) {
-    // SAFETY: by the caller's promise. Before 3.12 the lock is still held afterwards, without a thread state. A state of the
-    // main interpreter releases it.
+    // SAFETY: by the caller's promise. Before 3.12 the lock is still held afterwards, without a thread state. A state
+    // of the main interpreter releases it.
     unsafe {
         #[cfg(not(Py_3_12))]
         let outer = ffi::PyThreadState_New(ffi::PyInterpreterState_Main());
@@ -278,7 +281,8 @@ mod tests {
         thread::spawn(body).join().unwrap()
     }
 
-    /// Uses pyo3 in ways that attach again, and checks that the thread stays in its interpreter. Returns the ID of that.
+    /// Uses pyo3 in ways that attach again, and checks that the thread stays in its interpreter. Returns the ID of
+    /// that.
     fn stays(py: Python<'_>) -> i64 {
         // Creates, normalises and prints an exception, and releases an object: each attaches again.
         let error = py.import("no_such_module").unwrap_err();

@@ -38,7 +38,8 @@ fn attribute<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py,
     object.getattr(PyString::intern(object.py(), name))
 }
 
-/// Returns the whole traceback as `traceback.format_exception` does, without the frames of this module and of importlib.
+/// Returns the whole traceback as `traceback.format_exception` does, without the frames of this module and of
+/// importlib.
 pub fn format(error: &PyErr, py: Python<'_>) -> String {
     let formatted = format_with_module(error, py);
     formatted.unwrap_or_else(|_| format!("{}\n(the traceback could not be formatted)", summary(error, py)))

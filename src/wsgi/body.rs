@@ -1,4 +1,5 @@
-//! The source of a request body, and the implementation for a body that has been read completely, from memory and files.
+//! The source of a request body, and the implementation for a body that has been read completely, from memory and
+//! files.
 
 use std::collections::VecDeque;
 use std::fs::File;

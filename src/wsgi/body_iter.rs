@@ -118,7 +118,8 @@ impl BodyIterator {
             };
             let piece = piece.cast_into::<PyBytes>().map_err(|error| not_bytes(&error.into_inner()))?;
             if piece.as_bytes().is_empty() {
-                // Sends nothing, not even the headers (PEP 3333, "Buffering and Streaming"), so it notices no disconnect.
+                // Sends nothing, not even the headers (PEP 3333, "Buffering and Streaming"), so it notices no
+                // disconnect.
                 if self.response.transport().is_disconnected() {
                     return Ok(Progress::Done);
                 }

@@ -126,8 +126,8 @@ impl Running {
         let _ = py.detach(|| transport.wait_for_room());
     }
 
-    /// Ends the call: calls `close()` of the iterable, then ends all objects that the application may have kept. No code
-    /// of the application runs after this.
+    /// Ends the call: calls `close()` of the iterable, then ends all objects that the application may have kept. No
+    /// code of the application runs after this.
     pub fn finish(mut self, py: Python<'_>) -> Finished {
         if self.response.has_surplus() {
             self.log_error("exceeded its Content-Length, extra bytes discarded");

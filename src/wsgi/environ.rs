@@ -116,8 +116,8 @@ impl EnvironTemplate {
         Ok(environ)
     }
 
-    /// Returns the regular file behind a `FileWrapper` that an application returned, from its current position on. Returns
-    /// `None` for any other iterable.
+    /// Returns the regular file behind a `FileWrapper` that an application returned, from its current position on.
+    /// Returns `None` for any other iterable.
     pub fn file_body(&self, iterable: &Bound<'_, PyAny>) -> Option<FileBody> {
         let py = iterable.py();
         if iterable.get_type().as_any().as_ptr() != self.file_wrapper.as_ptr() {

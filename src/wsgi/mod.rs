@@ -1,7 +1,7 @@
 //! WSGI (PEP 3333) on top of `python`: environ, `start_response`, `wsgi.input`, the iteration over the response.
 //!
-//! Depends on HTTP and Python, not on nginx. A request is a [`params::CgiParams`] and a [`body::BodySource`]; the response
-//! goes out through a [`transport::Transport`].
+//! Depends on HTTP and Python, not on nginx. A request is a [`params::CgiParams`] and a [`body::BodySource`]; the
+//! response goes out through a [`transport::Transport`].
 
 pub mod body;
 pub mod body_iter;

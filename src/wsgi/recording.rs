@@ -1,5 +1,5 @@
-//! A [`Transport`] for unit tests: records the response, and lets a test act as a client, or as another thread in the middle
-//! of the response.
+//! A [`Transport`] for unit tests: records the response, and lets a test act as a client, or as another thread in the
+//! middle of the response.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

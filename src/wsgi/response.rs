@@ -132,8 +132,8 @@ impl Response {
         }
     }
 
-    /// Sends the header block if it was not sent, and returns how many of `length` bytes of the body may follow. They are
-    /// the caller's to send, whatever other threads write meanwhile. The caller then calls [`Response::settle`].
+    /// Sends the header block if it was not sent, and returns how many of `length` bytes of the body may follow. They
+    /// are the caller's to send, whatever other threads write meanwhile. The caller then calls [`Response::settle`].
     ///
     /// # Errors
     /// The response has not started, or has ended.
@@ -189,8 +189,8 @@ impl Response {
         Ok(if sent == reserved { data.len() } else { sent })
     }
 
-    /// Sends the header block. Returns the part of `file` that may be sent as the rest of the body, and whether the body
-    /// is complete with it. Returns `None` if nothing of the file is to be sent.
+    /// Sends the header block. Returns the part of `file` that may be sent as the rest of the body, and whether the
+    /// body is complete with it. Returns `None` if nothing of the file is to be sent.
     pub fn reserve_file(&self, file: FileBody) -> Option<(FileBody, bool)> {
         self.reserve(0).ok()?;
         let mut state = self.lock();

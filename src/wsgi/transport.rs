@@ -22,7 +22,8 @@ impl fmt::Display for Disconnected {
 pub enum End {
     /// The body is complete.
     Complete,
-    /// The body is incomplete. The client gets an error page if no header block was sent, a broken connection otherwise.
+    /// The body is incomplete. The client gets an error page if no header block was sent, a broken connection
+    /// otherwise.
     Failed,
 }
 
@@ -82,8 +83,8 @@ pub trait Transport: Send + Sync {
     /// The client has left.
     fn send_all(&self, data: &[u8]) -> Result<(), Disconnected>;
 
-    /// Takes a file as the rest of the body; `last` if the body is complete with it. The call is resumed when the file has
-    /// been sent, or abandoned when the client has left.
+    /// Takes a file as the rest of the body; `last` if the body is complete with it. The call is resumed when the file
+    /// has been sent, or abandoned when the client has left.
     fn send_file(&self, file: FileBody, last: bool, call: Box<dyn Suspended>);
 
     /// Waits until there is room again. Call it detached from Python.

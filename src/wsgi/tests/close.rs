@@ -22,8 +22,8 @@ class Body:
 def application(environ, start_response):
 "#;
 
-/// Sends `request` to an application that calls `start_response` with this status and these headers, and returns a body of
-/// these items.
+/// Sends `request` to an application that calls `start_response` with this status and these headers, and returns a body
+/// of these items.
 #[track_caller]
 fn body_of(request: Request, status: &str, headers: &str, items: &str) -> Response {
     request.call(&format!("{BODY}    start_response({status:?}, {headers})\n    return Body({items})\n"))

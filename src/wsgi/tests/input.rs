@@ -2,7 +2,7 @@
 
 use super::{Request, application, request};
 
-/// Returns the value of `expression`, in which `file` is `wsgi.input` and `all` a function that calls the given functions.
+/// Returns the value of `expression`, in which `file` is `wsgi.input`.
 #[track_caller]
 fn eval(request: Request, expression: &str) -> String {
     let lines =

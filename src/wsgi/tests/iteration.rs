@@ -3,7 +3,8 @@
 use super::{Response, application, events_of, get, request};
 use crate::wsgi::transport::End;
 
-/// Returns the response of an application that calls `start_response` with these headers, then continues with these lines.
+/// Returns the response of an application that calls `start_response` with these headers, then continues with these
+/// lines.
 #[track_caller]
 fn with(headers: &str, lines: &str) -> Response {
     get(&application(&format!("start_response('200 OK', {headers})\n{lines}")))

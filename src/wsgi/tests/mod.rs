@@ -258,7 +258,8 @@ impl Response {
         self
     }
 
-    /// Checks that the response has failed before its headers were sent, which makes it a 500, and that the log says why.
+    /// Checks that the response has failed before its headers were sent, which makes it a 500, and that the log says
+    /// why.
     #[track_caller]
     fn expect_error(self, logged: &str) -> Self {
         assert!(self.recorded.headers.is_empty() && self.recorded.pieces.is_empty(), "{self:#?}");
