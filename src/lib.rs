@@ -147,11 +147,11 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
         let conf = unsafe { Conf::new(cf) };
         // SAFETY: as above.
         let main = unsafe { conf.main_conf::<MainConf>() };
-        if let Err(problem) = main.check() {
+        if let Err(problem) = main.validate() {
             conf.emerg(&problem);
             return Status::NGX_ERROR.into();
         }
-        main.settle_mounts();
+        main.resolve_mounts();
         match main
             .share(&conf, VERSION_COMMIT_WORDS)
             .and_then(|()| nginx::request::withheld_body::withhold_from_subrequests(&conf))

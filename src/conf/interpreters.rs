@@ -1,4 +1,4 @@
-//! The interpreters that the locations of all applications ask for, and where these contradict each other.
+//! Interpreters of a worker process: which applications share one, and whether their settings agree.
 
 use std::sync::Arc;
 
@@ -7,64 +7,65 @@ use crate::app::source_files::{Mechanism, Reloading};
 use crate::app::specification::{Placement, Specification};
 use crate::python::threads::Gil;
 
-/// What one location says of its application.
+/// Settings that one location has for its application.
 #[derive(Debug)]
-pub struct Registered {
+pub struct RegisteredApplication {
     pub specification: Arc<Specification>,
     pub preload: bool,
-    /// With `wsgi_script_reloading`.
+    /// `None` without `wsgi_script_reloading`.
     pub reloading: Option<Reloading>,
     pub threads: Threads,
     pub gil: Gil,
     pub copies: usize,
     pub request_buffering: bool,
     pub environment: Vec<(String, String)>,
-    /// A `wsgi_interpreter` that has no effect, as sub-interpreters are not enabled.
-    pub idle_name: Option<String>,
+    /// Value of a `wsgi_interpreter` that has no effect, because sub-interpreters are not enabled.
+    pub unused_interpreter: Option<String>,
     /// File and line of its `wsgi_pass`.
-    pub place: String,
+    pub source_location: String,
 }
 
-impl Registered {
+impl RegisteredApplication {
+    /// Returns whether the application is reloaded by `mechanism`.
     pub fn has_mechanism(&self, mechanism: Mechanism) -> bool {
         self.reloading.as_ref().is_some_and(|reloading| reloading.mechanism == mechanism)
     }
 }
 
-/// An interpreter of each worker, with what its applications agree on.
+/// An interpreter of each worker process, with the settings that its applications share.
 #[derive(Clone, Debug)]
 pub struct Interpreter {
-    /// What the log and `$wsgi_interpreter` call it.
+    /// Name in the log and in `$wsgi_interpreter`.
     pub name: String,
     pub is_main: bool,
     pub gil: Gil,
     pub copies: usize,
     pub threads: Threads,
     pub environment: Vec<(String, String)>,
-    /// Each once.
+    /// Applications without duplicates.
     pub applications: Vec<Configured>,
 }
 
-/// An application, with what its locations agree on.
+/// An application, with the settings that its locations share.
 #[derive(Clone, Debug)]
 pub struct Configured {
     pub specification: Arc<Specification>,
     /// File and line of its first `wsgi_pass`.
-    pub place: String,
-    /// Whether it is to be loaded at the start.
+    pub source_location: String,
+    /// Whether it is loaded when the worker process starts.
     pub preload: bool,
     pub reloading: Option<Reloading>,
 }
 
 impl Configured {
-    /// Whether its interpreter is replaced when its files change.
+    /// Returns whether its interpreter is replaced when its files change.
     pub fn is_replaced(&self) -> bool {
         self.reloading.as_ref().is_some_and(|reloading| reloading.mechanism == Mechanism::Interpreter)
     }
 }
 
 impl Interpreter {
-    /// The main interpreter without any application.
+    /// Returns the main interpreter, without an application.
     pub fn main_alone(threads: Threads) -> Self {
         Self {
             name: Placement::MAIN.to_owned(),
@@ -78,8 +79,9 @@ impl Interpreter {
     }
 }
 
-/// The interpreters of `applications`, the main one first, the others in the order in which they are named.
-pub fn of(applications: &[Registered]) -> Vec<Interpreter> {
+/// Returns the interpreters of `applications`: the main interpreter first, the others in the order of their first
+/// `wsgi_pass`.
+pub fn of(applications: &[RegisteredApplication]) -> Vec<Interpreter> {
     let mut found: Vec<Interpreter> = Vec::new();
     for application in applications {
         let specification = &application.specification;
@@ -107,7 +109,7 @@ pub fn of(applications: &[Registered]) -> Vec<Interpreter> {
             Some(known) => known.preload |= application.preload,
             None => interpreter.applications.push(Configured {
                 specification: specification.clone(),
-                place: application.place.clone(),
+                source_location: application.source_location.clone(),
                 preload: application.preload,
                 reloading: application.reloading.clone(),
             }),
@@ -117,18 +119,18 @@ pub fn of(applications: &[Registered]) -> Vec<Interpreter> {
     found
 }
 
-/// How many applications there are whose interpreter is replaced.
-pub fn replaced(applications: &[Registered]) -> usize {
+/// Returns the number of applications whose interpreter is replaced when their files change.
+pub fn count_replaced(applications: &[RegisteredApplication]) -> usize {
     let interpreters = of(applications);
     let all = interpreters.iter().flat_map(|interpreter| &interpreter.applications);
     all.filter(|application| application.is_replaced()).count()
 }
 
-/// Checks what the locations say against each other.
+/// Checks the settings of each location, and those of all locations against each other.
 ///
 /// # Errors
-/// One sentence that names the places.
-pub fn check(applications: &[Registered]) -> Result<(), String> {
+/// When they contradict each other; the message names file and line of each `wsgi_pass`.
+pub fn check(applications: &[RegisteredApplication]) -> Result<(), String> {
     for (index, application) in applications.iter().enumerate() {
         check_alone(application)?;
         for before in &applications[..index] {
@@ -138,9 +140,9 @@ pub fn check(applications: &[Registered]) -> Result<(), String> {
     Ok(())
 }
 
-fn check_alone(application: &Registered) -> Result<(), String> {
-    let place = &application.place;
-    if let Some(name) = &application.idle_name {
+fn check_alone(application: &RegisteredApplication) -> Result<(), String> {
+    let place = &application.source_location;
+    if let Some(name) = &application.unused_interpreter {
         return Err(format!(
             "\"wsgi_interpreter {name}\" needs \"wsgi_enable_subinterpreters on\" for the application of {place}"
         ));
@@ -171,7 +173,7 @@ fn check_alone(application: &Registered) -> Result<(), String> {
              interpreter, and a thread to one interpreter only"
         ));
     }
-    // On the event loop thread nobody could read a body while the call waits for it.
+    // A call that waits for its body on the event loop thread would keep nginx from reading that body.
     if !application.request_buffering && application.threads == Threads::Off {
         return Err(format!(
             "\"wsgi_request_buffering off\" needs threads, but the application of {place} has \"wsgi_threads off\": a \
@@ -181,8 +183,8 @@ fn check_alone(application: &Registered) -> Result<(), String> {
     Ok(())
 }
 
-fn check_pair(one: &Registered, other: &Registered) -> Result<(), String> {
-    let places = format!("the applications of {} and {}", one.place, other.place);
+fn check_pair(one: &RegisteredApplication, other: &RegisteredApplication) -> Result<(), String> {
+    let places = format!("the applications of {} and {}", one.source_location, other.source_location);
     if !one.specification.shares_interpreter(&other.specification) {
         if (one.threads == Threads::Off) != (other.threads == Threads::Off) {
             return Err(format!(

@@ -1,13 +1,12 @@
-//! The configuration of the `http` block: Python, and the applications that all its locations name.
+//! Configuration of the `http` block, and the applications of all its locations.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use super::interpreters::{self, Interpreter, Registered};
+use super::directives::MainSettings;
+use super::interpreters::{self, Interpreter, RegisteredApplication};
 use super::location::LocationConf;
-use super::mounts::{self, Mounted};
+use super::mounts::{self, MountedLocation};
 use crate::app::source_files::Mechanism;
 use crate::app::specification::Specification;
 use crate::nginx::conf::Conf;
@@ -20,7 +19,7 @@ pub type ContentHandler = unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> 
 
 static CONTENT_HANDLER: OnceLock<ContentHandler> = OnceLock::new();
 
-/// Names what makes the content of a location with `wsgi_pass`. The first call counts.
+/// Sets the content handler of locations with `wsgi_pass`. Only the first call has an effect.
 pub fn set_content_handler(handler: ContentHandler) {
     let _ = CONTENT_HANDLER.set(handler);
 }
@@ -29,12 +28,26 @@ pub(super) fn content_handler() -> Option<ContentHandler> {
     CONTENT_HANDLER.get().copied()
 }
 
-/// `wsgi_max_requests`: calls that a worker serves before it retires; 0 is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// `wsgi_max_requests`: number of calls after which a worker process is recycled; 0 is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxRequests {
     pub calls: u64,
-    /// At most so many more, chosen at random for each worker.
+    /// Upper limit of the random number of calls that each worker process adds.
     pub jitter: u64,
+}
+
+/// Value of a directive that may stand once in the whole configuration.
+#[derive(Clone, Debug)]
+pub struct Located<T> {
+    pub value: T,
+    /// File and line of the directive; empty for a default.
+    pub source_location: String,
+}
+
+impl<T> From<T> for Located<T> {
+    fn from(value: T) -> Self {
+        Self { value, source_location: String::new() }
+    }
 }
 
 /// Shared words of the version commits, `words` for each application whose interpreter is replaced.
@@ -44,67 +57,56 @@ struct VersionCommitShm {
     words: usize,
 }
 
-/// The directives of the `http` level, and what merging the locations found.
+/// Configuration of the `http` block: its own directives, and the applications of all locations.
 #[derive(Debug, Default)]
 pub struct MainConf {
-    pub home: Option<std::path::PathBuf>,
-    pub executable: Option<std::path::PathBuf>,
-    pub path: Option<Vec<std::path::PathBuf>>,
-    pub optimize: Option<u8>,
-    /// File and line of each directive that sets one of these.
-    pub python_places: BTreeMap<String, String>,
-    pub shutdown_timeout: Option<Duration>,
-    pub check: Option<bool>,
-    pub check_timeout: Option<Duration>,
-    pub max_requests: Option<MaxRequests>,
-    pub max_memory: Option<u64>,
-
+    pub(super) settings: MainSettings,
     recycle_lock: Option<ShmZone>,
     version_commits: Option<VersionCommitShm>,
-    applications: Vec<Registered>,
-    mounted: Vec<Mounted>,
+    applications: Vec<RegisteredApplication>,
+    locations: Vec<MountedLocation>,
 }
 
 impl MainConf {
-    /// Notes the application of a location; locations that name the same one share it.
+    /// Registers the application of a location. Locations with equal specifications share one application.
     pub(super) fn register(
         &mut self,
         specification: Specification,
         location: &LocationConf,
-        place: &str,
+        source_location: &str,
     ) -> Arc<Specification> {
         let known = self.applications.iter().find(|known| *known.specification == specification);
         let specification = known.map_or_else(|| Arc::new(specification), |known| known.specification.clone());
-        self.applications.push(Registered {
+        self.applications.push(RegisteredApplication {
             specification: specification.clone(),
             preload: location.preload(),
             reloading: location.reloading(),
             threads: location.threads(),
             gil: location.interpreter_gil(),
             copies: location.interpreters(),
-            idle_name: location.idle_interpreter().map(str::to_owned),
+            unused_interpreter: location.unused_interpreter().map(str::to_owned),
             request_buffering: location.request_buffering(),
-            environment: location.environment.clone().unwrap_or_default(),
-            place: place.to_owned(),
+            environment: location.env().cloned().unwrap_or_default(),
+            source_location: source_location.to_owned(),
         });
         specification
     }
 
-    /// Notes a location with an application, whose mount is found when all are known.
-    pub(super) fn mount(&mut self, location: Mounted) {
-        self.mounted.push(location);
+    /// Adds a location with an application.
+    pub(super) fn mount(&mut self, location: MountedLocation) {
+        self.locations.push(location);
     }
 
-    /// Finds the mounts of all locations.
-    pub fn settle_mounts(&mut self) {
-        mounts::settle(&std::mem::take(&mut self.mounted));
+    /// Sets the mounts of all locations. Called when the whole configuration is read.
+    pub fn resolve_mounts(&mut self) {
+        mounts::resolve(&std::mem::take(&mut self.locations));
     }
 
-    /// Checks what can only be checked when all locations are known.
+    /// Checks the libpython that nginx has loaded, and the settings of all applications against each other.
     ///
     /// # Errors
-    /// One sentence that names the places in conflict.
-    pub fn check(&self) -> Result<(), String> {
+    /// When they do not fit; the message names file and line.
+    pub fn validate(&self) -> Result<(), String> {
         if self.applications.is_empty() {
             return Ok(());
         }
@@ -128,7 +130,7 @@ impl MainConf {
         if !self.applications.is_empty() {
             self.recycle_lock = Some(ShmZone::add(conf, "ngx_http_wsgi_retirement", 1)?);
         }
-        let count = interpreters::replaced(&self.applications) * words_per_commit;
+        let count = interpreters::count_replaced(&self.applications) * words_per_commit;
         if count > 0 {
             let memory =
                 AnonymousShm::new(count).map_err(|error| conf.emerg(&format!("no memory to share: {error}")))?;
@@ -149,56 +151,31 @@ impl MainConf {
         shared.map(|shared| shared.memory.keep().chunks(shared.words).collect()).unwrap_or_default()
     }
 
-    /// What Python is started with.
-    pub fn settings(&self) -> Settings {
+    /// Returns the settings of the Python runtime.
+    pub fn python_settings(&self) -> Settings {
         Settings {
-            home: self.home.clone(),
-            executable: self.executable.clone(),
-            path: self.path.clone().unwrap_or_default(),
-            optimize: self.optimize.unwrap_or(0),
+            home: self.python_home().map(|home| home.value.clone()),
+            executable: self.python_executable().map(|executable| executable.value.clone()),
+            path: self.python_path().map(|path| path.value.clone()).unwrap_or_default(),
+            optimize: self.python_optimize().value,
             leave_no_byte_code: false,
         }
     }
 
-    /// The interpreters of a worker; none when there is no application.
+    /// Returns the interpreters of each worker process; none without an application.
     pub fn interpreters(&self) -> Vec<Interpreter> {
         interpreters::of(&self.applications)
     }
 
-    /// `wsgi_shutdown_timeout`.
-    pub fn shutdown_timeout(&self) -> Duration {
-        self.shutdown_timeout.unwrap_or(Duration::from_secs(10))
-    }
-
-    /// `wsgi_check`.
-    pub fn checks(&self) -> bool {
-        self.check.unwrap_or(true)
-    }
-
-    /// `wsgi_check_timeout`.
-    pub fn check_timeout(&self) -> Duration {
-        self.check_timeout.unwrap_or(Duration::from_secs(30))
-    }
-
-    /// File and line of the first `wsgi_pass` of an application.
-    pub fn place(&self, specification: &Specification) -> &str {
+    /// Returns file and line of the first `wsgi_pass` of an application.
+    pub fn source_location(&self, specification: &Specification) -> &str {
         let found = self.applications.iter().find(|application| *application.specification == *specification);
-        found.map_or("the configuration", |application| &application.place)
+        found.map_or("the configuration", |application| &application.source_location)
     }
 
-    /// File and line of the first application that is reloaded by this mechanism.
-    pub fn place_with_mechanism(&self, mechanism: Mechanism) -> Option<&str> {
+    /// Returns file and line of the first application that is reloaded by a mechanism.
+    pub fn source_location_of_mechanism(&self, mechanism: Mechanism) -> Option<&str> {
         let found = self.applications.iter().find(|application| application.has_mechanism(mechanism));
-        found.map(|application| application.place.as_str())
-    }
-
-    /// `wsgi_max_requests`.
-    pub fn max_requests(&self) -> MaxRequests {
-        self.max_requests.unwrap_or(MaxRequests { calls: 0, jitter: 0 })
-    }
-
-    /// `wsgi_max_memory`: resident memory in bytes above which a worker retires; 0 is no limit.
-    pub fn max_memory(&self) -> u64 {
-        self.max_memory.unwrap_or(0)
+        found.map(|application| application.source_location.as_str())
     }
 }

@@ -1,5 +1,5 @@
-//! Where the applications of a server are mounted: what `wsgi_script_name` says, or the prefix of a location, or that of
-//! another location around it with the same application.
+//! Mounts of the applications of a server: the value of `wsgi_script_name`, or the prefix of the location, or the mount
+//! of an outer location with the same application.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -9,42 +9,42 @@ use std::sync::Arc;
 use crate::app::specification::Specification;
 use crate::nginx::conf::ComplexValue;
 
-/// What SCRIPT_NAME is made of.
+/// Source of SCRIPT_NAME.
 #[derive(Clone, Debug, Default)]
 pub struct Mount {
-    /// `wsgi_script_name`; without it the prefix counts.
+    /// `wsgi_script_name`. Without it, SCRIPT_NAME is `prefix`.
     pub script_name: Option<ComplexValue>,
     pub prefix: Vec<u8>,
 }
 
-/// Of one location; known when all locations are.
-pub type Slot = Rc<OnceCell<Mount>>;
+/// Mount of one location, which is set when all locations are known.
+pub type MountCell = Rc<OnceCell<Mount>>;
 
-/// Where a location stands.
+/// Paths that a location serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Place {
-    /// It has all paths with this prefix.
+pub enum LocationPath {
+    /// All paths with this prefix.
     Prefix(Vec<u8>),
-    /// It has some paths below this one: the path of an exact location, the prefix around one by regular expression.
+    /// Some paths with this prefix: those of an exact or a regular expression location.
     Within(Vec<u8>),
-    /// It is reached by its name.
+    /// None: requests are redirected to the name of the location.
     #[default]
     Named,
 }
 
 /// A location with an application.
 #[derive(Debug)]
-pub struct Mounted {
-    /// Tells the servers of a configuration apart.
+pub struct MountedLocation {
+    /// Identifies the `server` block.
     pub server: usize,
     pub application: Arc<Specification>,
-    pub place: Place,
+    pub path: LocationPath,
     pub script_name: Option<ComplexValue>,
-    pub slot: Slot,
+    pub mount: MountCell,
 }
 
-impl Place {
-    /// The mount of an application that is nowhere around it.
+impl LocationPath {
+    /// Returns the mount of an application that has no outer location.
     fn prefix(&self) -> &[u8] {
         match self {
             Self::Prefix(prefix) => prefix,
@@ -52,7 +52,7 @@ impl Place {
         }
     }
 
-    /// The length of the prefix of `other`, if that is around this.
+    /// Returns the length of the prefix of `other`, if `other` is an outer location.
     fn depth_within(&self, other: &Self) -> Option<usize> {
         let Self::Prefix(outer) = other else { return None };
         let (path, is_prefix) = match self {
@@ -61,32 +61,34 @@ impl Place {
             Self::Named => return None,
         };
         let rest = path.strip_prefix(outer.strip_suffix(b"/").unwrap_or(outer))?;
-        let is_around = matches!(rest, [] | [b'/', ..]) && !(is_prefix && outer.len() >= path.len());
-        is_around.then_some(outer.len())
+        let is_outer = matches!(rest, [] | [b'/', ..]) && !(is_prefix && outer.len() >= path.len());
+        is_outer.then_some(outer.len())
     }
 }
 
-/// Finds the mount of each location.
-pub fn settle(locations: &[Mounted]) {
-    let mut same: HashMap<_, Vec<&Mounted>> = HashMap::new();
+/// Sets the mount of each location.
+pub fn resolve(locations: &[MountedLocation]) {
+    let mut groups: HashMap<_, Vec<&MountedLocation>> = HashMap::new();
     for location in locations {
-        same.entry((location.server, Arc::as_ptr(&location.application))).or_default().push(location);
+        groups.entry((location.server, Arc::as_ptr(&location.application))).or_default().push(location);
     }
-    for group in same.values_mut() {
-        // The outer ones are known then when they are asked.
-        group.sort_by_key(|location| (!matches!(location.place, Place::Prefix(_)), location.place.prefix().len()));
+    for group in groups.values_mut() {
+        // Outer locations first: the mount of an inner one depends on theirs.
+        group.sort_by_key(|location| (!matches!(location.path, LocationPath::Prefix(_)), location.path.prefix().len()));
         for location in group.iter() {
-            let own = || Mount { script_name: location.script_name, prefix: location.place.prefix().to_vec() };
-            let around =
-                |outer: &&Mounted| Some((location.place.depth_within(&outer.place)?, outer.slot.get()?.clone()));
-            let outer =
-                group.iter().filter_map(around).reduce(|longest, next| if next.0 > longest.0 { next } else { longest });
+            let own = || Mount { script_name: location.script_name, prefix: location.path.prefix().to_vec() };
+            let candidate =
+                |outer: &&MountedLocation| Some((location.path.depth_within(&outer.path)?, outer.mount.get()?.clone()));
+            let outer = group
+                .iter()
+                .filter_map(candidate)
+                .reduce(|longest, next| if next.0 > longest.0 { next } else { longest });
             let mount = match outer {
                 Some((_, mount)) if location.script_name.is_none() => mount,
                 _ => own(),
             };
-            // An `if` without an application of its own has the slot of its location.
-            let _ = location.slot.set(mount);
+            // Each location has a cell of its own, which is not set before.
+            let _ = location.mount.set(mount);
         }
     }
 }
@@ -105,24 +107,30 @@ mod tests {
         })
     }
 
-    fn at(server: usize, application: &Arc<Specification>, place: Place) -> Mounted {
-        Mounted { server, application: application.clone(), place, script_name: None, slot: Slot::default() }
+    fn at(server: usize, application: &Arc<Specification>, path: LocationPath) -> MountedLocation {
+        MountedLocation {
+            server,
+            application: application.clone(),
+            path,
+            script_name: None,
+            mount: MountCell::default(),
+        }
     }
 
-    fn prefix(path: &str) -> Place {
-        Place::Prefix(path.as_bytes().to_vec())
+    fn prefix(path: &str) -> LocationPath {
+        LocationPath::Prefix(path.as_bytes().to_vec())
     }
 
-    fn within(path: &str) -> Place {
-        Place::Within(path.as_bytes().to_vec())
+    fn within(path: &str) -> LocationPath {
+        LocationPath::Within(path.as_bytes().to_vec())
     }
 
-    /// The mounts of one application in these places of a server.
-    fn mounts(places: impl IntoIterator<Item = Place>) -> Vec<String> {
+    /// Returns the mounts of one application in locations of one server.
+    fn mounts(paths: impl IntoIterator<Item = LocationPath>) -> Vec<String> {
         let application = application("a");
-        let locations: Vec<_> = places.into_iter().map(|place| at(1, &application, place)).collect();
-        settle(&locations);
-        let mounts = locations.iter().map(|location| location.slot.get().unwrap().prefix.clone());
+        let locations: Vec<_> = paths.into_iter().map(|path| at(1, &application, path)).collect();
+        resolve(&locations);
+        let mounts = locations.iter().map(|location| location.mount.get().unwrap().prefix.clone());
         mounts.map(|prefix| String::from_utf8(prefix).unwrap()).collect()
     }
 
@@ -138,9 +146,9 @@ mod tests {
     #[test]
     fn what_is_no_prefix_has_the_mount_around_it() {
         assert_eq!(mounts([within("/app"), prefix("/app/"), within("/app/x")]), ["/app/", "/app/", "/app/"]);
-        assert_eq!(mounts([within("/other"), prefix("/app/"), Place::Named]), ["", "/app/", ""]);
+        assert_eq!(mounts([within("/other"), prefix("/app/"), LocationPath::Named]), ["", "/app/", ""]);
         assert_eq!(mounts([within("/app/x")]), [""]);
-        // By regular expression, at the level of the server.
+        // A regular expression location directly in the server.
         assert_eq!(mounts([within(""), prefix("/"), prefix("/app/")]), ["/", "/", "/"]);
         assert_eq!(mounts([within(""), prefix("/app/")]), ["", "/app/"]);
     }
@@ -149,8 +157,8 @@ mod tests {
     fn servers_and_applications_are_separate() {
         let (one, other) = (application("a"), application("b"));
         let locations = [at(1, &one, prefix("/")), at(2, &one, prefix("/admin")), at(1, &other, prefix("/other"))];
-        settle(&locations);
-        let mounts = locations.map(|location| location.slot.get().unwrap().prefix.clone());
+        resolve(&locations);
+        let mounts = locations.map(|location| location.mount.get().unwrap().prefix.clone());
         assert_eq!(mounts, [&b"/"[..], b"/admin", b"/other"]);
     }
 }

@@ -47,7 +47,7 @@ pub fn params(request: Request, conf: &LocationConf, body: &dyn BodySource) -> R
     if let Some(authority) = request.target_authority() {
         params.set_named(b"HTTP_HOST", authority);
     }
-    for variable in conf.variables.iter().flatten() {
+    for variable in conf.var().into_iter().flatten() {
         let value = request.evaluate(&variable.value).ok_or(Failed)?;
         // A URL without a scheme is of no use to anybody.
         let if_not_empty = variable.if_not_empty || variable.name == "wsgi.url_scheme";

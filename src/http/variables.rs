@@ -7,7 +7,7 @@ use super::exchange::Installed;
 use crate::nginx::request::Request;
 use crate::nginx::variable::Variable;
 
-/// The variables, in the order of the README. A request without a call of its own has none of them.
+/// The variables, in the order of docs/directives.md. A request without a call of its own has none of them.
 pub static VARIABLES: [Variable; 7] = [
     variable("wsgi_app", |request| of_call(request, |stats| Some(stats.application.to_string()))),
     variable("wsgi_interpreter", |request| of_call(request, |stats| stats.interpreter().map(str::to_owned))),

@@ -45,7 +45,7 @@ impl Conf {
     }
 
     /// Returns file and line of the directive in nginx's format.
-    pub fn place(&self) -> String {
+    pub fn source_location(&self) -> String {
         // SAFETY: conf_file is null or describes the file that is being read. For `-g` its name is empty.
         unsafe {
             let file = (*self.0).conf_file;
@@ -105,7 +105,7 @@ impl Conf {
 
     /// Logs an error with file and line of the directive, in nginx's format.
     pub fn emerg_here(&self, message: &str) {
-        self.emerg(&format!("{message} in {}", self.place()));
+        self.emerg(&format!("{message} in {}", self.source_location()));
     }
 
     /// Returns the core module's configuration of the location that is being read or merged.

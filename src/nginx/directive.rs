@@ -33,6 +33,8 @@ impl From<String> for Problem {
 /// Handler that applies a directive, given by its name and arguments, to the configuration of its level.
 pub type Apply<T> = fn(&Conf, &[&str], &mut T) -> Result<(), Problem>;
 
+/// `http`.
+pub const HTTP: u32 = sys::NGX_HTTP_MAIN_CONF;
 /// `http`, `server` and `location`.
 pub const HTTP_SERVER_LOCATION: u32 = sys::NGX_HTTP_MAIN_CONF | sys::NGX_HTTP_SRV_CONF | sys::NGX_HTTP_LOC_CONF;
 /// `location`, `if` in a location, and `limit_except`.
@@ -45,9 +47,9 @@ pub const fn location<T>(name: sys::ngx_str_t, contexts_and_arguments: u32, appl
 }
 
 /// Returns the entry of a directive for the main configuration. `T` is the type that `create_main_conf` makes.
-pub const fn main<T>(name: sys::ngx_str_t, arguments: u32, apply: Apply<T>) -> sys::ngx_command_t {
+pub const fn main<T>(name: sys::ngx_str_t, contexts_and_arguments: u32, apply: Apply<T>) -> sys::ngx_command_t {
     let offset = std::mem::offset_of!(sys::ngx_http_conf_ctx_t, main_conf);
-    command(name, sys::NGX_HTTP_MAIN_CONF | arguments, offset, apply)
+    command(name, contexts_and_arguments, offset, apply)
 }
 
 const fn command<T>(name: sys::ngx_str_t, type_: u32, conf: usize, apply: Apply<T>) -> sys::ngx_command_t {

@@ -35,7 +35,7 @@ pub fn run(conf: &MainConf, cycle: NewCycle) -> Result<(), CheckFailed> {
     let applications = interpreters.flat_map(|interpreter| interpreter.applications);
     let applications: Vec<_> = applications.map(|application| application.specification).collect();
     let is_useless = matches!(cycle.read_reason(), ReadReason::Signal | ReadReason::Start);
-    if !conf.checks() || is_useless || applications.is_empty() {
+    if !conf.check() || is_useless || applications.is_empty() {
         return Ok(());
     }
     if worker::get().is_some() {
@@ -69,7 +69,7 @@ impl Check<'_> {
                     return Err(CheckFailed);
                 }
                 Err(error) => {
-                    let place = self.conf.place(application);
+                    let place = self.conf.source_location(application);
                     self.log(Level::Emerg, &format!("wsgi_pass \"{application}\" in {place}: {error}"));
                     self.log(Level::Emerg, &import.output);
                     result = Err(CheckFailed);

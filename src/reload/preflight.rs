@@ -141,8 +141,8 @@ pub fn import_all(config: WorkerConfig, applications: &[Arc<Specification>], dea
 fn candidates(interpreters: Vec<WorkerInterpreter>, applications: &[Arc<Specification>]) -> Vec<Candidates> {
     let with_applications = |WorkerInterpreter { mut specs, applications: all, .. }: WorkerInterpreter| {
         let wanted = all.into_iter().filter(|application| applications.contains(&application.specification));
-        let wanted = wanted.map(|Configured { specification, place, reloading, .. }| {
-            Arc::new(Application::new(Specification::clone(&specification), &place, reloading))
+        let wanted = wanted.map(|Configured { specification, source_location, reloading, .. }| {
+            Arc::new(Application::new(Specification::clone(&specification), &source_location, reloading))
         });
         // Copies are all the same.
         Some((specs.pop()?, wanted.collect::<Vec<_>>()))

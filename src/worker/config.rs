@@ -52,7 +52,7 @@ impl WorkerConfig {
         let interpreters = interpreters.map(|interpreter| WorkerInterpreter::new(interpreter, has_company)).collect();
         Some(Self {
             configuration: Configuration {
-                settings: conf.settings(),
+                settings: conf.python_settings(),
                 server_software: SERVER_SOFTWARE.to_owned(),
                 multiprocess,
                 worker_number: worker_process::worker_number(),

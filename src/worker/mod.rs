@@ -105,8 +105,9 @@ fn start_engine(config: WorkerConfig, has_loaded: Arc<AtomicBool>) -> io::Result
     for (index, interpreter) in config.interpreters.into_iter().enumerate() {
         let WorkerInterpreter { specs, threads, applications: configured } = interpreter;
         let mut preloaded = Vec::new();
-        for Configured { specification, place, preload, reloading } in configured {
-            let application = Arc::new(Application::new(Specification::clone(&specification), &place, reloading));
+        for Configured { specification, source_location, preload, reloading } in configured {
+            let application =
+                Arc::new(Application::new(Specification::clone(&specification), &source_location, reloading));
             preloaded.extend(preload.then(|| application.clone()));
             applications.push(WorkerApplication { specification, application, interpreter: index });
         }
