@@ -1,10 +1,10 @@
-//! What a location says of the heads of its applications' answers.
+//! Rules of a location for the headers of its applications' responses.
 
-/// Headers that are for nginx and not for the client, as ngx_http_uwsgi_module has them.
+/// Headers that nginx evaluates and hides from clients, as in ngx_http_uwsgi_module.
 const FOR_NGINX: [&str; 5] =
     ["X-Accel-Expires", "X-Accel-Redirect", "X-Accel-Limit-Rate", "X-Accel-Buffering", "X-Accel-Charset"];
 
-/// The rules of one location, after merging.
+/// Header rules of one location, after merging.
 #[derive(Debug, Default)]
 pub struct HeaderRules {
     /// `wsgi_allow_ranges`.
@@ -15,16 +15,16 @@ pub struct HeaderRules {
 }
 
 impl HeaderRules {
-    /// With the names of `wsgi_hide_header` and `wsgi_pass_header`.
+    /// Creates the rules; `hide` and `pass` are the names of `wsgi_hide_header` and `wsgi_pass_header`.
     pub fn new(allow_ranges: bool, intercept_errors: bool, hide: &[String], pass: &[String]) -> Self {
-        // As ngx_http_upstream_hide_headers_hash: what is passed is hidden by nothing.
+        // As in ngx_http_upstream_hide_headers_hash, wsgi_pass_header overrides wsgi_hide_header.
         let is_passed = |name: &str| pass.iter().any(|passed| passed.eq_ignore_ascii_case(name));
         let names = FOR_NGINX.into_iter().chain(hide.iter().map(String::as_str));
         let hidden = names.filter(|name| !is_passed(name)).map(str::to_owned).collect();
         Self { allow_ranges, intercept_errors, hidden }
     }
 
-    /// Whether a header is kept from the client.
+    /// Returns whether a header is removed from responses.
     pub fn is_hidden(&self, name: &[u8]) -> bool {
         self.hidden.iter().any(|hidden| hidden.as_bytes().eq_ignore_ascii_case(name))
     }
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_for_nginx_is_hidden_and_nothing_else() {
+    fn headers_for_nginx_are_hidden_and_no_others() {
         let rules = rules(&[], &[]);
         for name in FOR_NGINX {
             assert!(rules.is_hidden(name.to_lowercase().as_bytes()), "{name}");
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_passed_is_not_hidden() {
+    fn passed_headers_are_not_hidden() {
         let rules = rules(&["Server", "X-A"], &["x-a", "x-accel-expires"]);
         assert!(rules.is_hidden(b"SERVER"));
         assert!(!rules.is_hidden(b"X-A"));

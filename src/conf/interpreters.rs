@@ -141,86 +141,88 @@ pub fn check(applications: &[RegisteredApplication]) -> Result<(), String> {
 }
 
 fn check_alone(application: &RegisteredApplication) -> Result<(), String> {
-    let place = &application.source_location;
+    let source_location = &application.source_location;
     if let Some(name) = &application.unused_interpreter {
         return Err(format!(
-            "\"wsgi_interpreter {name}\" needs \"wsgi_enable_subinterpreters on\" for the application of {place}"
+            "\"wsgi_interpreter {name}\" requires \"wsgi_enable_subinterpreters on\" for the application in \
+             {source_location}"
         ));
     }
     let is_main = application.specification.placement == Placement::Main;
     if is_main && application.gil == Gil::Own {
         return Err(format!(
-            "\"wsgi_interpreter_gil own\" is not possible for the application of {place}: it is in the main interpreter, \
-             whose GIL the others share; \"wsgi_enable_subinterpreters on\" gives it another"
+            "\"wsgi_interpreter_gil own\" is not possible for the application in {source_location}: it runs in the main \
+             interpreter, which has the shared GIL; use \"wsgi_enable_subinterpreters on\""
         ));
     }
     if is_main && application.copies > 1 {
         return Err(format!(
-            "\"wsgi_interpreters {}\" is not possible for the application of {place}: it is in the main interpreter, of \
-             which there is one; \"wsgi_enable_subinterpreters on\" gives it others",
+            "\"wsgi_interpreters {}\" is not possible for the application in {source_location}: it runs in the main \
+             interpreter, which has no copies; use \"wsgi_enable_subinterpreters on\"",
             application.copies
         ));
     }
     if is_main && application.has_mechanism(Mechanism::Interpreter) {
         return Err(format!(
-            "\"wsgi_reload_mechanism interpreter\" is not possible for the application of {place}: it is in the main \
-             interpreter, which lasts as long as the worker; \"wsgi_enable_subinterpreters on\" gives it another"
+            "\"wsgi_reload_mechanism interpreter\" is not possible for the application in {source_location}: it runs in \
+             the main interpreter, which cannot be replaced; use \"wsgi_enable_subinterpreters on\""
         ));
     }
     if !is_main && application.threads == Threads::Off {
         return Err(format!(
-            "\"wsgi_threads off\" is not possible for the application of {place}: the event loop belongs to the main \
-             interpreter, and a thread to one interpreter only"
+            "\"wsgi_threads off\" is not possible for the application in {source_location}: the event loop thread runs \
+             the main interpreter only; use threads, or \"wsgi_use_main_interpreter on\""
         ));
     }
     // A call that waits for its body on the event loop thread would keep nginx from reading that body.
     if !application.request_buffering && application.threads == Threads::Off {
         return Err(format!(
-            "\"wsgi_request_buffering off\" needs threads, but the application of {place} has \"wsgi_threads off\": a \
-             call that waits for its client would stop the worker"
+            "\"wsgi_request_buffering off\" requires threads, but the application in {source_location} has \"wsgi_threads \
+             off\": a call that waits for its client would block the worker process"
         ));
     }
     Ok(())
 }
 
 fn check_pair(one: &RegisteredApplication, other: &RegisteredApplication) -> Result<(), String> {
-    let places = format!("the applications of {} and {}", one.source_location, other.source_location);
+    let both = format!("the applications in {} and {}", one.source_location, other.source_location);
     if !one.specification.shares_interpreter(&other.specification) {
         if (one.threads == Threads::Off) != (other.threads == Threads::Off) {
             return Err(format!(
-                "\"wsgi_threads off\" holds for one of {places}: the event loop would wait for the GIL while the threads \
-                 of the other have it; use threads for both, or an nginx for each"
+                "\"wsgi_threads off\" is set for only one of {both}: the event loop would wait for the GIL while the \
+                 threads of the other hold it; use threads for both, or a separate nginx for each"
             ));
         }
         return Ok(());
     }
-    let differs = |directive: &str, what: &str| {
-        Err(format!("\"{directive}\" differs between {places}, which share an interpreter and so its {what}"))
+    let differs = |directive: &str| {
+        Err(format!("\"{directive}\" differs between {both}, which share an interpreter; use the same value for both"))
     };
     if one.threads != other.threads {
-        return differs("wsgi_threads", "threads");
+        return differs("wsgi_threads");
     }
     if one.gil != other.gil {
-        return differs("wsgi_interpreter_gil", "GIL");
+        return differs("wsgi_interpreter_gil");
     }
     if one.copies != other.copies {
-        return differs("wsgi_interpreters", "copies");
+        return differs("wsgi_interpreters");
     }
     if Arc::ptr_eq(&one.specification, &other.specification) {
         if one.reloading != other.reloading {
             return Err(format!(
-                "\"wsgi_script_reloading\", \"wsgi_reload_mechanism\" or \"wsgi_reload_watch\" differs between {places}, \
-                 which are the same"
+                "\"wsgi_script_reloading\", \"wsgi_reload_mechanism\" or \"wsgi_reload_watch\" differs between {both}, \
+                 which are the same; use the same values for both"
             ));
         }
     } else if one.has_mechanism(Mechanism::Interpreter) || other.has_mechanism(Mechanism::Interpreter) {
         return Err(format!(
-            "\"wsgi_reload_mechanism interpreter\" replaces a whole interpreter, but {places} share one; give each its own"
+            "\"wsgi_reload_mechanism interpreter\" is not possible for {both}, which share an interpreter; use a separate \
+             interpreter for each"
         ));
     }
     for (name, value) in &one.environment {
         if other.environment.iter().any(|(known, other)| known == name && other != value) {
-            return differs(&format!("wsgi_env {name}"), "environment");
+            return differs(&format!("wsgi_env {name}"));
         }
     }
     Ok(())

@@ -34,7 +34,8 @@ pub struct Buffering {
     pub file: u64,
     /// `wsgi_temp_path`: directory for the temporary file.
     pub directory: PathBuf,
-    /// `wsgi_write_buffer_size`: bytes up to which data passed to `write()` is joined; 0 without `wsgi_write_buffering`.
+    /// `wsgi_write_buffer_size`: data passed to `write()` is joined up to so many bytes; 0 without
+    /// `wsgi_write_buffering`.
     pub write_join: usize,
 }
 
@@ -55,7 +56,7 @@ pub struct Pass {
     pub source_location: String,
 }
 
-/// Configuration of one level: the directives that are set here or inherited, and what they amount to after merging.
+/// Configuration of one level: its settings, and after the merge the values that are derived from them.
 #[derive(Debug, Default)]
 pub struct LocationConf {
     pub(super) settings: LocationSettings,
@@ -111,13 +112,9 @@ impl LocationConf {
     }
 
     fn merged_header_rules(&self) -> HeaderRules {
-        let names = |names: Option<&Vec<String>>| names.cloned().unwrap_or_default();
-        HeaderRules::new(
-            self.allow_ranges(),
-            self.intercept_errors(),
-            &names(self.hide_header()),
-            &names(self.pass_header()),
-        )
+        let hide = self.hide_header().map(Vec::as_slice).unwrap_or_default();
+        let pass = self.pass_header().map(Vec::as_slice).unwrap_or_default();
+        HeaderRules::new(self.allow_ranges(), self.intercept_errors(), hide, pass)
     }
 
     fn merged_buffering(&self, location: &CoreLocation) -> Buffering {

@@ -14,7 +14,7 @@ use crate::nginx::shared_memory::{AnonymousShm, ShmZone};
 use crate::nginx::sys;
 use crate::python::runtime::{self, Settings};
 
-/// An nginx content handler.
+/// Content handler of a location, in nginx's form.
 pub type ContentHandler = unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> isize;
 
 static CONTENT_HANDLER: OnceLock<ContentHandler> = OnceLock::new();
@@ -113,8 +113,8 @@ impl MainConf {
         let library = runtime::library_version();
         if !runtime::is_build_version(&library) {
             return Err(format!(
-                "the WSGI module is built for Python {}, but this nginx has loaded libpython {library}: a new module \
-                 or Python needs a restart of nginx, not a reload",
+                "the WSGI module is built for Python {}, but this nginx has loaded libpython {library}: restart nginx \
+                 instead of reloading it",
                 runtime::BUILD_VERSION
             ));
         }
@@ -128,12 +128,12 @@ impl MainConf {
     /// The cause has been logged.
     pub fn share(&mut self, conf: &Conf, words_per_commit: usize) -> Result<(), ()> {
         if !self.applications.is_empty() {
-            self.recycle_lock = Some(ShmZone::add(conf, "ngx_http_wsgi_retirement", 1)?);
+            self.recycle_lock = Some(ShmZone::add(conf, "ngx_http_wsgi_recycle_lock", 1)?);
         }
         let count = interpreters::count_replaced(&self.applications) * words_per_commit;
         if count > 0 {
-            let memory =
-                AnonymousShm::new(count).map_err(|error| conf.emerg(&format!("no memory to share: {error}")))?;
+            let memory = AnonymousShm::new(count)
+                .map_err(|error| conf.emerg(&format!("cannot allocate shared memory: {error}")))?;
             self.version_commits = Some(VersionCommitShm { memory, words: words_per_commit });
         }
         Ok(())

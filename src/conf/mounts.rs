@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_prefix_has_the_mount_around_it() {
+    fn exact_and_regex_locations_have_the_mount_of_the_outer_location() {
         assert_eq!(mounts([within("/app"), prefix("/app/"), within("/app/x")]), ["/app/", "/app/", "/app/"]);
         assert_eq!(mounts([within("/other"), prefix("/app/"), LocationPath::Named]), ["", "/app/", ""]);
         assert_eq!(mounts([within("/app/x")]), [""]);

@@ -26,7 +26,7 @@ const MAX_BUFFER_SIZE: u64 = 1 << 30;
 const MAX_THREADS: usize = 1024;
 const MAX_INTERPRETERS: usize = 256;
 
-const ONE_ENVIRONMENT: &str = "set it once, to an environment that has the packages of all";
+const ONE_ENVIRONMENT: &str = "set it once, to an environment with the packages of all applications";
 
 type SetResult = Result<(), Problem>;
 
@@ -39,8 +39,8 @@ fn once_with<T>(slot: &mut Option<T>, parse: impl FnOnce() -> Result<T, Problem>
     Ok(())
 }
 
-/// Stores the value of a directive that may stand once in the whole configuration. The message for a duplicate, which is
-/// often in the file of another site, names the first one and ends with `remedy`.
+/// Stores the value of a directive that may stand once in the whole configuration. The message for a duplicate, which
+/// often stands in the file of another site, names the first one and ends with `remedy`.
 fn once_for_all<T>(
     cf: &Conf,
     args: &[&str],
@@ -102,7 +102,7 @@ pub fn buffer_size(_: &Conf, args: &[&str], slot: &mut Option<usize>) -> SetResu
 }
 
 fn parse_size_argument(args: &[&str]) -> Result<u64, Problem> {
-    parse_size(args[1]).ok_or_else(|| invalid_value(args, args[1], "a size, as \"64k\""))
+    parse_size(args[1]).ok_or_else(|| invalid_value(args, args[1], "a size such as \"64k\""))
 }
 
 /// Sets a time, as ngx_conf_set_msec_slot does.
@@ -113,14 +113,14 @@ pub fn time(_: &Conf, args: &[&str], slot: &mut Option<Duration>) -> SetResult {
 /// Sets a time that is not 0.
 pub fn positive_time(_: &Conf, args: &[&str], slot: &mut Option<Duration>) -> SetResult {
     once_with(slot, || match parse_time_argument(args)? {
-        Duration::ZERO => Err(invalid_value(args, args[1], "a time above zero, as \"30s\"")),
+        Duration::ZERO => Err(invalid_value(args, args[1], "a time above 0 such as \"30s\"")),
         time => Ok(time),
     })
 }
 
 fn parse_time_argument(args: &[&str]) -> Result<Duration, Problem> {
     let time = parse_time(args[1]).map(Duration::from_millis);
-    time.ok_or_else(|| invalid_value(args, args[1], "a time, as \"10s\""))
+    time.ok_or_else(|| invalid_value(args, args[1], "a time such as \"10s\""))
 }
 
 /// Adds the name of a header.
@@ -151,9 +151,12 @@ pub fn pass(cf: &Conf, args: &[&str], slot: &mut Option<Pass>) -> SetResult {
         let callable = Callable::parse(callable).map_err(in_directive(args))?;
         if let Some(script) = target.script() {
             let metadata = std::fs::metadata(script)
-                .map_err(|error| format!("wsgi_pass \"{}\" cannot be used: {error}", script.display()))?;
+                .map_err(|error| format!("cannot use \"{}\" in \"wsgi_pass\" directive: {error}", script.display()))?;
             if !metadata.is_file() {
-                return Err(Problem::Message(format!("wsgi_pass \"{}\" is not a file", script.display())));
+                return Err(Problem::Message(format!(
+                    "\"{}\" is not a file in \"wsgi_pass\" directive",
+                    script.display()
+                )));
             }
         }
         if let Some(handler) = content_handler() {
@@ -231,7 +234,7 @@ pub fn python_executable(cf: &Conf, args: &[&str], slot: &mut Option<Located<Pat
 pub fn python_path(cf: &Conf, args: &[&str], slot: &mut Option<Located<Vec<PathBuf>>>) -> SetResult {
     let is_directory =
         |path: &Path| if path.is_dir() { Ok(()) } else { Err(format!("\"{}\" is not a directory", path.display())) };
-    once_for_all(cf, args, slot, "name the directories of all in one directive", || {
+    once_for_all(cf, args, slot, "list the directories of all applications in one directive", || {
         args[1..].iter().map(|path| checked_path(cf, args, path, is_directory)).collect()
     })
 }
@@ -250,7 +253,7 @@ fn checked_path(
 
 /// Sets `wsgi_python_optimize`.
 pub fn python_optimize(cf: &Conf, args: &[&str], slot: &mut Option<Located<u8>>) -> SetResult {
-    once_for_all(cf, args, slot, "set it once, for all", || match args[1] {
+    once_for_all(cf, args, slot, "set it once", || match args[1] {
         "0" => Ok(0),
         "1" => Ok(1),
         "2" => Ok(2),
@@ -268,8 +271,8 @@ pub fn interpreter(_: &Conf, args: &[&str], slot: &mut Option<String>) -> SetRes
         }
         if name == "main" {
             return Err(Problem::Message(
-                "\"main\" in \"wsgi_interpreter\" directive is the name of the main interpreter, which \
-                 \"wsgi_use_main_interpreter on\" chooses"
+                "\"main\" in \"wsgi_interpreter\" directive is the name of the main interpreter, use \
+                 \"wsgi_use_main_interpreter on\""
                     .to_owned(),
             ));
         }
@@ -283,7 +286,7 @@ pub fn interpreter_gil(_: &Conf, args: &[&str], slot: &mut Option<Gil>) -> SetRe
         "shared" => Ok(Gil::Shared),
         "own" if Gil::CAN_BE_OWN => Ok(Gil::Own),
         "own" => Err(Problem::Message(format!(
-            "\"own\" in \"wsgi_interpreter_gil\" directive needs Python 3.12 or later, but this module is built for Python \
+            "\"own\" in \"wsgi_interpreter_gil\" directive requires Python 3.12 or later, but this module is built for Python \
              {BUILD_VERSION}"
         ))),
         value => Err(invalid_value(args, value, "\"shared\" or \"own\"")),
@@ -329,7 +332,7 @@ pub fn reload_watch(cf: &Conf, args: &[&str], slot: &mut Option<Patterns>) -> Se
             let path = cf.full_path(arg).and_then(|path| path.into_os_string().into_string().ok());
             match path.filter(|path| glob::Pattern::new(path).is_ok()) {
                 Some(pattern) => patterns.globs.push(pattern),
-                None => return Err(invalid_value(args, arg, "a pattern of files, or \"modules\"")),
+                None => return Err(invalid_value(args, arg, "a file pattern or \"modules\"")),
             }
         }
         Ok(patterns)

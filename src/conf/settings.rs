@@ -24,9 +24,8 @@ pub trait Settings {
 /// ```
 ///
 /// It declares the directive `wsgi_name`, for which nginx calls `setter(cf, args, &mut field)` with a field of type
-/// `Option<Type>`, and the accessor `name()` of the configuration. The accessor returns the default if the directive is
-/// not set. Without a default it returns `Option<&Type>`. The documented default is given where it is not the text of the
-/// default.
+/// `Option<Type>`, and an accessor `name()`. The accessor returns the value or the default; without a default,
+/// `Option<&Type>`. The documented default is given only if it is not the text of the default.
 ///
 /// A new directive needs an entry here and a section in docs/directives.md.
 macro_rules! settings {
@@ -36,7 +35,8 @@ macro_rules! settings {
 
         $(
             #[doc = $description:literal]
-            $name:ident: $type:ty $(= $default:expr)? $(=> $documented:literal)?, $contexts_and_arguments:expr, $setter:path;
+            $name:ident: $type:ty $(= $default:expr)? $(=> $documented:literal)?,
+                $contexts_and_arguments:expr, $setter:path;
         )*
     ) => {
         $(#[$attribute])*

@@ -154,9 +154,11 @@ fn each_directive_is_refused_where_it_does_not_belong() {
 /// What is said of a directive that stands on two lines.
 fn duplicate(name: &str, check: &Check) -> String {
     let remedy = match name {
-        "wsgi_python_home" | "wsgi_python_executable" => "set it once, to an environment that has the packages of all",
-        "wsgi_python_path" => "name the directories of all in one directive",
-        "wsgi_python_optimize" => "set it once, for all",
+        "wsgi_python_home" | "wsgi_python_executable" => {
+            "set it once, to an environment with the packages of all applications"
+        }
+        "wsgi_python_path" => "list the directories of all applications in one directive",
+        "wsgi_python_optimize" => "set it once",
         _ => return format!("\"{name}\" directive is duplicate"),
     };
     let mut lines = check.conf_text.lines();
@@ -224,8 +226,8 @@ fn a_second_environment_in_another_file_is_told_where_the_first_is_and_why() {
     let check = site.check();
     let message = format!(
         "[emerg] \"wsgi_python_home\" directive is duplicate, the first is in {prefix}/sites/mysite:2: all applications \
-         of an nginx share one Python; set it once, to an environment that has the packages of all in \
-         {prefix}/sites/shop:1\n"
+         of an nginx share one Python; set it once, to an environment with the packages of all \
+         applications in {prefix}/sites/shop:1\n"
     );
     assert!(!check.ok && check.output.contains(&message), "{}", check.output);
 }

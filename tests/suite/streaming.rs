@@ -758,8 +758,8 @@ fn http2_limits_of_the_body_are_those_of_nginx() {
 fn it_needs_threads() {
     let message = |place: &str| {
         format!(
-            "\"wsgi_request_buffering off\" needs threads, but the application of {place} has \"wsgi_threads off\": a \
-             call that waits for its client would stop the worker"
+            "\"wsgi_request_buffering off\" requires threads, but the application in {place} has \"wsgi_threads off\": a \
+             call that waits for its client would block the worker process"
         )
     };
     let refused = |site: Site| {
