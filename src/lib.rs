@@ -119,7 +119,7 @@ impl HttpModule for Module {
 unsafe extern "C" fn preconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
     nginx::guard(Status::NGX_ERROR.into(), || {
         nginx::module::set_ctx_index(Module::module().ctx_index);
-        conf::main::set_content_handler(content_handler);
+        conf::content_handler::set(content_handler);
         // SAFETY: nginx passes the parser's state.
         let conf = unsafe { Conf::new(cf) };
         match nginx::variable::register(&conf, &http::variables::VARIABLES) {

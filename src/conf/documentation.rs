@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::directives::{LocationSettings, MainSettings};
-use super::location::Threads;
-use super::main::{Located, MaxRequests};
+use super::location::LocationSettings;
+use super::main::MainSettings;
 use super::setters::{DEFAULT_CALLABLE, DEFAULT_MIDDLEWARE};
-use super::settings::Settings;
+use super::settings::{Entry, Settings, Written};
+use super::values::{Located, MaxRequests, Threads};
 use crate::app::source_files::Mechanism;
 use crate::nginx::sys::{
     NGX_CONF_FLAG, NGX_HTTP_LIF_CONF, NGX_HTTP_LMT_CONF, NGX_HTTP_LOC_CONF, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF,
@@ -15,23 +15,6 @@ use crate::nginx::sys::{
 use crate::python::threads::Gil;
 
 const PAGE: &str = include_str!("../../docs/directives.md");
-
-/// Documentation of a directive in the table.
-pub struct Entry {
-    pub name: &'static str,
-    /// Flags of `ngx_command_t`.
-    pub contexts_and_arguments: u32,
-    /// One line; the compiler puts a space in front.
-    pub description: &'static str,
-    /// Default value in the syntax of nginx's configuration.
-    pub default: fn() -> Option<String>,
-}
-
-/// Values that have a text in nginx's configuration.
-pub trait Written {
-    /// Returns the text.
-    fn written(&self) -> String;
-}
 
 impl Written for bool {
     fn written(&self) -> String {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::location::Threads;
+use super::values::Threads;
 use crate::app::source_files::{Mechanism, Reloading};
 use crate::app::specification::{Placement, Specification};
 use crate::python::threads::Gil;

@@ -1,53 +1,47 @@
 //! Configuration of the `http` block, and the applications of all its locations.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use super::directives::MainSettings;
 use super::interpreters::{self, Interpreter, RegisteredApplication};
-use super::location::LocationConf;
 use super::mounts::{self, MountedLocation};
+use super::setters;
+use super::settings::settings;
+use super::values::{Located, MaxRequests};
 use crate::app::source_files::Mechanism;
 use crate::app::specification::Specification;
 use crate::nginx::conf::Conf;
+use crate::nginx::directive::{HTTP, main};
 use crate::nginx::shared_memory::{AnonymousShm, ShmZone};
-use crate::nginx::sys;
+use crate::nginx::sys::{
+    NGX_CONF_1MORE as ONE_OR_MORE, NGX_CONF_FLAG as FLAG, NGX_CONF_TAKE1 as TAKE1, NGX_CONF_TAKE12 as TAKE12,
+};
 use crate::python::runtime::{self, Settings};
 
-/// Content handler of a location, in nginx's form.
-pub type ContentHandler = unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> isize;
+settings! {
+    /// Directives of the `http` block only.
+    pub struct MainSettings of MainConf by main;
 
-static CONTENT_HANDLER: OnceLock<ContentHandler> = OnceLock::new();
-
-/// Sets the content handler of locations with `wsgi_pass`. Only the first call has an effect.
-pub fn set_content_handler(handler: ContentHandler) {
-    let _ = CONTENT_HANDLER.set(handler);
-}
-
-pub(super) fn content_handler() -> Option<ContentHandler> {
-    CONTENT_HANDLER.get().copied()
-}
-
-/// `wsgi_max_requests`: number of calls after which a worker process is recycled; 0 is no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MaxRequests {
-    pub calls: u64,
-    /// Upper limit of the random number of calls that each worker process adds.
-    pub jitter: u64,
-}
-
-/// Value of a directive that may stand once in the whole configuration.
-#[derive(Clone, Debug)]
-pub struct Located<T> {
-    pub value: T,
-    /// File and line of the directive; empty for a default.
-    pub source_location: String,
-}
-
-impl<T> From<T> for Located<T> {
-    fn from(value: T) -> Self {
-        Self { value, source_location: String::new() }
-    }
+    /// Imports each application during `nginx -t` and before a reload.
+    check: bool = true, HTTP | FLAG, setters::flag;
+    /// Limits the time of all imports of `wsgi_check` together.
+    check_timeout: Duration = Duration::from_secs(30), HTTP | TAKE1, setters::positive_time;
+    /// Names the virtual environment or the installation prefix of Python.
+    python_home: Located<PathBuf>, HTTP | TAKE1, setters::python_home;
+    /// Names the Python interpreter whose packages are used.
+    python_executable: Located<PathBuf>, HTTP | TAKE1, setters::python_executable;
+    /// Adds directories to the front of `sys.path`.
+    python_path: Located<Vec<PathBuf>>, HTTP | ONE_OR_MORE, setters::python_path;
+    /// Sets the optimization level, like `python -O`.
+    python_optimize: Located<u8> = 0.into(), HTTP | TAKE1, setters::python_optimize;
+    /// Recycles a worker process after this number of calls.
+    max_requests: MaxRequests = MaxRequests { calls: 0, jitter: 0 }, HTTP | TAKE12, setters::max_requests;
+    /// Recycles a worker process whose memory exceeds this size.
+    max_memory: u64 = 0, HTTP | TAKE1, setters::size;
+    /// Limits the time that an exiting worker process waits for its calls.
+    shutdown_timeout: Duration = Duration::from_secs(10), HTTP | TAKE1, setters::time;
 }
 
 /// Shared words of the version commits, `words` for each application whose interpreter is replaced.
@@ -69,26 +63,12 @@ pub struct MainConf {
 
 impl MainConf {
     /// Registers the application of a location. Locations with equal specifications share one application.
-    pub(super) fn register(
-        &mut self,
-        specification: Specification,
-        location: &LocationConf,
-        source_location: &str,
-    ) -> Arc<Specification> {
-        let known = self.applications.iter().find(|known| *known.specification == specification);
-        let specification = known.map_or_else(|| Arc::new(specification), |known| known.specification.clone());
-        self.applications.push(RegisteredApplication {
-            specification: specification.clone(),
-            preload: location.preload(),
-            reloading: location.reloading(),
-            threads: location.threads(),
-            gil: location.interpreter_gil(),
-            copies: location.interpreters(),
-            unused_interpreter: location.unused_interpreter().map(str::to_owned),
-            request_buffering: location.request_buffering(),
-            environment: location.env().cloned().unwrap_or_default(),
-            source_location: source_location.to_owned(),
-        });
+    pub(super) fn register(&mut self, mut application: RegisteredApplication) -> Arc<Specification> {
+        if let Some(known) = self.applications.iter().find(|known| known.specification == application.specification) {
+            application.specification = known.specification.clone();
+        }
+        let specification = application.specification.clone();
+        self.applications.push(application);
         specification
     }
 

@@ -1,5 +1,6 @@
-//! Directives: the table, the configuration of a location and of the `http` block, and how they merge.
+//! Directives: the configuration of `http`, `server` and `location`, inheritance, and checks.
 
+pub mod content_handler;
 pub mod directives;
 #[cfg(test)]
 mod documentation;
@@ -10,3 +11,4 @@ pub mod main;
 pub mod mounts;
 mod setters;
 mod settings;
+pub mod values;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::location::{EnvironVariable, Pass, Threads};
-use super::main::{Located, MaxRequests, content_handler};
+use super::content_handler;
+use super::values::{EnvironVariable, Located, MaxRequests, Pass, Threads};
 use crate::app::source_files::{Mechanism, Patterns};
 use crate::app::specification::{Callable, Target, is_dotted_name};
 use crate::nginx::conf::{ComplexValue, Conf, parse_size, parse_time};
@@ -159,7 +159,7 @@ pub fn pass(cf: &Conf, args: &[&str], slot: &mut Option<Pass>) -> SetResult {
                 )));
             }
         }
-        if let Some(handler) = content_handler() {
+        if let Some(handler) = content_handler::get() {
             cf.core_location().set_handler(handler);
         }
         Ok(Pass { target, callable, source_location: cf.source_location() })

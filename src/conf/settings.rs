@@ -10,10 +10,28 @@ pub trait Settings {
 
     /// The same directives for the comparison with docs/directives.md. Unit tests have no nginx, and so no `COMMANDS`.
     #[cfg(test)]
-    const DOCUMENTATION: &'static [super::documentation::Entry];
+    const DOCUMENTATION: &'static [Entry];
 
     /// Takes each value that is not set here from the outer level.
     fn inherit(&mut self, outer: &Self);
+}
+
+/// A directive for the comparison with docs/directives.md.
+#[cfg(test)]
+pub struct Entry {
+    pub name: &'static str,
+    /// Flags of `ngx_command_t`.
+    pub contexts_and_arguments: u32,
+    /// One line; the compiler puts a space in front.
+    pub description: &'static str,
+    /// Default value in the syntax of nginx's configuration.
+    pub default: fn() -> Option<String>,
+}
+
+/// Values that have a text in nginx's configuration.
+#[cfg(test)]
+pub trait Written {
+    fn written(&self) -> String;
 }
 
 /// Declares the directives of one level. An entry has the form
@@ -60,9 +78,9 @@ macro_rules! settings {
             ];
 
             #[cfg(test)]
-            const DOCUMENTATION: &'static [$crate::conf::documentation::Entry] = &[
+            const DOCUMENTATION: &'static [$crate::conf::settings::Entry] = &[
                 $(
-                    $crate::conf::documentation::Entry {
+                    $crate::conf::settings::Entry {
                         name: concat!("wsgi_", stringify!($name)),
                         contexts_and_arguments: $contexts_and_arguments,
                         description: $description,
@@ -102,7 +120,7 @@ macro_rules! settings {
     (@documented $type:ty $(= $default:expr)? => $documented:literal) => { Some($documented.to_owned()) };
     (@documented $type:ty = $default:expr) => {{
         let default: $type = $default;
-        Some($crate::conf::documentation::Written::written(&default))
+        Some($crate::conf::settings::Written::written(&default))
     }};
 }
 

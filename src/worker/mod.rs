@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::app::application::Application;
 use crate::app::specification::Specification;
 use crate::conf::interpreters::Configured;
-use crate::conf::location::Threads;
+use crate::conf::values::Threads;
 use crate::engine::Engine;
 use crate::engine::inline::Inline;
 use crate::engine::versions::{InterpreterVersions, PoolConfig};

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::recycle_lock::RecycleLock;
-use crate::conf::main::MaxRequests;
+use crate::conf::values::MaxRequests;
 use crate::engine::pool::CallHandle;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::thread_bound::EventLoopBound;
