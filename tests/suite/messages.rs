@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Literals of two words or more that no log and no exception shows.
-const NO_MESSAGES: [&str; 7] = [
+const NO_MESSAGES: [&str; 8] = [
+    "(the location's prefix)",
     "wsgi check process",
     "wsgi trial process",
     "ngx_wsgi shutdown",
