@@ -14,7 +14,7 @@ use std::process::Command;
 const NO_MESSAGES: [&str; 8] = [
     "(the location's prefix)",
     "wsgi check process",
-    "wsgi trial process",
+    "wsgi preflight process",
     "ngx_wsgi shutdown",
     "The nginx worker that this code runs in.",
     "<ngx_wsgi log stream '…'>",
