@@ -8,6 +8,7 @@ both_engines!(
     what_is_set_around_an_application_counts,
     conditions_are_a_part_of_their_location,
     other_applications_and_servers_have_their_own,
+    a_nested_location_has_the_application_only_if_it_names_it,
     the_urls_of_an_application_are_right_in_an_inner_location,
 );
 
@@ -146,4 +147,15 @@ def application(environ, start_response):
     let nginx = Site::new(engine).app(app).location("/admin/", "wsgi_pass app.py; client_max_body_size 1g;").start();
     let base = nginx.url("");
     assert_eq!(nginx.get("/admin/login").expect(200).text(), format!("{base}/ {base}/admin/login"));
+}
+
+fn a_nested_location_has_the_application_only_if_it_names_it(engine: Engine) {
+    // One application with two values would be refused.
+    let nested = "location /app/files/ { wsgi_env NAME inner; }";
+    let nginx = site(engine)
+        .file("html/app/files/x", "a file")
+        .location("/app/", &format!("{PASS} wsgi_env NAME outer; {nested}"))
+        .start();
+    assert_mounts(&nginx, &[("/app/x", "/app")]);
+    assert_eq!(nginx.get("/app/files/x").expect(200).text(), "a file");
 }
