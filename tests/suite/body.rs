@@ -1,6 +1,6 @@
 //! Request bodies: whole, or the application does not start.
 
-use crate::harness::{Conn, Engine, Framing, Nginx, Site, both_engines, wait_for};
+use crate::harness::{Client, Conn, Engine, Framing, Site, both_engines, wait_for};
 use std::io::Write;
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ fn bodies_of_any_size_arrive_whole(engine: Engine) {
 }
 
 fn a_body_that_comes_in_pieces_arrives_whole(engine: Engine) {
-    let nginx = Site::new(engine).app(ECHO).start();
+    let nginx = Site::new(engine).app(ECHO).start_shared();
     let mut conn = nginx.connect();
     conn.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 26\r\n\r\nabc");
     for piece in ["defg", "h", "ijklmnopq", "rstuvwxyz"] {
@@ -85,7 +85,7 @@ fn a_body_that_comes_in_pieces_arrives_whole(engine: Engine) {
 }
 
 fn a_chunked_body_gets_its_true_length(engine: Engine) {
-    let nginx = Site::new(engine).app(DIGEST).http("client_body_buffer_size 1k;").start();
+    let nginx = Site::new(engine).app(DIGEST).http("client_body_buffer_size 1k;").start_shared();
     let mut conn = nginx.connect();
     conn.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     conn.send("5\r\nhello\r\n1;extension=x\r\n \r\n");
@@ -107,7 +107,7 @@ fn a_chunked_body_gets_its_true_length(engine: Engine) {
 }
 
 fn an_empty_chunked_body_has_length_zero(engine: Engine) {
-    let nginx = Site::new(engine).app(DIGEST).start();
+    let nginx = Site::new(engine).app(DIGEST).start_shared();
     let mut conn = nginx.connect();
     conn.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
     let text = conn.response().expect(200).text();
@@ -115,7 +115,7 @@ fn an_empty_chunked_body_has_length_zero(engine: Engine) {
 }
 
 fn trailers_are_no_part_of_the_body(engine: Engine) {
-    let nginx = Site::new(engine).app(ECHO).start();
+    let nginx = Site::new(engine).app(ECHO).start_shared();
     let mut conn = nginx.connect();
     conn.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     conn.send("3\r\nabc\r\n0\r\nX-Trailer: yes\r\nX-Other: no\r\n\r\n");
@@ -125,7 +125,7 @@ fn trailers_are_no_part_of_the_body(engine: Engine) {
 }
 
 fn length_together_with_chunks_is_refused(engine: Engine) {
-    let nginx = Site::new(engine).app(DIGEST).start();
+    let nginx = Site::new(engine).app(DIGEST).start_shared();
     let mut conn = nginx.connect();
     conn.send(
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n\
@@ -137,12 +137,12 @@ fn length_together_with_chunks_is_refused(engine: Engine) {
 
 /// A whole request afterwards is served, and it is the only one that reached the application.
 #[track_caller]
-fn assert_not_started(nginx: &Nginx) {
+fn assert_not_started(nginx: &Client) {
     nginx.post("/", "whole").expect(200);
     assert_eq!(nginx.events(), ["started"]);
 }
 
-fn started_upload(nginx: &Nginx) -> Conn {
+fn started_upload(nginx: &Client) -> Conn {
     let mut conn = nginx.connect();
     conn.send("POST /cut HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
     conn.send(pattern(50_000));
@@ -150,14 +150,14 @@ fn started_upload(nginx: &Nginx) -> Conn {
 }
 
 fn the_application_never_starts_on_a_body_cut_by_a_close(engine: Engine) {
-    let nginx = Site::new(engine).app(DIGEST).start();
+    let nginx = Site::new(engine).app(DIGEST).start_shared();
     started_upload(&nginx).finish_sending().read_to_end();
     nginx.wait_access("400 POST /cut");
     assert_not_started(&nginx);
 }
 
 fn the_application_never_starts_on_a_body_cut_by_a_reset(engine: Engine) {
-    let nginx = Site::new(engine).app(DIGEST).start();
+    let nginx = Site::new(engine).app(DIGEST).start_shared();
     started_upload(&nginx).reset();
     nginx.wait_access("POST /cut");
     assert_not_started(&nginx);
@@ -172,7 +172,7 @@ fn the_application_never_starts_on_a_body_that_stalls(engine: Engine) {
 }
 
 fn the_application_never_starts_on_broken_chunks(engine: Engine) {
-    let nginx = Site::new(engine).app(DIGEST).errors_expected().start();
+    let nginx = Site::new(engine).app(DIGEST).errors_expected().start_shared();
     for (rest, status) in [("zz\r\nabc", 400), ("5\r\nhelloX", 400)] {
         let mut conn = nginx.connect();
         conn.send("POST /cut HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -188,7 +188,7 @@ fn the_application_never_starts_on_broken_chunks(engine: Engine) {
 
 /// Two requests on one connection, the first with a body that nobody reads.
 #[track_caller]
-fn assert_next_request_undisturbed(nginx: &Nginx, head: &str, body: &[u8]) {
+fn assert_next_request_undisturbed(nginx: &Client, head: &str, body: &[u8]) {
     let mut conn = nginx.connect();
     // In one write: what is not read of the first must not be taken for the second.
     let next = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -198,7 +198,7 @@ fn assert_next_request_undisturbed(nginx: &Nginx, head: &str, body: &[u8]) {
 }
 
 fn an_unread_body_does_not_disturb_the_next_request(engine: Engine) {
-    let nginx = Site::new(engine).app(IGNORE).start();
+    let nginx = Site::new(engine).app(IGNORE).start_shared();
     // A body that looks like a request.
     let trap = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     for body in [&trap[..], &pattern(100_000)] {
@@ -222,7 +222,7 @@ def application(environ, start_response):
     return [environ["PATH_INFO"].encode()]
 "#,
         )
-        .start();
+        .start_shared();
     let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n";
     assert_next_request_undisturbed(&nginx, head, &pattern(50_000));
 }
@@ -238,7 +238,7 @@ fn an_early_answer_to_a_large_body_arrives(engine: Engine) {
 }
 
 fn pipelined_bodies_stay_apart(engine: Engine) {
-    let nginx = Site::new(engine).app(ECHO).start();
+    let nginx = Site::new(engine).app(ECHO).start_shared();
     let mut conn = nginx.connect();
     let mut all = Vec::new();
     for i in 1..20 {
@@ -273,7 +273,7 @@ fn body_size_limits_are_those_of_nginx(engine: Engine) {
 
 fn continue_is_sent_before_the_body_is_read(engine: Engine) {
     for app in [ECHO, IGNORE] {
-        let nginx = Site::new(engine).app(app).start();
+        let nginx = Site::new(engine).app(app).start_shared();
         let mut conn = nginx.connect();
         conn.send("POST /body HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
         assert_eq!(conn.read_until("\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -290,7 +290,7 @@ fn continue_is_not_sent_for_a_refused_body(engine: Engine) {
 }
 
 fn a_body_of_a_get_is_passed(engine: Engine) {
-    let nginx = Site::new(engine).app(ECHO).start();
+    let nginx = Site::new(engine).app(ECHO).start_shared();
     let mut conn = nginx.connect();
     conn.send("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
     assert_eq!(conn.response().expect(200).text(), "body");

@@ -68,7 +68,7 @@ def application(environ, start_response):
 fn crash(nginx: &mut Nginx, path: &str, signal: i32) {
     let worker = nginx.workers()[0];
     nginx.connect().send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).read_to_end();
-    nginx.wait_told(&format!("worker process {worker} exited on signal {signal}"));
+    nginx.wait_expected_error(&format!("worker process {worker} exited on signal {signal}"));
     wait_for("another worker", || nginx.workers().first().is_some_and(|now| *now != worker).then_some(()));
     nginx.get("/fine").expect(200);
 }
@@ -140,7 +140,7 @@ def application(environ, start_response):
     let mut nginx = Site::new(engine).app(source).start();
     nginx.write("crash", "");
     nginx.signal(libc::SIGHUP);
-    nginx.wait_told("exited on signal 11");
+    nginx.wait_expected_error("exited on signal 11");
     let frame = format!("  File \"{}\", line 5 in <module>", nginx.prefix().join("app.py").display());
     assert_shown(&nginx.error_log(), "Segmentation fault", &[frame]);
 }

@@ -1,6 +1,6 @@
 //! What an application finds in its environ.
 
-use crate::harness::{Conn, Engine, Nginx, Response, Site, both_engines, curl};
+use crate::harness::{Client, Conn, Engine, Response, Site, both_engines, curl};
 use serde_json::{Map, Value};
 
 both_engines!(
@@ -61,7 +61,7 @@ fn environ_of(response: Response) -> Map<String, Value> {
 
 /// The environ of a request that is given as it goes over the wire.
 #[track_caller]
-fn environ_of_raw(nginx: &Nginx, request: impl AsRef<[u8]>) -> Map<String, Value> {
+fn environ_of_raw(nginx: &Client, request: impl AsRef<[u8]>) -> Map<String, Value> {
     let mut conn: Conn = nginx.connect();
     environ_of(conn.send(request).response())
 }
@@ -75,9 +75,9 @@ fn request(line: &str, headers: &[u8]) -> Vec<u8> {
 }
 
 fn keys_of_cgi_and_of_wsgi_are_there(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ = environ_of(nginx.get("/a/b?x=1&y=%20"));
-    let port = nginx.port().to_string();
+    let (port, client) = (nginx.port().to_string(), nginx.source().to_string());
     for (key, value) in [
         ("REQUEST_METHOD", "GET"),
         ("SCRIPT_NAME", ""),
@@ -88,7 +88,7 @@ fn keys_of_cgi_and_of_wsgi_are_there(engine: Engine) {
         ("SERVER_NAME", "localhost"),
         ("SERVER_PORT", &port),
         ("SERVER_PROTOCOL", "HTTP/1.1"),
-        ("REMOTE_ADDR", "127.0.0.1"),
+        ("REMOTE_ADDR", &client),
         ("wsgi.url_scheme", "http"),
     ] {
         assert_eq!(environ[key], value, "{key}");
@@ -112,7 +112,7 @@ fn keys_of_cgi_and_of_wsgi_are_there(engine: Engine) {
 }
 
 fn every_cgi_value_is_a_plain_str(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let answer = nginx.post("/a?b", "body").expect(200).json();
     assert_eq!(answer["dict"], true);
     for (key, kind) in answer["types"].as_object().unwrap() {
@@ -140,14 +140,14 @@ def application(environ, start_response):
     return [repr(marks).encode()]
 "#,
         )
-        .start();
+        .start_shared();
     for _ in 0..3 {
         assert_eq!(nginx.get("/").expect(200).text(), "[]");
     }
 }
 
 fn length_and_type_are_absent_without_a_body(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ = environ_of(nginx.get("/"));
     for key in ["CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE"] {
         assert!(!environ.contains_key(key), "{key}: {}", environ[key]);
@@ -155,7 +155,7 @@ fn length_and_type_are_absent_without_a_body(engine: Engine) {
 }
 
 fn length_and_type_of_a_body_are_given(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ = environ_of(nginx.request("POST", "/", &[("Content-Type", "text/x-odd; charset=\"a b\"")], b"12345"));
     assert_eq!(environ["CONTENT_LENGTH"], "5");
     assert_eq!(environ["CONTENT_TYPE"], "text/x-odd; charset=\"a b\"");
@@ -167,7 +167,7 @@ fn length_and_type_of_a_body_are_given(engine: Engine) {
 }
 
 fn headers_become_http_keys(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ = environ_of_raw(
         &nginx,
         request(
@@ -184,7 +184,7 @@ fn headers_become_http_keys(engine: Engine) {
 
 /// nginx takes spaces away, and leaves tabs (RFC 9110, section 5.5).
 fn white_space_around_a_value_is_no_part_of_it(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let headers = b"X-A: \t a\tb \t\r\nX-Only:\t\r\nX-B:\t1\t\r\nX-B: \t2\r\nCookie: a=1\t\r\nCookie:\tb=2\r\nContent-Type:\tt/p\t\r\n\
                     Authorization:\tBearer x\t\r\nAccept:\ttext/html\t\r\nContent-Length: 1\r\n";
     let mut bytes = request("POST /", headers);
@@ -223,7 +223,7 @@ fn white_space_in_http2_is_no_part_of_a_value_either(engine: Engine) {
 }
 
 fn repeated_headers_are_joined_by_commas(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ = environ_of_raw(
         &nginx,
         request(
@@ -238,20 +238,20 @@ fn repeated_headers_are_joined_by_commas(engine: Engine) {
 }
 
 fn repeated_cookies_are_joined_by_semicolons(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ =
         environ_of_raw(&nginx, request("GET /", b"Cookie: a=1; b=2\r\nX: y\r\nCookie: c=3\r\nCookie: d=4\r\n"));
     assert_eq!(environ["HTTP_COOKIE"], "a=1; b=2; c=3; d=4");
 }
 
 fn many_copies_of_a_header_are_joined(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ = environ_of_raw(&nginx, request("GET /", &b"X-Many: v\r\n".repeat(900)));
     assert_eq!(environ["HTTP_X_MANY"], vec!["v"; 900].join(", "));
 }
 
 fn the_first_content_type_counts(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let mut bytes = request("POST /", b"Content-Type: a/first\r\nContent-Type: b/second\r\nContent-Length: 1\r\n");
     bytes.push(b'x');
     let environ = environ_of_raw(&nginx, bytes);
@@ -260,7 +260,7 @@ fn the_first_content_type_counts(engine: Engine) {
 }
 
 fn underscored_headers_are_dropped(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ = environ_of_raw(&nginx, request("GET /", b"X_Real_IP: 6.6.6.6\r\n"));
     assert!(!environ.contains_key("HTTP_X_REAL_IP"));
 }
@@ -284,13 +284,13 @@ fn an_underscored_name_never_meets_the_dashed_one(engine: Engine) {
 }
 
 fn the_proxy_header_is_never_passed(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ = environ_of_raw(&nginx, request("GET /", b"Proxy: http://evil/\r\npROXY: http://evil/\r\n"));
     assert!(!environ.contains_key("HTTP_PROXY"));
 }
 
 fn path_bytes_are_latin_1(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     for (path, seen) in [
         (&b"/%ff"[..], "/\u{ff}"),
         (b"/%C3%A9", "/\u{c3}\u{a9}"),
@@ -312,7 +312,7 @@ fn path_bytes_are_latin_1(engine: Engine) {
 }
 
 fn query_and_request_uri_stay_raw(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let line = b"GET /a%20b/../c?q=%00%ff&\xc3\xa9=\xff+x?y HTTP/1.1\r\nHost: a\r\n\r\n";
     let environ = environ_of_raw(&nginx, line);
     let query = "q=%00%ff&\u{c3}\u{a9}=\u{ff}+x?y";
@@ -322,14 +322,14 @@ fn query_and_request_uri_stay_raw(engine: Engine) {
 }
 
 fn header_bytes_are_latin_1(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ = environ_of_raw(&nginx, request("GET /", b"X-A: caf\xc3\xa9 \xff\x80\r\nCookie: a=\xe9\r\n"));
     assert_eq!(environ["HTTP_X_A"], "caf\u{c3}\u{a9} \u{ff}\u{80}");
     assert_eq!(environ["HTTP_COOKIE"], "a=\u{e9}");
 }
 
 fn a_nul_in_the_path_never_reaches_the_application(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let mut conn = nginx.connect();
     conn.send("GET /a%00b HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(conn.response().status, 400);
@@ -337,7 +337,7 @@ fn a_nul_in_the_path_never_reaches_the_application(engine: Engine) {
 
 /// Asks for each path and compares SCRIPT_NAME and PATH_INFO.
 #[track_caller]
-fn assert_mounts(nginx: &Nginx, table: &[(&str, &str, &str)]) {
+fn assert_mounts(nginx: &Client, table: &[(&str, &str, &str)]) {
     for (path, script_name, path_info) in table {
         let line = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
         let environ = environ_of_raw(nginx, line);
@@ -453,7 +453,7 @@ fn a_rewrite_changes_the_path_and_not_the_request_uri(engine: Engine) {
 }
 
 fn host_keeps_its_port(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ = environ_of_raw(&nginx, "GET / HTTP/1.1\r\nHost: Example.com:8443\r\n\r\n".as_bytes());
     assert_eq!(environ["HTTP_HOST"], "Example.com:8443");
     assert_eq!(environ["SERVER_NAME"], "localhost");
@@ -461,7 +461,7 @@ fn host_keeps_its_port(engine: Engine) {
 }
 
 fn host_of_an_absolute_target_wins(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ = environ_of_raw(&nginx, "GET http://target.example:81/x?y HTTP/1.1\r\nHost: other\r\n\r\n".as_bytes());
     assert_eq!(environ["HTTP_HOST"], "target.example:81");
     assert_eq!(environ["PATH_INFO"], "/x");
@@ -469,7 +469,7 @@ fn host_of_an_absolute_target_wins(engine: Engine) {
 }
 
 fn http_1_0_needs_no_host(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ = environ_of_raw(&nginx, "GET / HTTP/1.0\r\n\r\n".as_bytes());
     assert_eq!(environ["SERVER_PROTOCOL"], "HTTP/1.0");
     assert_eq!(environ["SERVER_NAME"], "localhost");
@@ -485,7 +485,7 @@ def application(environ, start_response):
     return [environ["REQUEST_METHOD"].encode()]
 "#,
         )
-        .start();
+        .start_shared();
     for method in ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "PROPFIND", "BREW", "M-SEARCH"] {
         let mut conn = nginx.connect();
         conn.send(format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
@@ -559,7 +559,7 @@ fn a_user_name_is_latin_1(engine: Engine) {
 }
 
 fn a_bearer_token_is_no_user(engine: Engine) {
-    let nginx = site(engine).start();
+    let nginx = site(engine).start_shared();
     let environ = environ_of(nginx.request("GET", "/", &[("Authorization", "Bearer abc.def")], b""));
     assert_eq!(environ["HTTP_AUTHORIZATION"], "Bearer abc.def");
     assert!(!environ.contains_key("REMOTE_USER"));

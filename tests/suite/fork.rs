@@ -15,9 +15,7 @@ both_engines!(
 const FORKING: &str = r#"
 import ctypes, os, signal, time
 
-def event(text):
-    with open("@prefix@/events", "a") as events:
-        events.write(text + "\n")
+@event@
 
 def take_descriptors():
     number = 0

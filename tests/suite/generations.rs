@@ -310,7 +310,7 @@ fn workers_may_come_and_go() {
             let now = nginx.workers();
             (now.len() == 2 && !now.contains(&workers[0])).then_some(())
         });
-        nginx.wait_told(&format!("worker process {} exited on signal 9", workers[0]));
+        nginx.wait_expected_error(&format!("worker process {} exited on signal 9", workers[0]));
     }
 }
 

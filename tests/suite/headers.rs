@@ -1,6 +1,6 @@
 //! Response headers: none lost, none twice, and known to nginx's filters.
 
-use crate::harness::{Engine, Framing, Nginx, Response, Site, both_engines};
+use crate::harness::{Client, Engine, Framing, Response, Site, both_engines};
 use std::collections::HashSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -41,7 +41,7 @@ def application(environ, start_response):
 }
 
 #[track_caller]
-fn ask(nginx: &Nginx, headers: &str) -> Response {
+fn ask(nginx: &Client, headers: &str) -> Response {
     let mut conn = nginx.connect();
     conn.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n"));
     conn.response()
@@ -56,7 +56,7 @@ fn repeated_headers_stay_apart_and_in_order(engine: Engine) {
         ("Link", "</a>; rel=preload"), ("Link", "</b>; rel=preload"), ("Cache-Control", "private"),
         ("Cache-Control", "max-age=5"), ("Vary", "Cookie"), ("Vary", "Accept"), ("set-cookie", "c=3")]"#,
     )
-    .start();
+    .start_shared();
     let response = ask(&nginx, "").expect(200);
     assert_eq!(response.all("Set-Cookie"), ["a=1; Expires=Wed, 21 Oct 2026 07:28:00 GMT", "b=2", "c=3"]);
     assert_eq!(response.all("WWW-Authenticate"), ["Basic realm=\"a, b\"", "Digest a=1, b=2"]);
@@ -67,14 +67,14 @@ fn repeated_headers_stay_apart_and_in_order(engine: Engine) {
 }
 
 fn names_keep_their_case(engine: Engine) {
-    let nginx = with_headers(engine, r#"[("x-lOwEr", "1"), ("X_Under", "2")]"#).start();
+    let nginx = with_headers(engine, r#"[("x-lOwEr", "1"), ("X_Under", "2")]"#).start_shared();
     let response = ask(&nginx, "").expect(200);
     assert!(response.headers.contains(&("x-lOwEr".into(), "1".into())));
     assert!(response.headers.contains(&("X_Under".into(), "2".into())));
 }
 
 fn values_are_latin_1_bytes(engine: Engine) {
-    let nginx = with_headers(engine, r#"[("X-A", "caf\xe9 \xff\tb"), ("X-Empty", "")]"#).start();
+    let nginx = with_headers(engine, r#"[("X-A", "caf\xe9 \xff\tb"), ("X-Empty", "")]"#).start_shared();
     let response = ask(&nginx, "").expect(200);
     assert_eq!(response.header("X-A"), Some("caf\u{e9} \u{ff}\tb"));
     assert_eq!(response.header("X-Empty"), Some(""));
@@ -93,8 +93,8 @@ fn hop_by_hop_headers_are_dropped_with_a_warning(engine: Engine) {
     ] {
         // Whatever its case.
         let odd: String = name.to_uppercase();
-        let nginx =
-            with_headers(engine, &format!(r#"[("X-Before", "1"), ("{odd}", "{value}"), ("X-After", "2")]"#)).start();
+        let nginx = with_headers(engine, &format!(r#"[("X-Before", "1"), ("{odd}", "{value}"), ("X-After", "2")]"#))
+            .start_shared();
         let mut conn = nginx.connect();
         for _ in 0..2 {
             conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -166,7 +166,8 @@ fn charset_is_added_to_a_text_type(engine: Engine) {
         ("multipart/x; boundary=b; charset=c; more=d", "multipart/x; boundary=b; charset=c; more=d"),
         ("image/png", "image/png"),
     ] {
-        let nginx = with_headers(engine, &format!(r#"[("content-type", "{given}")]"#)).http("charset utf-8;").start();
+        let nginx =
+            with_headers(engine, &format!(r#"[("content-type", "{given}")]"#)).http("charset utf-8;").start_shared();
         let response = ask(&nginx, "").expect(200);
         assert_eq!(response.header("Content-Type"), Some(sent));
     }
@@ -220,7 +221,7 @@ fn gunzip(data: &[u8]) -> String {
 fn an_encoded_answer_is_not_compressed_again(engine: Engine) {
     let nginx = with_headers(engine, r#"[("Content-Type", "text/plain"), ("Content-Encoding", "br")]"#)
         .http("gzip on; gzip_types text/plain; gzip_min_length 1;")
-        .start();
+        .start_shared();
     let response = ask(&nginx, "Accept-Encoding: gzip, br\r\n").expect(200);
     assert_eq!(response.header("Content-Encoding"), Some("br"));
     assert_eq!(response.text(), "body ".repeat(100) + "end");
@@ -231,7 +232,7 @@ fn a_matching_etag_is_answered_by_304(engine: Engine) {
         engine,
         r#"[("ETag", '"tag"'), ("Content-Type", "text/plain"), ("X-A", "b"), ("Content-Length", "503")]"#,
     )
-    .start();
+    .start_shared();
     let mut conn = nginx.connect();
     for _ in 0..2 {
         conn.send("GET / HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"other\", \"tag\"\r\n\r\n");
@@ -245,11 +246,11 @@ fn a_matching_etag_is_answered_by_304(engine: Engine) {
 }
 
 fn an_unmodified_page_is_answered_by_304(engine: Engine) {
-    let nginx = with_headers(engine, r#"[("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")]"#).start();
+    let nginx = with_headers(engine, r#"[("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")]"#).start_shared();
     ask(&nginx, "If-Modified-Since: Wed, 21 Oct 2015 07:28:00 GMT\r\n").expect(304);
     ask(&nginx, "If-Modified-Since: Wed, 21 Oct 2015 07:27:59 GMT\r\n").expect(200);
     // A date that is none does no harm.
-    let nginx = with_headers(engine, r#"[("Last-Modified", "yesterday")]"#).start();
+    let nginx = with_headers(engine, r#"[("Last-Modified", "yesterday")]"#).start_shared();
     let response = ask(&nginx, "If-Modified-Since: Wed, 21 Oct 2015 07:28:00 GMT\r\n");
     let response = response.expect(200);
     assert_eq!(response.header("Last-Modified"), Some("yesterday"));
@@ -303,7 +304,7 @@ def application(environ, start_response):
 }
 
 fn a_body_without_a_version_is_never_unmodified(engine: Engine) {
-    let nginx = with_headers(engine, "[]").start();
+    let nginx = with_headers(engine, "[]").start_shared();
     assert_eq!(ask(&nginx, "If-None-Match: *\r\n").expect(200).body.len(), 503);
 }
 
@@ -316,7 +317,7 @@ def application(environ, start_response):
     return []
 "#,
         )
-        .start();
+        .start_shared();
     for target in ["/next?a=b", "next", "../up", "https://example.com/x", "//host/x"] {
         let mut conn = nginx.connect();
         conn.send(format!("GET /?{target} HTTP/1.1\r\nHost: a\r\n\r\n"));
@@ -335,7 +336,7 @@ def application(environ, start_response):
     return [environ["HTTP_RANGE"][-3:].encode()]
 "#,
         )
-        .start();
+        .start_shared();
     let response = ask(&nginx, "Range: bytes=2-4\r\n").expect(206);
     assert_eq!(response.header("Content-Range"), Some("bytes 2-4/10"));
     assert_eq!(response.header("Accept-Ranges"), Some("bytes"));
@@ -343,7 +344,7 @@ def application(environ, start_response):
 }
 
 fn a_range_is_not_taken_from_a_stream(engine: Engine) {
-    let nginx = with_headers(engine, r#"[("Content-Type", "text/plain")]"#).start();
+    let nginx = with_headers(engine, r#"[("Content-Type", "text/plain")]"#).start_shared();
     let response = ask(&nginx, "Range: bytes=0-3\r\n").expect(200);
     assert_eq!(response.body.len(), 503);
 }
@@ -362,7 +363,7 @@ fn many_and_long_headers_arrive(engine: Engine) {
         engine,
         r#"[(f"X-{i}", str(i)) for i in range(200)] + [("X-Long", "v" * 100000), ("N" * 1000, "name")]"#,
     )
-    .start();
+    .start_shared();
     let response = ask(&nginx, "").expect(200);
     for i in 0..200 {
         let value = i.to_string();
@@ -390,7 +391,7 @@ def application(environ, start_response):
     yield who.encode()
 "#,
         )
-        .start();
+        .start_shared();
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let nginx = &nginx;

@@ -108,7 +108,7 @@ def application(environ, start_response):
     return [repr((differences, rest)).encode()]
 "#,
         )
-        .start();
+        .start_shared();
     assert_eq!(nginx.post("/", "abc").expect(200).text(), "([], b'abc')");
 }
 
@@ -125,7 +125,7 @@ def application(environ, start_response):
     return [repr((everything, after)).encode()]
 "#,
         )
-        .start();
+        .start_shared();
     assert_eq!(nginx.post("/", "ab\nc").expect(200).text(), "(b'ab\\nc', [b'', b'', b'', b'', b'', [], [], b''])");
 }
 
@@ -139,7 +139,7 @@ def application(environ, start_response):
     return [repr([file.read(), file.readline(), list(file), file.read(10)]).encode()]
 "#,
         )
-        .start();
+        .start_shared();
     for method in ["GET", "DELETE", "POST"] {
         let answer = nginx.request(method, "/", &[], b"").expect(200);
         assert_eq!(answer.text(), "[b'', b'', [], b'']");
@@ -157,7 +157,7 @@ def application(environ, start_response):
     return [repr([first, file.read(2), [line for line in file]]).encode()]
 "#,
         )
-        .start();
+        .start_shared();
     assert_eq!(
         nginx.post("/", "one\ntwo\r\n\nlast").expect(200).text(),
         "[b'one\\n', b'tw', [b'o\\r\\n', b'\\n', b'last']]"
@@ -180,7 +180,7 @@ def application(environ, start_response):
     return read
 "#,
         )
-        .start();
+        .start_shared();
     let body = "0123456789".repeat(5000);
     assert_eq!(nginx.post("/", &body).expect(200).text(), body);
 }

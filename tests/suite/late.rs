@@ -18,9 +18,7 @@ import time
 
 kept = []
 
-def event(text):
-    with open("@prefix@/events", "a") as events:
-        events.write(text + "\n")
+@event@
 
 def attempt(wrong, what, action, must_fail=True):
     try:

@@ -207,7 +207,7 @@ for stream in (environ["wsgi.errors"], sys.stdout, sys.stderr):
 print(1, 2, 3, sep="-", end="!\n")
 "#,
     )
-    .start();
+    .start_shared();
     nginx.get("/").expect(200);
     nginx.wait_log("1-2-3!");
     for text in ["first half, second half", "next line"] {
@@ -225,7 +225,7 @@ environ["wsgi.errors"].write("unfinished in errors")
 print("unfinished in stdout", end="")
 "#,
     )
-    .start();
+    .start_shared();
     nginx.get("/").expect(200);
     for line in ["unfinished in errors", "unfinished in stdout"] {
         assert!(nginx.wait_log(line).contains("request: \"GET / HTTP/1.1\""));
@@ -270,7 +270,7 @@ for name, stream in streams.items():
 stream.buffer.write(b"cut off \xf0\x9f")
 "#,
     )
-    .start();
+    .start_shared();
     nginx.get("/").expect(200);
     assert_eq!(message(&nginx.wait_log("cut off")), r"cut off \xf0\x9f");
     let lines: Vec<String> = nginx.error_log().lines().filter(|line| line.contains('#')).map(String::from).collect();
@@ -300,7 +300,7 @@ for _ in range(20):
         stream.write("\n")
 "#,
     )
-    .start();
+    .start_shared();
     std::thread::scope(|scope| {
         for letter in ["a", "b", "c", "d"] {
             let nginx = &nginx;
@@ -336,7 +336,7 @@ environ["wsgi.errors"].write("long: " + "j" * 100000 + "the very end\n")
 print("\u20ac" * 3000 + "euro end")
 "#,
     )
-    .start();
+    .start_shared();
     nginx.get("/").expect(200);
     nginx.wait_log("the very end");
     nginx.wait_log("euro end");
@@ -366,7 +366,7 @@ def application(environ, start_response):
 "#,
         )
         .errors_expected()
-        .start();
+        .start_shared();
     nginx.get("/").expect(500);
     nginx.wait_log("the very end");
     nginx.wait_log("Traceback (most recent call last):");
@@ -391,7 +391,7 @@ except ValueError:
     raise RuntimeError("the outer")
 "#,
     )
-    .start();
+    .start_shared();
     nginx.get("/").expect(500);
     nginx.wait_log("RuntimeError: the outer");
     let log = nginx.error_log();
@@ -580,8 +580,8 @@ for level in (1, 10, 15, 20, 25, 30, 35, 40, 45, 50, 60):
 "#;
     let mut nginx = does(engine, body).log_level("debug").start();
     nginx.get("/").expect(200);
-    nginx.wait_told("at level 60.");
-    nginx.wait_told("at level 50.");
+    nginx.wait_expected_error("at level 60.");
+    nginx.wait_expected_error("at level 50.");
     for (name, levels) in [
         ("debug", &[1, 10, 15][..]),
         ("info", &[20, 25]),
@@ -803,7 +803,7 @@ def application(environ, start_response):
 "#,
         )
         .errors_expected()
-        .start();
+        .start_shared();
     assert_eq!(nginx.get("/").expect(200).text(), "{}");
 }
 
@@ -816,7 +816,7 @@ environ["wsgi.errors"].write("half \ud800 a pair\n")
 sys.stdout.buffer.write(b"raw \xff\xfe bytes\n")
 "#,
     )
-    .start();
+    .start_shared();
     nginx.get("/").expect(200);
     nginx.wait_log("caf\u{e9} \u{20ac} \u{1f40d} end");
     nginx.wait_log("a pair");
@@ -848,7 +848,7 @@ fn a_line_cannot_forge_a_log_record(engine: Engine) {
 print("x\n2026/01/01 00:00:00 [notice] 1#1: forged")
 "#,
     )
-    .start();
+    .start_shared();
     nginx.get("/").expect(200);
     let line = nginx.wait_log("forged");
     assert!(!line.starts_with("2026/01/01 00:00:00"), "{line}");

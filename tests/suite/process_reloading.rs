@@ -585,7 +585,7 @@ fn the_preflight_process_ends_with_its_worker() {
     assert_eq!(preflight.threads(), 1);
     Process(worker).signal(libc::SIGKILL);
     preflight.wait_gone();
-    nginx.wait_told(&format!("worker process {worker} exited on signal 9"));
+    nginx.wait_expected_error(&format!("worker process {worker} exited on signal 9"));
     nginx.write("go", "");
     let (_, next) = ask(&nginx);
     let preflight = Process(preflight_process(next));

@@ -45,9 +45,7 @@ KEYS = ["REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "REQUEST_U
         "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT", "HTTPS", "REQUEST_SCHEME", "wsgi.url_scheme", "HTTP_HOST",
         "HTTP_COOKIE", "HTTP_X_TEST", "CONTENT_LENGTH", "CLIENT"]
 
-def event(text):
-    with open("@prefix@/events", "a") as events:
-        events.write(text + "\n")
+@event@
 
 def application(environ, start_response):
     path, query = environ["PATH_INFO"], environ["QUERY_STRING"]

@@ -334,7 +334,7 @@ fn temporary_files_have_no_names_and_go(engine: Engine) {
     wait_for("another worker", || nginx.workers().into_iter().find(|pid| *pid != process.0));
     drop(conn);
     let mut nginx = nginx;
-    nginx.wait_told("exited on signal 9");
+    nginx.wait_expected_error("exited on signal 9");
     assert_eq!(nginx.get("/quick").expect(200).text(), "quick");
 }
 

@@ -57,7 +57,7 @@ def application(environ, start_response):
     return ["\n".join(wrong).encode("utf-8", "backslashreplace")]
 "#
         ))
-        .start();
+        .start_shared();
     assert_eq!(nginx.get("/").expect(200).text(), "");
 }
 
@@ -89,7 +89,7 @@ fn an_interim_status_is_a_value_error(engine: Engine) {
 }
 
 fn a_status_without_a_reason_gets_nginxs_phrase(engine: Engine) {
-    let nginx = Site::new(engine).app(STATUS_BY_QUERY).start();
+    let nginx = Site::new(engine).app(STATUS_BY_QUERY).start_shared();
     for (given, reason) in [("200", "OK"), ("404", "Not Found"), ("201", "Created")] {
         let mut conn = nginx.connect();
         conn.send(format!("GET /?{given} HTTP/1.1\r\nHost: a\r\n\r\n"));
@@ -107,7 +107,7 @@ def application(environ, start_response):
 "#;
 
 fn a_reason_of_ones_own_is_sent(engine: Engine) {
-    let nginx = Site::new(engine).app(STATUS_BY_QUERY).start();
+    let nginx = Site::new(engine).app(STATUS_BY_QUERY).start_shared();
     for (query, status, reason) in [
         ("200+Fine", 200, "Fine"),
         ("404+No+Such+Cat", 404, "No Such Cat"),
@@ -185,7 +185,7 @@ def application(environ, start_response):
     return [b"fine"]
 "#,
         )
-        .start();
+        .start_shared();
     let response = nginx.get("/").expect(200);
     assert_eq!(response.header("X-Second"), Some("2"));
     assert_eq!(response.header("X-First"), None);
@@ -210,7 +210,7 @@ def application(environ, start_response):
     return [b"fine"]
 "#,
         )
-        .start();
+        .start_shared();
     let response = nginx.get("/").expect(201);
     assert_eq!(response.header("X-Sub"), Some("class"));
     assert_eq!(response.header("X-Pair"), Some("too"));
@@ -264,7 +264,7 @@ def application(environ, start_response):
     return [b"sorry"]
 "#,
         )
-        .start();
+        .start_shared();
     let mut conn = nginx.connect();
     conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let response = conn.response().expect(503);
@@ -299,7 +299,7 @@ def application(environ, start_response):
 "#,
         )
         .errors_expected()
-        .start();
+        .start_shared();
     let mut conn = nginx.connect();
     conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let response = conn.response().expect(200);
@@ -322,7 +322,7 @@ def application(environ, start_response):
     return [b"accepted"]
 "#,
         )
-        .start();
+        .start_shared();
     assert_eq!(nginx.get("/").expect(200).text(), "refused");
 }
 
@@ -341,7 +341,7 @@ def application(environ, start_response):
     return [b"named"]
 "#,
         )
-        .start();
+        .start_shared();
     assert_eq!(nginx.get("/").expect(502).text(), "named");
 }
 
@@ -355,7 +355,7 @@ def application(environ, start_response):
     yield b"two"
 "#,
         )
-        .start();
+        .start_shared();
     let response = nginx.get("/").expect(201);
     assert_eq!(response.header("X-Late"), Some("yes"));
     assert_eq!(response.text(), "one two");
@@ -386,7 +386,7 @@ def application(environ, start_response):
 "#,
         )
         .errors_expected()
-        .start();
+        .start_shared();
     let response = nginx.get("/").expect(500);
     assert!(!response.text().contains("too early"));
 }
@@ -409,7 +409,7 @@ def application(environ, start_response):
     yield b"changed"
 "#,
         )
-        .start();
+        .start_shared();
     let response = nginx.get("/").expect(404);
     assert_eq!(response.header("X-Version"), Some("second"));
     assert_eq!(response.text(), "changed");
@@ -425,7 +425,7 @@ def application(environ, start_response):
     return [b"three ", repr(answers).encode()]
 "#,
         )
-        .start();
+        .start_shared();
     assert_eq!(nginx.get("/").expect(200).text(), "one two three [None, None, None]");
 }
 
@@ -445,7 +445,7 @@ def application(environ, start_response):
     return [repr(wrong).encode()]
 "#,
         )
-        .start();
+        .start_shared();
     assert_eq!(nginx.get("/").expect(200).text(), "[]");
 }
 
@@ -466,7 +466,7 @@ def application(environ, start_response):
 "#,
         )
         .errors_expected()
-        .start();
+        .start_shared();
     let mut conn = nginx.connect();
     conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let response = conn.response().expect(200);
@@ -484,7 +484,7 @@ def application(environ, start_response):
     return [b"def"]
 "#,
         )
-        .start();
+        .start_shared();
     let mut conn = nginx.connect();
     conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let response = conn.response().expect(200);
@@ -534,7 +534,7 @@ def application(environ, start_response):
 "#,
         )
         .errors_expected()
-        .start();
+        .start_shared();
     let mut conn = nginx.connect();
     for _ in 0..200 {
         conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");

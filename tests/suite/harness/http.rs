@@ -2,7 +2,9 @@
 
 use super::PATIENCE;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::time::Duration;
 
 /// How an answer's body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,11 +82,22 @@ impl Conn {
         Conn::over(stream)
     }
 
+    /// A connection from an address of the loopback network.
+    pub fn open_from(source: Ipv4Addr, address: SocketAddr) -> Conn {
+        Conn::over(connect_from(source, address).expect("connect to nginx"))
+    }
+
     fn over(stream: TcpStream) -> Conn {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Conn { stream, pending: Vec::new() }
+        let conn = Conn { stream, pending: Vec::new() };
+        conn.set_timeout(PATIENCE);
+        conn
+    }
+
+    /// How long a single read or write may take.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.stream.set_read_timeout(Some(timeout)).unwrap();
+        self.stream.set_write_timeout(Some(timeout)).unwrap();
     }
 
     /// An answer that was read elsewhere, on a connection that has ended.
@@ -105,6 +118,14 @@ impl Conn {
         self
     }
 
+    /// Sends a request on a connection that was idle, and waits for the response to begin. `None` if the server has closed
+    /// the connection, which it may do at any time: then the request was not received, and another connection has to be
+    /// used (RFC 9112, section 9.3.1).
+    pub fn begin(mut self, request: &[u8]) -> Option<Conn> {
+        self.stream.write_all(request).ok()?;
+        self.fill().then_some(self)
+    }
+
     /// No more will be sent: the other side sees the end of the stream.
     pub fn finish_sending(&mut self) -> &mut Conn {
         self.stream.shutdown(Shutdown::Write).expect("shutdown");
@@ -114,7 +135,7 @@ impl Conn {
     /// Ends the connection by a reset rather than in good order.
     pub fn reset(self) {
         let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&self.stream);
+        let fd = self.stream.as_raw_fd();
         // SAFETY: the descriptor is open, and the option's value is a whole `linger`.
         let done = unsafe {
             libc::setsockopt(
@@ -229,6 +250,29 @@ impl Conn {
     pub fn assert_closed(&mut self) {
         let rest = self.read_to_end();
         assert!(rest.is_empty(), "left over: {:?}", latin1(&rest));
+    }
+}
+
+/// `TcpStream::connect` from a given address.
+fn connect_from(source: Ipv4Addr, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let SocketAddr::V4(address) = address else { return TcpStream::connect(address) };
+    let socket_address = |ip: Ipv4Addr, port: u16| libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: port.to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from(ip).to_be() },
+        sin_zero: [0; 8],
+    };
+    let check = |result: libc::c_int| if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) };
+    let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    // SAFETY: the addresses are whole and live for the calls; the descriptor is new and has one owner.
+    unsafe {
+        let stream =
+            TcpStream::from_raw_fd(check(libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?);
+        let source = socket_address(source, 0);
+        check(libc::bind(stream.as_raw_fd(), (&raw const source).cast(), length))?;
+        let target = socket_address(*address.ip(), address.port());
+        check(libc::connect(stream.as_raw_fd(), (&raw const target).cast(), length))?;
+        Ok(stream)
     }
 }
 

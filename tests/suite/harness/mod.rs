@@ -3,19 +3,23 @@
 // Each subject uses its part of the harness.
 #![allow(dead_code, unused_imports, unused_macros)]
 
+mod client;
 mod curl;
 mod dice;
 mod http;
 mod load;
+mod logs;
 mod machine;
 mod module;
 mod nginx;
 mod page;
 mod process;
 mod script;
+mod shared;
 mod site;
 pub mod storm;
 
+pub use client::Client;
 pub use curl::{Curl, curl, make_certificate};
 pub use dice::Dice;
 pub use http::{Conn, Framing, Response, latin1};
@@ -26,6 +30,7 @@ pub use nginx::Nginx;
 pub use page::{Block, Page};
 pub use process::Process;
 pub use script::{RunningScript, Script};
+pub use shared::SharedNginx;
 pub use site::{Check, Site, is_root};
 
 use std::os::unix::fs::PermissionsExt;

@@ -1,22 +1,31 @@
 //! An nginx that runs: asks it, signals it, reads its logs, and leaves nothing behind.
 
-use super::site::{nginx_command, write_file};
-use super::{Conn, Framing, PATIENCE, Process, Response, Site, latin1, wait_for};
+use super::logs::read;
+use super::site::nginx_command;
+use super::{Client, PATIENCE, Process, Site, wait_for};
 use std::fs;
-use std::net::SocketAddr;
+use std::ops::Deref;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 pub struct Nginx {
+    client: Client,
     site: Site,
     child: Child,
     master: i32,
-    agent: ureq::Agent,
     stopped: bool,
-    /// Lines of the error log that the test has seen and wanted.
-    told: Vec<String>,
+    /// Lines of the error log that the test has waited for.
+    expected_errors: Vec<String>,
+}
+
+impl Deref for Nginx {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
 }
 
 impl Nginx {
@@ -70,15 +79,8 @@ impl Nginx {
             std::thread::sleep(std::time::Duration::from_millis(3));
         }
         let master = wait_for("the pid file", || read(&site.prefix().join("logs/nginx.pid")).trim().parse().ok());
-        let agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .allow_non_standard_methods(true)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_global(Some(PATIENCE * 2))
-            .build()
-            .into();
-        let nginx = Nginx { site, child, master, agent, stopped: false, told: Vec::new() };
+        let client = Client::new(site.prefix(), site.port);
+        let nginx = Nginx { client, site, child, master, stopped: false, expected_errors: Vec::new() };
         if conf_has_master(&conf) {
             // A worker has its title a moment after it was forked.
             let count = nginx.site.workers;
@@ -87,126 +89,12 @@ impl Nginx {
         Ok(nginx)
     }
 
-    // ---- asking -------------------------------------------------------------------------------------------------
-
-    pub fn port(&self) -> u16 {
-        self.site.port
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.site.port))
-    }
-
-    pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port())
-    }
-
+    /// Waits for a line of the error log that the test expects, at any level.
     #[track_caller]
-    pub fn get(&self, path: &str) -> Response {
-        self.request("GET", path, &[], b"")
-    }
-
-    #[track_caller]
-    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Response {
-        self.request("POST", path, &[], body.as_ref())
-    }
-
-    /// A request through the HTTP client; an empty body is none.
-    #[track_caller]
-    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
-        let mut request = ureq::http::Request::builder().method(method).uri(self.url(path));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let answer = if body.is_empty() && !matches!(method, "POST" | "PUT" | "PATCH") {
-            self.agent.run(request.body(()).unwrap())
-        } else {
-            self.agent.run(request.body(body).unwrap())
-        };
-        let mut answer = answer.unwrap_or_else(|e| panic!("{method} {path}: {e}"));
-        let headers = answer.headers().iter().map(|(n, v)| (n.to_string(), latin1(v.as_bytes()))).collect();
-        Response {
-            status: answer.status().as_u16(),
-            reason: String::new(),
-            headers,
-            body: answer
-                .body_mut()
-                .with_config()
-                .limit(u64::MAX)
-                .read_to_vec()
-                .unwrap_or_else(|e| panic!("{method} {path}: {e}")),
-            framing: Framing::Client,
-        }
-    }
-
-    pub fn connect(&self) -> Conn {
-        Conn::open(self.address())
-    }
-
-    /// Sends bytes on a connection of their own; all that comes back until it is closed.
-    pub fn raw(&self, request: impl AsRef<[u8]>) -> Vec<u8> {
-        self.connect().send(request).read_to_end()
-    }
-
-    // ---- files and logs -----------------------------------------------------------------------------------------
-
-    pub fn prefix(&self) -> &Path {
-        self.site.prefix()
-    }
-
-    /// Writes a file below the prefix, as `Site::file` does.
-    pub fn write(&self, path: &str, content: &str) {
-        write_file(self.prefix(), self.site.port, path, content);
-    }
-
-    pub fn read(&self, path: &str) -> String {
-        read(&self.prefix().join(path))
-    }
-
-    pub fn error_log(&self) -> String {
-        self.read("logs/error.log")
-    }
-
-    /// The lines of the error log that hold `text`.
-    pub fn logged(&self, text: &str) -> Vec<String> {
-        lines_with(&self.error_log(), text)
-    }
-
-    /// Waits for a line of the error log that holds `text`; the first such line.
-    #[track_caller]
-    pub fn wait_log(&self, text: &str) -> String {
-        wait_for(&format!("{text:?} in the error log"), || self.logged(text).into_iter().next())
-    }
-
-    /// Waits for a line of the error log that the test wants, however bad it is.
-    #[track_caller]
-    pub fn wait_told(&mut self, text: &str) -> String {
+    pub fn wait_expected_error(&mut self, text: &str) -> String {
         let line = self.wait_log(text);
-        self.told.push(line.clone());
+        self.expected_errors.push(line.clone());
         line
-    }
-
-    /// Waits for a line of the access log: `STATUS METHOD URI BYTES`.
-    #[track_caller]
-    pub fn wait_access(&self, text: &str) -> String {
-        wait_for(&format!("{text:?} in the access log"), || {
-            lines_with(&self.read("logs/access.log"), text).into_iter().next()
-        })
-    }
-
-    /// What applications wrote to `@prefix@/events`, line by line.
-    pub fn events(&self) -> Vec<String> {
-        self.read("events").lines().map(str::to_owned).collect()
-    }
-
-    /// Waits until the events are these.
-    #[track_caller]
-    pub fn wait_events(&self, wanted: &[&str]) {
-        let start = Instant::now();
-        while self.events() != wanted {
-            assert!(start.elapsed() < PATIENCE / 3, "events: {:?}, wanted: {wanted:?}", self.events());
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
     }
 
     // ---- processes ----------------------------------------------------------------------------------------------
@@ -277,7 +165,7 @@ impl Nginx {
             }
             self.logged("[emerg]").into_iter().nth(before)
         });
-        self.told.push(line.clone());
+        self.expected_errors.push(line.clone());
         line
     }
 
@@ -317,8 +205,7 @@ impl Nginx {
         if self.stopped {
             return;
         }
-        // The pooled connections of the client would only be waited for.
-        self.agent = ureq::Agent::new_with_defaults();
+        self.close_idle();
         let log = self.stop_by(signal);
         self.assert_clean(&log);
     }
@@ -337,15 +224,8 @@ impl Nginx {
     }
 
     fn assert_clean(&self, log: &str) {
-        let mut bad = vec!["[alert]", "[emerg]", "[crit]", "panicked", "exited on signal", "open socket"];
-        if !self.site.errors_expected {
-            bad.push("[error]");
-        }
-        let found: Vec<&str> = log
-            .lines()
-            .filter(|line| bad.iter().any(|b| line.contains(b)))
-            .filter(|line| !self.told.iter().any(|t| t == line))
-            .collect();
+        let mut found = unexpected_errors(log, self.site.errors_expected);
+        found.retain(|line| !self.expected_errors.iter().any(|expected| expected == line));
         assert!(found.is_empty(), "in the error log:\n{}", found.join("\n"));
     }
 }
@@ -368,12 +248,13 @@ impl Drop for Nginx {
     }
 }
 
-fn read(path: &Path) -> String {
-    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-}
-
-fn lines_with(text: &str, part: &str) -> Vec<String> {
-    text.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+/// The lines of an error log that no test may cause, and those at `[error]` unless the test expects them.
+pub(super) fn unexpected_errors(log: &str, errors_expected: bool) -> Vec<&str> {
+    let mut bad = vec!["[alert]", "[emerg]", "[crit]", "panicked", "exited on signal", "open socket"];
+    if !errors_expected {
+        bad.push("[error]");
+    }
+    log.lines().filter(|line| bad.iter().any(|text| line.contains(text))).collect()
 }
 
 fn conf_has_master(conf: &Path) -> bool {

@@ -1,9 +1,11 @@
 //! Describes an nginx: its configuration and the files beside it.
 
 use super::module::module;
-use super::{Engine, Nginx, in_repository};
+use super::{Engine, Nginx, SharedNginx, in_repository};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +16,8 @@ use tempfile::TempDir;
 ///
 /// It has `wsgi_check off` unless the site says something of `wsgi_check` or its time limit.
 ///
-/// In every text given, `@prefix@` stands for nginx's prefix, `@port@` for the first port it listens on.
+/// In every text given, `@prefix@` stands for nginx's prefix, `@port@` for the first port it listens on, and `@event@` for
+/// a Python function `event(text)` whose texts the test reads with `Client::events`.
 pub struct Site {
     pub(super) dir: TempDir,
     pub(super) port: u16,
@@ -25,6 +28,8 @@ pub struct Site {
     http: String,
     server: String,
     listen: Option<String>,
+    /// The files of applications.
+    apps: BTreeSet<String>,
     user: Option<String>,
     user_is_last: bool,
     pub(super) workers: usize,
@@ -65,6 +70,7 @@ impl Site {
             http: String::new(),
             server: String::new(),
             listen: None,
+            apps: BTreeSet::new(),
             user: None,
             user_is_last: false,
             workers: 1,
@@ -89,7 +95,8 @@ impl Site {
     }
 
     /// An application's source in `file`, served at `location`.
-    pub fn app_at(self, location: &str, file: &str, source: &str) -> Site {
+    pub fn app_at(mut self, location: &str, file: &str, source: &str) -> Site {
+        self.apps.insert(file.to_owned());
         let pass = format!("wsgi_pass {file};");
         self.file(file, source).location(location, &pass)
     }
@@ -221,7 +228,7 @@ events {{
 {events}}}
 
 http {{
-    log_format harness '$status $request_method $request_uri $body_bytes_sent';
+    log_format harness '$status $request_method $request_uri $body_bytes_sent $remote_addr';
     access_log logs/access.log harness;
     client_body_temp_path tmp/body;
     proxy_temp_path tmp/proxy;
@@ -253,6 +260,38 @@ http {{
             output: String::from_utf8_lossy(&output.stderr).into_owned(),
             conf_text: fs::read_to_string(&conf).unwrap(),
             conf,
+        }
+    }
+
+    /// Runs it in an nginx that all tests with this configuration use at the same time. It runs until the last test has
+    /// ended, so this is for tests that are about applications only: not about processes, memory, or the whole log.
+    #[track_caller]
+    pub fn start_shared(self) -> SharedNginx {
+        SharedNginx::start(self)
+    }
+
+    /// Distinguishes configurations.
+    pub(super) fn key(&self) -> String {
+        self.conf()
+    }
+
+    /// Another site of the same configuration and with the same files, but one source for all its applications.
+    pub(super) fn with_app(&self, source: &str) -> Site {
+        let mut site = Site::plain();
+        copy_folder(self.prefix(), site.prefix());
+        for file in &self.apps {
+            site = site.file(file, source);
+        }
+        Site {
+            main: self.main.clone(),
+            events: self.events.clone(),
+            http: self.http.clone(),
+            server: self.server.clone(),
+            listen: self.listen.clone(),
+            user: self.user.clone(),
+            workers: self.workers,
+            log_level: self.log_level.clone(),
+            ..site
         }
     }
 
@@ -316,8 +355,13 @@ pub(super) fn nginx_command(site: &Site, conf: &Path) -> Command {
 
 pub(super) fn write_file(prefix: &Path, port: u16, path: &str, content: &str) {
     let path = prefix.join(path);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&path, fill_in(prefix, port, content)).unwrap();
+    let directory = path.parent().unwrap();
+    fs::create_dir_all(directory).unwrap();
+    // In one step: a reader finds the old text or the new one.
+    let mut file = tempfile::NamedTempFile::new_in(directory).unwrap();
+    file.write_all(fill_in(prefix, port, content).as_bytes()).unwrap();
+    file.as_file().set_permissions(Permissions::from_mode(0o644)).unwrap();
+    file.persist(&path).unwrap();
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -334,10 +378,17 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 fn fill_in(prefix: &Path, port: u16, text: &str) -> String {
-    text.replace("@prefix@", prefix.to_str().unwrap()).replace("@port@", &port.to_string())
+    text.replace("@event@", EVENT).replace("@prefix@", prefix.to_str().unwrap()).replace("@port@", &port.to_string())
 }
 
-fn open_to_all(path: &Path) {
+/// Adds a line to the events of the test, which `Client::wait_events` reads.
+const EVENT: &str = r#"
+def event(text):
+    with open("@prefix@/events", "a") as events:
+        events.write(text + "\n")
+"#;
+
+pub(super) fn open_to_all(path: &Path) {
     fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
 }
 
