@@ -3,4 +3,4 @@
 
 source "$(dirname "$0")/env.sh"
 
-exec cargo test --test soak -- --ignored --nocapture
+exec cargo test --test suite -- --ignored --nocapture soak::

@@ -1,4 +1,4 @@
-//! What nginx does with the head of an answer: X-Accel headers, hidden headers, error pages in place of answers.
+//! Response headers with a meaning for nginx: X-Accel headers, hidden headers, error pages in place of responses.
 
 use crate::harness::{Client, Conn, Engine, Process, Response, Site, both_engines, wait_for};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 both_engines!(
     a_protected_file_is_served,
     a_protected_file_is_served_in_ranges_and_conditionally,
-    headers_that_say_what_it_is_stay_and_others_go,
+    headers_that_describe_the_content_stay_and_others_go,
     a_redirect_to_a_location_of_an_application,
     a_redirect_becomes_get_unless_it_is_head,
     a_redirect_to_a_named_location_keeps_method_and_uri,
@@ -15,32 +15,32 @@ both_engines!(
     a_redirect_to_where_there_is_nothing,
     an_unsafe_uri_is_answered_by_404,
     a_loop_of_redirects_ends,
-    the_call_of_a_redirected_answer_runs_to_its_end,
-    a_file_of_a_redirected_answer_is_closed,
+    the_call_of_a_redirected_response_runs_to_its_end,
+    a_file_of_a_redirected_response_is_closed,
     a_failure_after_a_redirect_is_logged,
     a_failure_before_a_redirect_is_sent_is_an_error,
-    a_client_that_leaves_while_its_answer_is_redirected,
+    a_client_that_leaves_while_its_response_is_redirected,
     a_redirect_while_the_worker_quits,
     a_redirect_in_a_subrequest,
     many_redirects_leave_nothing_behind,
     a_limit_rate_holds,
     a_limit_rate_holds_for_a_protected_file,
     a_charset_of_the_application_overrides_that_of_nginx,
-    what_is_for_nginx_is_hidden,
+    headers_for_nginx_are_hidden,
     headers_can_be_hidden_and_passed,
     a_passed_redirect_is_followed_all_the_same,
-    an_error_page_takes_the_place_of_an_answer,
+    an_error_page_takes_the_place_of_a_response,
     an_intercepted_401_says_how_to_log_in,
-    the_call_of_an_intercepted_answer_runs_to_its_end,
+    the_call_of_an_intercepted_response_runs_to_its_end,
     an_intercepted_body_is_not_asked_for_where_it_need_not_be,
     an_error_page_is_not_intercepted_again,
-    an_intercepted_answer_in_a_subrequest,
-    an_intercepted_answer_is_not_redirected,
+    an_intercepted_response_in_a_subrequest,
+    an_intercepted_response_is_not_redirected,
     a_page_of_wsgi_debug_is_not_intercepted,
     statuses_that_close_the_connection_are_not_intercepted,
 );
 
-/// Answers with status, headers and body that the query names as Python source.
+/// Responds with status, headers and body that the query names as Python source.
 const APP: &str = r#"
 import os
 import time
@@ -114,7 +114,7 @@ fn say(nginx: &Client, source: &str) -> Response {
 fn a_protected_file_is_served(engine: Engine) {
     let nginx = site(engine).errors_expected().start_shared();
     ask(&nginx, "GET", "/protected/digits.txt", "").expect(404);
-    // On one connection, with an answer of its own after each.
+    // On one connection, with a response of its own after each.
     let mut conn = nginx.connect();
     for _ in 0..3 {
         conn.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", redirecting("/protected/digits.txt")));
@@ -144,7 +144,7 @@ fn a_protected_file_is_served_in_ranges_and_conditionally(engine: Engine) {
     ask(&nginx, "GET", &target, &format!("If-None-Match: {etag}\r\n")).expect(304);
 }
 
-fn headers_that_say_what_it_is_stay_and_others_go(engine: Engine) {
+fn headers_that_describe_the_content_stay_and_others_go(engine: Engine) {
     let nginx = site(engine).server("location /plain/ { wsgi_hide_header Expires; wsgi_pass app.py; }").start();
     let headers = r#"'200 OK', [('X-Accel-Redirect', '/protected/digits.txt'),
         ('Content-Type', 'text/x-mine; charset=utf-8'), ('Set-Cookie', 'a=1'), ('Set-Cookie', 'b=2'),
@@ -173,11 +173,11 @@ fn headers_that_say_what_it_is_stay_and_others_go(engine: Engine) {
     assert_eq!(say(&nginx, headers).expect(200).header("Content-Type"), Some("text/plain"));
     let headers = "'200 OK', [('X-Accel-Redirect', '/protected/digits.txt'), ('Accept-Ranges', 'none')], []";
     assert_eq!(say(&nginx, headers).expect(200).all("Accept-Ranges")[0], "none");
-    // The type of the first answer is not mixed with that of the second.
+    // The type of the first response is not mixed with that of the second.
     let headers = "'200 OK', [('X-Accel-Redirect', '/echo'), ('Content-Type', 'text/html; charset=utf-8')], []";
     assert_eq!(say(&nginx, headers).expect(200).header("Content-Type"), Some("text/echo"));
 
-    // What is hidden is hidden here too.
+    // Hidden headers are hidden here too.
     let target = saying(
         "'200 OK', [('X-Accel-Redirect', '/protected/digits.txt'), ('Expires', '0'), ('Set-Cookie', 'a=1')], []",
     );
@@ -296,7 +296,7 @@ def application(environ, start_response):
 /// Far more than there is room for.
 const LONG: &str = "b'x' * 10000 for _ in range(100)";
 
-fn the_call_of_a_redirected_answer_runs_to_its_end(engine: Engine) {
+fn the_call_of_a_redirected_response_runs_to_its_end(engine: Engine) {
     let after = r#"
 import os
 
@@ -318,7 +318,7 @@ def application(environ, start_response):
     assert_eq!(nginx.events(), ["closed", "written", "closed"]);
 }
 
-fn a_file_of_a_redirected_answer_is_closed(engine: Engine) {
+fn a_file_of_a_redirected_response_is_closed(engine: Engine) {
     let wrapping = r#"
 class File:
     def __init__(self, file):
@@ -371,7 +371,7 @@ fn a_failure_before_a_redirect_is_sent_is_an_error(engine: Engine) {
     say(&nginx, source).expect(500);
 }
 
-fn a_client_that_leaves_while_its_answer_is_redirected(engine: Engine) {
+fn a_client_that_leaves_while_its_response_is_redirected(engine: Engine) {
     let nginx = site(engine).errors_expected().start_shared();
     let waiting = "(event('started'), [time.sleep(0.01) for _ in iter(lambda: os.path.exists('@prefix@/go'), True)])"
         .replace("@prefix@", nginx.prefix().to_str().unwrap());
@@ -450,7 +450,7 @@ fn many_redirects_leave_nothing_behind(engine: Engine) {
     assert!(grown < 1 << 20, "{grown} bytes after 1000 redirects");
 }
 
-// ---- what nginx is told about an answer -----------------------------------------------------------------------------
+// ---- what nginx is told about a response -----------------------------------------------------------------------------
 
 fn a_limit_rate_holds(engine: Engine) {
     let nginx = site(engine)
@@ -511,7 +511,7 @@ const MANY: &str = "'200 OK', [('X-Accel-Expires', '1'), ('X-ACCEL-BUFFERING', '
                     ('X-Accel-Charset', 'off'), ('X-Accel-Other', 'o'), ('X-Accel', 'a'), ('X-Powered-By', 'p'), \
                     ('Server', 's'), ('Date', 'd'), ('X-A', 'a'), ('X-B', 'b'), ('X-A', 'c')], [b'x']";
 
-fn what_is_for_nginx_is_hidden(engine: Engine) {
+fn headers_for_nginx_are_hidden(engine: Engine) {
     let nginx = site(engine).start_shared();
     let response = say(&nginx, MANY).expect(200);
     for name in ["X-Accel-Expires", "X-Accel-Buffering", "X-Accel-Limit-Rate", "X-Accel-Charset"] {
@@ -575,7 +575,7 @@ fn say_on(nginx: &Client, source: &str) -> Response {
     ask(nginx, "GET", &saying(source).replace("/app", "/on"), "")
 }
 
-fn an_error_page_takes_the_place_of_an_answer(engine: Engine) {
+fn an_error_page_takes_the_place_of_a_response(engine: Engine) {
     let nginx = intercepting(engine).start_shared();
     let of =
         |status: &str| format!("'{status} Own', [('X-Own', 'x'), ('Set-Cookie', 'a'), ('Location', '/x')], [b'own']");
@@ -592,7 +592,7 @@ fn an_error_page_takes_the_place_of_an_answer(engine: Engine) {
     assert_eq!(response.header("Location"), Some("http://example.com/"));
     let response = ask(&nginx, "HEAD", &saying(&of("404")).replace("/app", "/on"), "").expect(404);
     assert_eq!(response.header("Content-Length"), Some("13"));
-    // Without an error_page, and where nothing is intercepted, the answer is the application's.
+    // Without an error_page, and where nothing is intercepted, the response is the application's.
     for status in ["500", "400", "301", "200", "599"] {
         let response = say_on(&nginx, &of(status)).expect(status.parse().unwrap());
         assert_eq!((response.text().as_str(), response.header("X-Own")), ("own", Some("x")));
@@ -615,7 +615,7 @@ fn an_intercepted_401_says_how_to_log_in(engine: Engine) {
     assert_eq!(response.header("WWW-Authenticate"), None);
 }
 
-fn the_call_of_an_intercepted_answer_runs_to_its_end(engine: Engine) {
+fn the_call_of_an_intercepted_response_runs_to_its_end(engine: Engine) {
     let nginx = intercepting(engine).start_shared();
     let iterated = format!("'404 Not Found', [], Closing([{LONG}])");
     assert_eq!(say_on(&nginx, &iterated).expect(404).text(), "page of nginx");
@@ -668,7 +668,7 @@ def application(environ, start_response):
     }
 }
 
-fn an_intercepted_answer_in_a_subrequest(engine: Engine) {
+fn an_intercepted_response_in_a_subrequest(engine: Engine) {
     let target = saying("'404 Not Found', [], [b'own']").replace("/app", "/on");
     let nginx = intercepting(engine)
         .file("html/page.shtml", &format!("<!--# include virtual=\"{target}\" -->."))
@@ -677,7 +677,7 @@ fn an_intercepted_answer_in_a_subrequest(engine: Engine) {
     assert_eq!(ask(&nginx, "GET", "/page.shtml", "").expect(200).text(), "page of nginx.");
 }
 
-fn an_intercepted_answer_is_not_redirected(engine: Engine) {
+fn an_intercepted_response_is_not_redirected(engine: Engine) {
     let nginx = intercepting(engine).start_shared();
     let source = "'404 Not Found', [('X-Accel-Redirect', '/protected/digits.txt')], []";
     assert_eq!(say_on(&nginx, source).expect(404).text(), "page of nginx");

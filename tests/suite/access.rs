@@ -25,7 +25,7 @@ fn close(site: &Site, path: &str, mode: u32) {
     fs::set_permissions(site.prefix().join(path), Permissions::from_mode(mode)).unwrap();
 }
 
-/// What the virtual environments of Python's own tool have, as far as Python looks at it.
+/// The files of a virtual environment that Python reads.
 fn environment(site: Site) -> Site {
     let version = env!("WSGI_PYTHON_VERSION");
     let home = fs::canonicalize(PYTHON).unwrap();
@@ -85,7 +85,7 @@ fn packages_that_cannot_be_read_are_named() {
     let sentence = format!("\"@prefix@/{packages}\" cannot be read by user nobody (mode 0711, owner root)");
     assert_refused(&site.check_again(), &site, &sentence);
     close(&site, packages, 0o755);
-    // What is in there is not on sys.path then.
+    // Its packages are not on sys.path then.
     close(&site, "private/venv/lib", 0o700);
     let sentence = "\"@prefix@/private/venv/lib\" is closed to user nobody (mode 0700, owner root)";
     assert_refused(&site.check_again(), &site, sentence);

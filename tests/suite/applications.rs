@@ -1,4 +1,4 @@
-//! What `wsgi_pass` takes for an application, and where it may stand.
+//! Applications that `wsgi_pass` accepts, and its contexts.
 
 use crate::harness::{Engine, Site, both_engines};
 
@@ -26,7 +26,7 @@ both_engines!(
     a_source_in_another_encoding_is_read,
 );
 
-/// The source of an application that answers with an expression.
+/// The source of an application that responds with an expression.
 fn answers(expression: &str) -> String {
     format!(
         "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [({expression}).encode()]\n"

@@ -17,7 +17,7 @@ both_engines!(
     the_application_never_starts_on_broken_chunks,
     an_unread_body_does_not_disturb_the_next_request,
     a_half_read_body_does_not_disturb_the_next_request,
-    an_early_answer_to_a_large_body_arrives,
+    an_early_response_to_a_large_body_arrives,
     pipelined_bodies_stay_apart,
     body_size_limits_are_those_of_nginx,
     continue_is_sent_before_the_body_is_read,
@@ -28,7 +28,7 @@ both_engines!(
     a_large_upload_leaves_memory_flat,
 );
 
-/// Answers with length and checksum of the body and with what environ says about it.
+/// Responds with length and checksum of the body and with what environ says about it.
 const DIGEST: &str = r#"
 import hashlib
 
@@ -46,7 +46,7 @@ def application(environ, start_response):
     ]).encode()]
 "#;
 
-/// Answers with the whole body.
+/// Responds with the whole body.
 const ECHO: &str = r#"
 def application(environ, start_response):
     start_response("200 OK", [])
@@ -227,7 +227,7 @@ def application(environ, start_response):
     assert_next_request_undisturbed(&nginx, head, &pattern(50_000));
 }
 
-fn an_early_answer_to_a_large_body_arrives(engine: Engine) {
+fn an_early_response_to_a_large_body_arrives(engine: Engine) {
     let nginx = Site::new(engine).app(IGNORE).http("client_max_body_size 0;").start();
     let mut conn = nginx.connect();
     conn.send("POST /x?413+Too+Large HTTP/1.1\r\nHost: a\r\nContent-Length: 20000000\r\n\r\n");
@@ -312,7 +312,7 @@ fn a_body_forced_into_a_file_is_passed(engine: Engine) {
 fn temporary_files_go_with_the_request(engine: Engine) {
     let nginx = Site::new(engine).app(ECHO).http("client_body_buffer_size 1k;").start();
     nginx.post("/", pattern(50_000)).expect(200);
-    wait_for("an empty folder of temporary files", || {
+    wait_for("an empty directory of temporary files", || {
         let mut left = std::fs::read_dir(nginx.prefix().join("tmp/body")).unwrap();
         left.next().is_none().then_some(())
     });

@@ -2,7 +2,7 @@
 
 use crate::harness::{Engine, Site, both_engines, venv};
 
-both_engines!(what_can_be_called_so_is_served, a_worker_says_the_same);
+both_engines!(any_wsgi_callable_is_served, a_worker_says_the_same);
 
 const SOURCE: &str = r#"
 import functools
@@ -138,7 +138,7 @@ fn asgi_is_refused() {
         "wsgi_pass app.py made; wsgi_middleware app asynchronous;",
         &format!("what middleware 'asynchronous' of 'app' returned {ASGI}"),
     );
-    // What it returns as it is is not of its making.
+    // A result that it passes on is not its own.
     assert_refused("wsgi_pass app.py instance; wsgi_middleware app same;", &format!("'instance' {ASGI}"));
 }
 
@@ -169,7 +169,7 @@ fn a_factory_is_refused_with_how_to_write_it() {
     assert_refused("wsgi_pass app.py request_only;", why);
 }
 
-fn what_can_be_called_so_is_served(engine: Engine) {
+fn any_wsgi_callable_is_served(engine: Engine) {
     let names = [
         "answer",
         "defaults",
@@ -191,7 +191,7 @@ fn what_can_be_called_so_is_served(engine: Engine) {
     for name in names {
         all = all.location(&format!("/{name}"), &format!("wsgi_pass app.py {name};"));
     }
-    // What is called is what the outermost middleware returns, whatever it is put around.
+    // The object returned by the outermost middleware is called.
     let nginx = all
         .location("/around", "wsgi_pass app.py instance; wsgi_middleware app;")
         .location("/outer", "wsgi_pass app.py made; wsgi_middleware app; wsgi_middleware app asynchronous;")

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-both_engines!(a_reload_with_broken_code_changes_nothing, a_worker_is_what_was_checked);
+both_engines!(a_reload_with_broken_code_changes_nothing, a_worker_loads_the_checked_application);
 
 const FINE: &str = "
 def application(environ, start_response):
@@ -26,7 +26,7 @@ fn after(code: &str) -> String {
     format!("{code}\n{FINE}")
 }
 
-/// What `nginx -t` says after its own `[emerg]`, line by line.
+/// Returns the lines of `nginx -t` after its own `[emerg]`.
 fn said(check: &Check) -> Vec<&str> {
     check.output.lines().filter_map(|line| line.strip_prefix("nginx: [emerg] ")).collect()
 }
@@ -80,7 +80,7 @@ fn a_module_that_is_missing_is_named_with_file_line_and_traceback() {
 }
 
 #[test]
-fn the_reason_is_that_of_the_import_also_if_a_module_was_looked_for_twice() {
+fn the_reason_is_that_of_the_import_also_if_a_module_was_searched_twice() {
     let source = "import importlib.util\nassert importlib.util.find_spec('helper')\nimport helper, not_there\n";
     let site = checked().app(source).file("helper.py", "");
     let prefix = prefix_of(&site);
@@ -89,7 +89,7 @@ fn the_reason_is_that_of_the_import_also_if_a_module_was_looked_for_twice() {
 }
 
 #[test]
-fn what_a_log_handler_gets_is_shown_with_a_failure() {
+fn records_of_a_log_handler_are_shown_with_a_failure() {
     let source = "import logging, ngx_wsgi\nlogging.basicConfig(handlers=[ngx_wsgi.LogHandler()])\n";
     let site = checked().app(&format!("{source}logging.warning('two\\nlines')\nraise LookupError('bad')\n"));
     let prefix = prefix_of(&site);
@@ -99,7 +99,7 @@ fn what_a_log_handler_gets_is_shown_with_a_failure() {
 }
 
 #[test]
-fn what_can_be_imported_is_accepted() {
+fn an_importable_application_is_accepted() {
     let site = checked()
         .file("middle.py", "def middleware(application):\n    return application\n")
         .file("package/__init__.py", "")
@@ -298,7 +298,7 @@ note(stays)
 
 #[test]
 fn the_check_ends_with_nginx() {
-    // What a Ctrl-C, or worse, leaves.
+    // State left by Ctrl-C or worse.
     let app = "
 import os, subprocess, time
 note(os.getpid())
@@ -361,7 +361,7 @@ fn a_parent_that_ignores_the_end_of_children_does_no_harm() {
 
 // ---- as a worker ----------------------------------------------------------------------------------------------------
 
-/// An application that answers with what its process is, and notes the same when it is only checked.
+/// An application that responds with what its process is, and notes the same when it is only checked.
 const SELF: &str = r#"
 import json
 import os
@@ -383,7 +383,7 @@ facts = {
     "groups": os.getresgid(),
     "more groups": sorted(os.getgroups()),
     "root": os.getresuid() == (0, 0, 0) or whether(os.setuid, 0),
-    "folder": os.getcwd(),
+    "directory": os.getcwd(),
     # nginx with HTTP/3 gives its workers a variable of its own.
     "environment": {name: value for name, value in os.environ.items() if name != "NGINX_BPF_MAPS"},
     "mask": os.umask(0),
@@ -406,7 +406,7 @@ def application(environ, start_response):
     return [json.dumps([facts, ngx_wsgi.checking]).encode()]
 "#;
 
-fn a_worker_is_what_was_checked(engine: Engine) {
+fn a_worker_loads_the_checked_application(engine: Engine) {
     let site = Site::new(engine)
         .http("wsgi_check on; wsgi_python_path @prefix@/tmp; wsgi_python_optimize 1; wsgi_env ONE 1;")
         .main("working_directory @prefix@/tmp;\nenv TWO=2;\nenv TZ=Asia/Tokyo;")
@@ -427,8 +427,8 @@ fn a_worker_is_what_was_checked(engine: Engine) {
     }
 }
 
-fn open_to_all(site: &Site, folder: &str) {
-    std::fs::set_permissions(site.prefix().join(folder), std::fs::Permissions::from_mode(0o777)).unwrap();
+fn open_to_all(site: &Site, directory: &str) {
+    std::fs::set_permissions(site.prefix().join(directory), std::fs::Permissions::from_mode(0o777)).unwrap();
 }
 
 /// Files that only root can read, where workers are somebody else.
@@ -448,7 +448,7 @@ fn unreadable(prefix: &str) -> String {
 }
 
 #[test]
-fn what_only_root_can_read_fails_as_it_would_in_a_worker() {
+fn a_file_only_root_can_read_fails_as_it_would_in_a_worker() {
     let Some(site) = app_for_root_alone() else { return };
     let prefix = prefix_of(&site);
     assert_refused(&site.check(), &prefix, "wsgi_pass", "app.py", &unreadable(&prefix));
@@ -463,10 +463,10 @@ fn the_user_counts_also_where_it_stands_last() {
 }
 
 #[test]
-fn without_root_it_is_done_as_whoever_runs_nginx() {
+fn without_root_the_check_runs_as_the_user_of_nginx() {
     let Some(site) = app_for_root_alone() else { return };
-    for folder in ["logs", "tmp"] {
-        open_to_all(&site, folder);
+    for directory in ["logs", "tmp"] {
+        open_to_all(&site, directory);
     }
     let as_user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
     let site = site.wrapped_in(&as_user);
@@ -494,7 +494,7 @@ if ngx_wsgi.checking:
     nginx.reload();
     nginx.reload();
     // Standard input, output and error, the reports, and what Python's sys.stdin reads. A program that it starts has the
-    // first three, and one for the folder that it lists.
+    // first three, and one for the directory that it lists.
     let found = "['/dev/null', 'pipe', 'pipe', 'socket', '/dev/null'] ['0', '1', '2', '3']";
     nginx.wait_events(&[found; 2]);
 }
@@ -568,7 +568,7 @@ fn a_start_opens_its_sockets_before_any_import() {
 }
 
 #[test]
-fn a_start_serves_the_others_and_the_worker_says_what_is_wrong() {
+fn a_start_serves_the_others_and_the_worker_logs_the_failure() {
     let nginx = checked()
         .app_at("/fine", "fine.py", FINE)
         .app_at("/broken", "broken.py", "import not_there\n")
@@ -703,11 +703,11 @@ fn an_upgrade_of_nginx_is_refused_like_a_reload() {
 // ---- nginx-conf/deploy.sh -------------------------------------------------------------------------------------------
 
 /// Runs the script as an administrator would; whether it succeeded, and all that was said.
-fn deploy(nginx: &Nginx, folder: &str) -> (bool, String) {
+fn deploy(nginx: &Nginx, directory: &str) -> (bool, String) {
     let prefix = nginx.prefix().display();
     let program = std::env::var("NGINX").unwrap_or_else(|_| "/usr/sbin/nginx".to_owned());
     let output = Command::new(in_repository("nginx-conf/deploy.sh"))
-        .args([nginx.prefix().join(folder), nginx.prefix().join("site")])
+        .args([nginx.prefix().join(directory), nginx.prefix().join("site")])
         .env("NGINX_COMMAND", format!("{program} -p {prefix} -c {prefix}/conf/nginx.conf -e {prefix}/logs/error.log"))
         .output()
         .expect("run deploy.sh");

@@ -11,7 +11,7 @@ both_engines!(
     settings_come_back_for_the_first_when_others_are_loaded,
 );
 
-/// An application that answers with an expression, after other code.
+/// An application that responds with an expression, after other code.
 fn app(code: &str, expression: &str) -> String {
     format!(
         "
@@ -164,7 +164,7 @@ fn a_refused_import_counts_also_if_the_application_goes_on_without() {
 }
 
 #[test]
-fn scripts_of_one_directory_are_told_apart() {
+fn scripts_of_one_directory_are_distinguished() {
     let script =
         |directory: &str, code: &str| app(&format!("import sys\nsys.path.append('@prefix@/{directory}')\n{code}"), "0");
     for (one, other) in [(NOW, NOW), (NOW, LATE), (LATE, NOW)] {
@@ -193,7 +193,7 @@ fn a_module_by_its_name_is_not_that_of_a_script() {
 }
 
 #[test]
-fn directories_without_init_are_told_apart_by_their_modules() {
+fn directories_without_init_are_distinguished_by_their_modules() {
     let site = |module: &str| {
         let site = checked()
             .file("a/conf/one.py", "")
@@ -267,14 +267,14 @@ fn two_real_django_projects_are_refused_and_serve_in_sub_interpreters() {
 }
 
 #[test]
-fn applications_of_a_named_interpreter_are_told_of_its_name() {
+fn applications_of_a_named_interpreter_know_its_name() {
     let site = two_packages(checked().http("wsgi_enable_subinterpreters on; wsgi_interpreter both;"));
     let check = site.check();
     assert!(!check.ok && check.output.contains("another \"wsgi_interpreter\" gives each"), "{}", check.output);
 }
 
 #[test]
-fn what_goes_together_is_accepted() {
+fn compatible_directives_are_accepted() {
     let fine = [
         // Nothing imports the module that both have.
         two_modules(checked(), &app("", "0"), &app("", "0")),

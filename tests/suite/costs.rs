@@ -1,4 +1,4 @@
-//! What interpreters cost and gain, in numbers for docs/interpreters.md. Nothing here fails for being slow:
+//! Costs and gains of interpreters, in numbers for docs/interpreters.md. Nothing here fails for being slow:
 //! `cargo test --release --test suite -- --ignored --nocapture --test-threads=1 costs::` prints them.
 
 use crate::harness::{Conn, Nginx, Process, Site, venv};
@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 const ON: &str = "wsgi_enable_subinterpreters on;";
 
-/// How long a rate is measured at a time.
+/// Time for which a rate is measured.
 const TIME: Duration = Duration::from_millis(500);
-/// How many rounds count.
+/// Number of rounds.
 const ROUNDS: usize = 21;
-/// How often nginx is started for its memory and time.
+/// Number of starts of nginx for its memory and time.
 const STARTS: usize = 7;
 /// For how long rounds are tried that others do not disturb.
 const PATIENCE: Duration = Duration::from_secs(1800);
-/// What others may use meanwhile, in processors.
+/// Processor time that others may use meanwhile, in processors.
 const OTHERS: f64 = 0.2;
 
 fn has_own_gil() -> bool {
@@ -25,7 +25,7 @@ fn gils() -> &'static [&'static str] {
     if has_own_gil() { &["shared", "own"] } else { &["shared"] }
 }
 
-/// How much of the processors others than this process and `workers` use while `run` runs.
+/// Returns the processor time used by others than this process and `workers` while `run` runs.
 fn others<R>(workers: &[Process], run: impl FnOnce() -> R) -> (f64, R) {
     let used = || {
         let own = Process(std::process::id() as i32).cpu_of_all();
@@ -37,7 +37,7 @@ fn others<R>(workers: &[Process], run: impl FnOnce() -> R) -> (f64, R) {
     ((used() - before) / start.elapsed().as_secs_f64(), result)
 }
 
-/// What `measure` finds at times when others leave the machine alone, `count` times.
+/// Returns `count` results of `measure`, taken while the machine is otherwise idle.
 fn undisturbed<R>(count: usize, workers: &[Process], mut measure: impl FnMut() -> R) -> Vec<R> {
     let start = Instant::now();
     let mut found = Vec::new();
@@ -115,7 +115,7 @@ fn computing_in_parallel() {
     let copies = format!("{ON} wsgi_interpreters 2;");
     let (one, other, shared) = (start(""), start(""), start(&copies));
     let own = has_own_gil().then(|| start(&format!("{copies} wsgi_interpreter_gil own;")));
-    // What the machine can do, at that moment.
+    // The current speed of the machine.
     let two_processes = || {
         std::thread::scope(|scope| {
             let half = scope.spawn(|| rate(&other, &root, 2));
@@ -190,7 +190,7 @@ fn start(count: usize, site: Site, pass: &str, directives: &str, path: &str) -> 
 fn one_more_interpreter() {
     let empty = || Site::plain().file("app.py", HELLO);
     let django =
-        || Site::plain().repository_folder("django_site").http(&format!("wsgi_python_home {};", venv().display()));
+        || Site::plain().repository_directory("django_site").http(&format!("wsgi_python_home {};", venv().display()));
     let cases: [(&str, &dyn Fn() -> Site, &str, &str); 2] = [
         ("an empty application", &empty, "wsgi_pass app.py;", ""),
         ("Django with its admin", &django, "wsgi_pass project/wsgi.py;", "hello/you"),

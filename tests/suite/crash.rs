@@ -77,7 +77,7 @@ fn site(engine: Engine) -> Site {
     Site::new(engine).app(APP)
 }
 
-/// What faulthandler writes of a function of the application.
+/// The line of faulthandler for a function of the application.
 fn frame(nginx: &Nginx, function: &str, line: &str) -> String {
     let number = APP.lines().position(|found| found.trim() == line).expect("a line of the application") + 1;
     let script = nginx.prefix().join("app.py");

@@ -105,7 +105,7 @@ def application(environ, start_response):
 /// A site that could run, with `text` at a level. The environment that it may name is there.
 fn with(level: Level, text: &str) -> Site {
     let site = Site::plain().file("app.py", HELLO);
-    // A folder that need not be a working environment would do for parsing; a real one is right for both.
+    // A directory that need not be a working environment would do for parsing; a real one is right for both.
     std::fs::create_dir(site.prefix().join("lib")).unwrap();
     if text.contains("venv") {
         make_venv(&site, "venv");
@@ -151,7 +151,7 @@ fn each_directive_is_refused_where_it_does_not_belong() {
     }
 }
 
-/// What is said of a directive that stands on two lines.
+/// The message for a duplicate directive.
 fn duplicate(name: &str, check: &Check) -> String {
     let remedy = match name {
         "wsgi_python_home" | "wsgi_python_executable" => {
@@ -216,7 +216,7 @@ fn a_duplicate_with_another_value_is_refused_too() {
 }
 
 #[test]
-fn a_second_environment_in_another_file_is_told_where_the_first_is_and_why() {
+fn a_second_environment_in_another_file_is_refused_with_the_place_of_the_first() {
     let site = Site::plain()
         .file("sites/mysite", "wsgi_python_path @prefix@;\nwsgi_python_home @prefix@/venv;\n")
         .file("sites/shop", "wsgi_python_home @prefix@/other;\n")
@@ -239,7 +239,7 @@ fn wrong_numbers_of_arguments_are_refused() {
         let level = directive.levels[0];
         let message = format!("invalid number of arguments in \"{name}\" directive");
         with(level, &format!("{name};")).check().assert_refused(&message, name);
-        // What takes any number of paths cannot have too many.
+        // Directives that take any number of paths have no upper limit.
         if !["wsgi_python_path", "wsgi_reload_watch"].contains(name) {
             let text = format!("{name} {right} more and more and more;");
             with(level, &text).check().assert_refused(&message, name);
@@ -331,7 +331,7 @@ fn a_script_that_is_not_there_is_refused() {
         let check = with(Location, &format!("wsgi_pass {path};")).check();
         assert_refused_somehow(&check, &["missing", "nginx.conf:"]);
     }
-    // A folder is no script.
+    // A directory is no script.
     let check = with(Location, "wsgi_pass @prefix@/lib;").check();
     assert_refused_somehow(&check, &["/lib", "nginx.conf:"]);
 }
@@ -349,7 +349,7 @@ fn an_invalid_target_is_refused() {
 }
 
 #[test]
-fn what_cannot_be_the_name_of_a_header_is_refused() {
+fn an_invalid_header_name_is_refused() {
     for name in ["wsgi_hide_header", "wsgi_pass_header"] {
         for value in ["X-Name:", "\"\"", "\"X Name\"", "X-N\u{e4}me"] {
             let message = format!(
@@ -427,7 +427,7 @@ fn a_python_that_is_not_there_is_refused() {
         let check = with(Http, text).location("/", PASS).check();
         assert_refused_somehow(&check, &["nowhere"]);
     }
-    // A folder without an environment in it.
+    // A directory without an environment in it.
     let check = with(Http, "wsgi_python_home @prefix@/lib;").location("/", PASS).check();
     assert_refused_somehow(&check, &["/lib"]);
 }
@@ -453,7 +453,7 @@ fn an_environment_of_another_python_is_refused() {
 // ---- defaults, inheritance, override --------------------------------------------------------------------------------
 
 both_engines!(
-    authorization_is_passed_unless_told_not_to,
+    authorization_is_passed_by_default,
     vars_are_added_after_the_headers,
     vars_are_latin_1_and_may_be_left_out,
     vars_are_inherited_as_proxy_set_header_is,
@@ -576,7 +576,7 @@ fn environ(response: Response) -> Value {
     response.expect(200).json()["environ"].clone()
 }
 
-fn authorization_is_passed_unless_told_not_to(engine: Engine) {
+fn authorization_is_passed_by_default(engine: Engine) {
     for (http, server, location, passed) in [
         ("", "", "", true),
         ("off", "", "", false),
@@ -711,7 +711,7 @@ def application(environ, start_response):
         } else {
             assert_eq!(response.expect(200).text(), "0123456789");
         }
-        // Only of an answer that is there and whose length is known.
+        // Only of a response that is there and whose length is known.
         assert_eq!(ask("/?stream").expect(200).text(), "0123456789");
         assert_eq!(ask("/?missing").expect(404).text(), "0123456789");
     }
@@ -892,7 +892,7 @@ fn missing_middleware_is_an_error_of_the_location(engine: Engine) {
     nginx.get("/fine").expect(200);
 }
 
-/// Answers with an expression evaluated at import.
+/// Responds with an expression evaluated at import.
 fn says(engine: Engine, expression: &str) -> Site {
     Site::new(engine).app(&format!(
         r#"
@@ -952,7 +952,7 @@ fn usual_variables_are_there_though_nginx_clears_them(engine: Engine) {
         assert_eq!(found[0]["USER"], "nobody");
         assert_eq!(found[0]["LOGNAME"], "nobody");
     }
-    // What is set stays.
+    // A value that is set stays.
     let nginx = says(engine, "[os.environ[n] for n in ('PATH', 'HOME', 'LANG')]")
         .main("env PATH=/only/here; env HOME=/home/mine; env LANG=C.UTF-8;")
         .start();

@@ -3,12 +3,12 @@
 use crate::harness::{Engine, Nginx, Process, Site, both_engines, wait_for};
 
 both_engines!(
-    a_head_request_of_an_endless_answer_ends_with_its_client,
-    what_is_beyond_the_length_is_not_asked_for,
-    an_answer_that_has_nothing_to_say_ends_with_its_client,
-    an_endless_answer_lets_others_have_their_turn,
-    an_endless_answer_that_nginx_discards_lets_others_have_their_turn,
-    an_endless_answer_does_not_keep_a_worker,
+    a_head_request_for_an_endless_response_ends_with_its_client,
+    items_beyond_the_length_are_not_requested,
+    a_silent_response_ends_with_its_client,
+    an_endless_response_does_not_starve_others,
+    an_endless_response_that_nginx_discards_does_not_starve_others,
+    an_endless_response_does_not_keep_a_worker,
     the_code_after_the_last_item_runs,
 );
 
@@ -61,7 +61,7 @@ fn wait_closed(nginx: &Nginx, times: usize) {
     assert_eq!(nginx.get("/small").expect(200).text(), "small");
 }
 
-fn a_head_request_of_an_endless_answer_ends_with_its_client(engine: Engine) {
+fn a_head_request_for_an_endless_response_ends_with_its_client(engine: Engine) {
     let nginx = site(engine).start();
     for _ in 0..TIMES {
         let mut conn = nginx.connect();
@@ -71,7 +71,7 @@ fn a_head_request_of_an_endless_answer_ends_with_its_client(engine: Engine) {
     wait_closed(&nginx, TIMES);
 }
 
-fn what_is_beyond_the_length_is_not_asked_for(engine: Engine) {
+fn items_beyond_the_length_are_not_requested(engine: Engine) {
     let nginx = site(engine).errors_expected().start();
     for _ in 0..TIMES {
         assert_eq!(nginx.get("/length").expect(200).text(), "xxxxx");
@@ -86,7 +86,7 @@ fn the_code_after_the_last_item_runs(engine: Engine) {
     nginx.wait_events(&["after"]);
 }
 
-fn an_answer_that_has_nothing_to_say_ends_with_its_client(engine: Engine) {
+fn a_silent_response_ends_with_its_client(engine: Engine) {
     let nginx = site(engine).start();
     for time in 1..=TIMES {
         let mut conn = nginx.connect();
@@ -96,7 +96,7 @@ fn an_answer_that_has_nothing_to_say_ends_with_its_client(engine: Engine) {
     wait_closed(&nginx, TIMES);
 }
 
-fn an_endless_answer_lets_others_have_their_turn(engine: Engine) {
+fn an_endless_response_does_not_starve_others(engine: Engine) {
     let nginx = site(engine).start();
     let mut conn = nginx.connect();
     conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -114,7 +114,7 @@ fn an_endless_answer_lets_others_have_their_turn(engine: Engine) {
 }
 
 /// Of an `auth_request` only the status counts.
-fn an_endless_answer_that_nginx_discards_lets_others_have_their_turn(engine: Engine) {
+fn an_endless_response_that_nginx_discards_does_not_starve_others(engine: Engine) {
     let nginx = site(engine)
         .location("= /auth", "internal; wsgi_pass app.py;")
         .location("= /behind", "auth_request /auth; wsgi_pass app.py;")
@@ -129,7 +129,7 @@ fn an_endless_answer_that_nginx_discards_lets_others_have_their_turn(engine: Eng
     wait_closed(&nginx, 1);
 }
 
-fn an_endless_answer_does_not_keep_a_worker(engine: Engine) {
+fn an_endless_response_does_not_keep_a_worker(engine: Engine) {
     // Without worker_shutdown_timeout nginx itself would wait for ever.
     let nginx = site(engine).http("wsgi_shutdown_timeout 1s;").errors_expected().start();
     let worker = Process(nginx.workers()[0]);

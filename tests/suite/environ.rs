@@ -1,4 +1,4 @@
-//! What an application finds in its environ.
+//! The environ of an application.
 
 use crate::harness::{Client, Conn, Engine, Response, Site, both_engines, curl};
 use serde_json::{Map, Value};

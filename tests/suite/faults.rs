@@ -1,16 +1,16 @@
 //! Clients that leave at every stage of a request, in every way: those that stay are served right, and nothing of those
 //! that left is left behind.
 
-use crate::harness::storm::{self, Ask, Visitor, active_connections, come_and_leave, files_below};
-use crate::harness::{Dice, Engine, Nginx, Process, Site, both_engines, wait_for};
+use crate::harness::stress::{self, Ask, Visitor, active_connections, come_and_leave, files_below};
+use crate::harness::{Engine, Nginx, Process, SeededRng, Site, both_engines, wait_for};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 both_engines!(
     a_file_that_is_more_than_a_socket_holds_arrives_whole,
-    clients_that_leave_at_any_stage_harm_nobody_and_leave_nothing_behind,
+    clients_that_leave_at_any_stage_harm_no_other_and_leave_nothing_behind,
 );
 
-/// What a round of a storm may add to a worker's memory: pages that the allocator has not given back.
+/// Memory that a round of requests may add to a worker: pages that the allocator has not returned.
 const MEMORY: u64 = 3 << 20;
 
 /// Objects that Python's collector knows: caches of the standard library.
@@ -33,7 +33,7 @@ impl Drop for Seed {
 }
 
 /// Sends `count` clients that leave, and beside them some that stay until then. How many of these were served.
-pub fn storm(nginx: &Nginx, engine: Engine, seed: u64, count: u64) -> u64 {
+pub fn stress_round(nginx: &Nginx, engine: Engine, seed: u64, count: u64) -> u64 {
     const LEAVING: u64 = 6;
     const STAYING: u64 = 2;
     let (address, is_over) = (nginx.address(), AtomicBool::new(false));
@@ -43,10 +43,10 @@ pub fn storm(nginx: &Nginx, engine: Engine, seed: u64, count: u64) -> u64 {
                 let is_over = &is_over;
                 scope.spawn(move || {
                     let seed = Seed(seed * 1000 + client);
-                    let (mut dice, mut visitor) = (Dice::new(seed.0), Visitor::new(address));
+                    let (mut rng, mut visitor) = (SeededRng::new(seed.0), Visitor::new(address));
                     let mut served = 0;
                     while !is_over.load(Ordering::Relaxed) {
-                        visitor.ask(&Ask::any(engine, &mut dice)).unwrap();
+                        visitor.ask(&Ask::any(engine, &mut rng)).unwrap();
                         served += 1;
                     }
                     served
@@ -57,9 +57,9 @@ pub fn storm(nginx: &Nginx, engine: Engine, seed: u64, count: u64) -> u64 {
             .map(|client| {
                 scope.spawn(move || {
                     let seed = Seed(seed * 1000 + 100 + client);
-                    let mut dice = Dice::new(seed.0);
+                    let mut rng = SeededRng::new(seed.0);
                     for _ in 0..count / LEAVING {
-                        come_and_leave(address, engine, &mut dice);
+                        come_and_leave(address, engine, &mut rng);
                     }
                 })
             })
@@ -72,13 +72,13 @@ pub fn storm(nginx: &Nginx, engine: Engine, seed: u64, count: u64) -> u64 {
     })
 }
 
-/// What a worker holds when nobody asks anything of it.
+/// Resources of an idle worker.
 #[derive(Debug)]
 struct Holdings {
     descriptors: usize,
     unlinked: Vec<String>,
     memory: u64,
-    /// What the application says of itself.
+    /// State of the application.
     state: serde_json::Value,
 }
 
@@ -113,16 +113,16 @@ impl Holdings {
 }
 
 fn a_file_that_is_more_than_a_socket_holds_arrives_whole(engine: Engine) {
-    let nginx = storm::site(engine).start();
+    let nginx = stress::site(engine).start();
     let mut visitor = Visitor::new(nginx.address());
     for _ in 0..3 {
         visitor.ask(&Ask::get("/", "file", 1_000_000)).unwrap();
     }
 }
 
-/// The call has ended its answer and is not over; nobody but the event loop is there to send on.
+/// The call has ended its response and is not over; nobody but the event loop is there to send on.
 #[test]
-fn the_rest_of_an_answer_is_sent_while_close_runs() {
+fn the_rest_of_a_response_is_sent_while_close_runs() {
     let nginx = Site::new(Engine::Threads)
         .listen("listen 127.0.0.1:@port@ sndbuf=16k; server_name localhost;")
         .app(
@@ -147,11 +147,11 @@ def application(environ, start_response):
     nginx.write("arrived", "");
 }
 
-fn clients_that_leave_at_any_stage_harm_nobody_and_leave_nothing_behind(engine: Engine) {
-    let nginx = storm::site(engine).start();
+fn clients_that_leave_at_any_stage_harm_no_other_and_leave_nothing_behind(engine: Engine) {
+    let nginx = stress::site(engine).start();
     let workers = nginx.workers();
     let round = |seed| {
-        let served = storm(&nginx, engine, seed, count());
+        let served = stress_round(&nginx, engine, seed, count());
         assert!(served > 0, "nobody stayed");
         let holdings = Holdings::of(&nginx);
         eprintln!("round {seed}: {served} requests of those that stayed, {holdings:?}");
@@ -163,7 +163,7 @@ fn clients_that_leave_at_any_stage_harm_nobody_and_leave_nothing_behind(engine: 
     last.assert_no_more_than(&warm);
     assert_eq!(nginx.workers(), workers);
     assert_eq!(files_below(&nginx.prefix().join("tmp")), [""; 0]);
-    // That the storm was one: calls came to their end, and were cut off wherever their engine lets them notice it.
+    // Calls completed, and others were cut off wherever their engine lets them notice it.
     let outcomes = match engine {
         Engine::Threads => &["complete", "cut", "unwritten", "unread"][..],
         Engine::Inline => &["complete", "cut"],

@@ -10,24 +10,24 @@ both_engines!(
     a_file_is_sent_from_its_position,
     ranges_of_a_file,
     nginx_reads_the_file_and_not_the_application,
-    what_only_looks_like_a_file_is_read,
-    what_cannot_be_read_is_an_error,
+    an_object_that_only_looks_like_a_file_is_read,
+    an_unreadable_file_is_an_error,
     data_may_come_before_the_file,
     a_file_is_closed_when_its_last_byte_has_gone,
     a_file_is_closed_when_its_client_has_left,
-    a_file_that_nobody_wants_is_closed,
+    an_unwanted_file_is_closed,
     the_application_may_close_its_file_at_once,
     a_file_shorter_than_its_length_breaks_the_connection,
     a_file_that_shrinks_while_it_is_sent_breaks_the_connection,
-    a_file_that_shrinks_breaks_the_answer_of_any_protocol,
+    a_file_that_shrinks_breaks_the_response_of_any_protocol,
     a_file_that_lies_about_its_size_is_read,
-    an_empty_file_is_an_empty_answer,
+    an_empty_file_is_an_empty_response,
     a_file_that_grows_is_sent_as_it_was,
     a_part_of_a_file_may_be_all_that_is_asked_for,
     files_arrive_whole_however_nginx_reads_them,
     thousands_of_files_leave_nothing_open,
     a_file_is_sent_to_its_end_on_reload,
-    a_file_that_nobody_reads_is_closed_on_quit,
+    an_unread_file_is_closed_on_quit,
     frameworks_send_files,
 );
 
@@ -220,7 +220,7 @@ fn stalled(nginx: &Nginx) -> Conn {
     conn
 }
 
-/// Little of an answer fits into the kernel's buffers.
+/// Little of a response fits into the kernel's buffers.
 fn narrow(site: Site) -> Site {
     site.listen("listen 127.0.0.1:@port@ sndbuf=32k;")
 }
@@ -250,7 +250,7 @@ fn ranges_of_a_file(engine: Engine) {
     assert_eq!(text.matches("\r\n\r\nab").count(), 2, "{text}");
 }
 
-/// Whether nginx's debug log can be asked how something was sent.
+/// Returns whether nginx's debug log shows how data was sent.
 fn has_debug_log() -> bool {
     let nginx = std::env::var("NGINX").unwrap_or_else(|_| "/usr/sbin/nginx".to_owned());
     let said = std::process::Command::new(nginx).arg("-V").output().expect("run nginx -V");
@@ -261,7 +261,7 @@ fn has_debug_log() -> bool {
     has
 }
 
-/// How many bytes have gone by sendfile.
+/// Returns the number of bytes sent by sendfile.
 fn sent_by_sendfile(nginx: &Nginx) -> usize {
     let lines = nginx.logged("sendfile: ");
     let count = |line: &String| line.split("sendfile: ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
@@ -282,7 +282,7 @@ fn nginx_reads_the_file_and_not_the_application(engine: Engine) {
     }
 }
 
-fn what_only_looks_like_a_file_is_read(engine: Engine) {
+fn an_object_that_only_looks_like_a_file_is_read(engine: Engine) {
     let nginx = site(engine).http("sendfile on;").start();
     for (name, body) in [
         ("bytes", "bytes"),
@@ -305,7 +305,7 @@ fn what_only_looks_like_a_file_is_read(engine: Engine) {
     }
 }
 
-fn what_cannot_be_read_is_an_error(engine: Engine) {
+fn an_unreadable_file_is_an_error(engine: Engine) {
     let nginx = site(engine).errors_expected().start();
     for (name, error) in [
         ("text", "must yield bytes, not str"),
@@ -365,7 +365,7 @@ fn a_file_is_closed_when_its_client_has_left(engine: Engine) {
     assert_eq!(nginx.events(), ["closed"; 2]);
 }
 
-fn a_file_that_nobody_wants_is_closed(engine: Engine) {
+fn an_unwanted_file_is_closed(engine: Engine) {
     let nginx = site(engine).start();
     let ask = |method: &str, path: &str, header: &str| {
         let mut conn = nginx.connect();
@@ -414,7 +414,7 @@ fn a_file_shorter_than_its_length_breaks_the_connection(engine: Engine) {
                 let answer = conn.response().expect(200);
                 assert_eq!((answer.framing, answer.body.len()), (Framing::Cut, 1_000_000), "{directives} {range}");
             } else {
-                // What was asked for is there.
+                // The requested bytes are there.
                 assert_eq!(conn.response().expect(206).text(), "ab");
             }
             nginx.wait_log("sent 1000000 of the 1000001 bytes of its Content-Length");
@@ -468,7 +468,7 @@ fn a_file_that_shrinks_while_it_is_sent_breaks_the_connection(engine: Engine) {
     }
 }
 
-fn a_file_that_shrinks_breaks_the_answer_of_any_protocol(engine: Engine) {
+fn a_file_that_shrinks_breaks_the_response_of_any_protocol(engine: Engine) {
     let tls = "listen 127.0.0.1:@port@ sndbuf=32k; listen 127.0.0.1:@tls@ ssl http2 sndbuf=32k;
                listen 127.0.0.1:@h2@ http2 sndbuf=32k; ssl_certificate @prefix@/certificate.pem;
                ssl_certificate_key @prefix@/key.pem;";
@@ -523,7 +523,7 @@ fn a_file_that_lies_about_its_size_is_read(engine: Engine) {
     }
 }
 
-fn an_empty_file_is_an_empty_answer(engine: Engine) {
+fn an_empty_file_is_an_empty_response(engine: Engine) {
     let nginx = site(engine).http("sendfile on;").file("empty", "").start();
     let mut conn = nginx.connect();
     for _ in 0..2 {
@@ -533,7 +533,7 @@ fn an_empty_file_is_an_empty_answer(engine: Engine) {
     }
 }
 
-/// What is written to a log file while it is sent belongs to the next one who asks.
+/// Text written to a log file while it is sent belongs to the next response.
 fn a_file_that_grows_is_sent_as_it_was(engine: Engine) {
     let nginx = narrow(site(engine)).http("sendfile on;").start();
     let mut conn = stalled(&nginx);
@@ -623,7 +623,7 @@ fn a_file_is_sent_to_its_end_on_reload(engine: Engine) {
     old.wait_gone();
 }
 
-fn a_file_that_nobody_reads_is_closed_on_quit(engine: Engine) {
+fn an_unread_file_is_closed_on_quit(engine: Engine) {
     let mut nginx = narrow(site(engine)).http("wsgi_shutdown_timeout 500ms;").start();
     let conns: Vec<Conn> = (0..8).map(|_| stalled(&nginx)).collect();
     nginx.stop_by(libc::SIGQUIT);

@@ -48,7 +48,7 @@ fn site(engine: Engine, source: &str) -> Site {
     Site::new(engine).app(&format!("{FORKING}{source}")).errors_expected()
 }
 
-/// What the children have written to descriptors that had been the parent's.
+/// Text that children have written to descriptors of the parent.
 fn taken(nginx: &Nginx) -> Vec<String> {
     let entries = std::fs::read_dir(nginx.prefix()).unwrap().map(|entry| entry.unwrap());
     let files: Vec<_> = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("taken-")).collect();

@@ -15,7 +15,7 @@ both_engines!(
     django_keeps_large_uploads_in_files,
     django_runs_asynchronous_views,
     django_hands_files_to_nginx,
-    django_starts_when_what_it_lacked_is_there,
+    django_starts_once_a_missing_file_is_there,
     flask_serves,
     flask_serves_below_a_prefix,
     bottle_serves,
@@ -97,7 +97,7 @@ fn site(engine: Engine) -> Site {
     Site::new(engine).http(&format!("wsgi_python_home {};", venv().display())).http("client_max_body_size 20m;")
 }
 
-/// What every framework here answers in the same way; the application is at this prefix.
+/// Checks that every framework here has in common; the application is at this prefix.
 fn assert_serves(nginx: &Nginx, prefix: &str) {
     let mut browser = Browser::new(nginx);
     let at = |path: &str| format!("{prefix}{path}");
@@ -227,7 +227,7 @@ const PASSWORD: &str = "Wohl&behütet=1";
 fn database() -> &'static [u8] {
     static DATABASE: OnceLock<Vec<u8>> = OnceLock::new();
     DATABASE.get_or_init(|| {
-        let site = Site::plain().repository_folder("django_site");
+        let site = Site::plain().repository_directory("django_site");
         let manage = |arguments: &[&str]| {
             let output = Command::new(venv().join("bin/python"))
                 .args(["-B", "-m", "django"])
@@ -248,7 +248,7 @@ fn database() -> &'static [u8] {
 /// A project as Django's own tool makes it, with its database, at this location.
 fn django(engine: Engine, location: &str) -> Site {
     let site = site(engine)
-        .repository_folder("django_site")
+        .repository_directory("django_site")
         .location(location, "wsgi_pass project/wsgi.py;")
         .errors_expected();
     fs::write(site.prefix().join("db.sqlite3"), database()).unwrap();
@@ -333,7 +333,7 @@ fn django_admin_changes_the_database(engine: Engine) {
         assert!(list.contains("was added successfully"), "the message of the session");
         assert!(list.contains(&format!(">{name}</a>")), "the group {name}");
     }
-    // What was written outlives the worker.
+    // The data outlives the worker.
     nginx.reload();
     let list = browser.get("/admin/auth/group/").expect(200);
     assert!(list.text().contains(">editors</a>"));
@@ -366,7 +366,7 @@ fn django_runs_asynchronous_views(engine: Engine) {
 }
 
 /// Django cannot be set up twice in a process: a first attempt that failed must leave nothing of it behind.
-fn django_starts_when_what_it_lacked_is_there(engine: Engine) {
+fn django_starts_once_a_missing_file_is_there(engine: Engine) {
     let site = django(engine, "/");
     let settings = site.prefix().join("project/settings.py");
     let source = fs::read_to_string(&settings).unwrap();

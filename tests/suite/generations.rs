@@ -4,7 +4,7 @@
 use crate::harness::{Check, Load, Nginx, Process, Site, wait_for};
 use std::time::{Duration, Instant};
 
-/// Answers with its version. `/slow` takes until the test says so, `/file` sends a large file; at its end it says so.
+/// Responds with its version. `/slow` takes until the test says so, `/file` sends a large file; at its end it says so.
 const APP: &str = r#"
 import atexit
 import os
@@ -169,7 +169,7 @@ fn copies_end_after_a_file_that_one_of_them_sends() {
     nginx.wait_events(&["end 1"; 3]);
 }
 
-/// Clients that connect anew for each request meet any of the workers; none that has seen a version sees an older one.
+/// Clients that connect again for each request meet any of the workers; none that has seen a version sees an older one.
 #[test]
 fn no_worker_goes_back_to_an_old_version() {
     let nginx = with_workers(4);
@@ -234,7 +234,7 @@ fn all_workers_take_a_change_that_one_can_see() {
 
 /// A worker that reads a file later than another may read another one.
 #[test]
-fn what_is_edited_while_it_is_loaded_has_another_version() {
+fn a_file_edited_while_it_is_loaded_has_another_version() {
     let nginx = site()
         .workers(2)
         .http("wsgi_reload_watch *.py;")
@@ -306,7 +306,7 @@ fn workers_may_come_and_go() {
 #[test]
 fn many_leave_the_memory_as_it_was() {
     let count: usize = std::env::var("WSGI_TEST_RELOADS").map_or(40, |count| count.parse().unwrap());
-    // What CPython itself loses with each interpreter, in KiB: `Py_EndInterpreter` in a loop of its own loses none to speak
+    // Memory that CPython itself leaks with each interpreter, in KiB: `Py_EndInterpreter` in a loop of its own loses none to speak
     // of in 3.11, 200 to 400 in 3.12.1 and 3.13.0, and 3400 with a GIL of its own, whose memory is not given back.
     let gils: &[(&str, usize)] =
         if env!("WSGI_PYTHON_VERSION") == "3.11" { &[("shared", 16)] } else { &[("shared", 512), ("own", 4096)] };
@@ -322,7 +322,7 @@ fn many_leave_the_memory_as_it_was() {
         let warm = 2 + count / 2;
         (2..=warm).for_each(renew);
         let (threads, descriptors) = (worker.threads(), worker.descriptors());
-        // What leaks grows in each quarter; the allocator grows at times, and most where other work delays threads.
+        // A leak grows in each quarter; the allocator grows at times, mostly on a busy machine.
         let quarter = count.div_ceil(4);
         let grown: Vec<usize> = (0..4)
             .map(|number| {
@@ -357,7 +357,7 @@ fn a_thread_of_the_application_that_does_not_end_keeps_the_old_one() {
 
 /// Takes half a minute: so long an import may take though its files have changed again.
 #[test]
-fn an_import_that_never_ends_keeps_nothing_from_being_mended() {
+fn a_fixed_version_is_loaded_though_the_import_before_it_never_ends() {
     let nginx = site().errors_expected().start();
     assert_eq!(version(&nginx), "1");
     let load = Load::start(&nginx, "/", 1);

@@ -89,7 +89,7 @@ fn send(nginx: &Nginx, framing: Framing, target: &str, is_whole: bool) -> Conn {
 }
 
 #[test]
-fn a_location_that_answers_instead_finds_no_body() {
+fn a_location_that_responds_instead_finds_no_body() {
     let nginx = start();
     let mut requests = 0;
     let ways = [
@@ -119,7 +119,7 @@ fn a_location_that_answers_instead_finds_no_body() {
 }
 
 #[test]
-fn an_application_that_answers_instead_finds_no_body() {
+fn an_application_that_responds_instead_finds_no_body() {
     let nginx = start();
     for framing in [Framing::Length, Framing::Chunked] {
         for (read, is_whole) in [("", false), ("3", false), ("6", true)] {
@@ -183,7 +183,7 @@ fn body_of(conn: &mut Conn, stream: u8) -> String {
     }
 }
 
-/// What still comes of the body comes on a connection that other requests use.
+/// The rest of the body comes on a connection that other requests use.
 #[test]
 fn a_body_of_http2_that_is_withheld_disturbs_no_other_request() {
     let nginx = start();

@@ -14,21 +14,21 @@ both_engines!(
     no_content_type_is_invented,
     charset_is_added_to_a_text_type,
     an_empty_content_type_does_no_harm,
-    answers_are_compressed,
-    an_encoded_answer_is_not_compressed_again,
+    responses_are_compressed,
+    an_encoded_response_is_not_compressed_again,
     a_matching_etag_is_answered_by_304,
     an_unmodified_page_is_answered_by_304,
     a_change_that_was_made_is_never_denied,
     a_body_without_a_version_is_never_unmodified,
     a_location_stays_relative,
-    a_partial_answer_of_the_application_passes,
+    a_partial_response_of_the_application_passes,
     a_range_is_not_taken_from_a_stream,
     add_header_and_expires_work,
     many_and_long_headers_arrive,
     short_lived_strings_are_copied,
 );
 
-/// Answers with the headers that are given as Python source.
+/// Responds with the headers that are given as Python source.
 fn with_headers(engine: Engine, headers: &str) -> Site {
     Site::new(engine).app(&format!(
         r#"
@@ -180,7 +180,7 @@ fn an_empty_content_type_does_no_harm(engine: Engine) {
     assert_eq!(response.body.len(), 503);
 }
 
-fn answers_are_compressed(engine: Engine) {
+fn responses_are_compressed(engine: Engine) {
     for kind in ["text/plain", "text/plain; charset=utf-8"] {
         let nginx = with_headers(
             engine,
@@ -218,7 +218,7 @@ fn gunzip(data: &[u8]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn an_encoded_answer_is_not_compressed_again(engine: Engine) {
+fn an_encoded_response_is_not_compressed_again(engine: Engine) {
     let nginx = with_headers(engine, r#"[("Content-Type", "text/plain"), ("Content-Encoding", "br")]"#)
         .http("gzip on; gzip_types text/plain; gzip_min_length 1;")
         .start_shared();
@@ -326,7 +326,7 @@ def application(environ, start_response):
     }
 }
 
-fn a_partial_answer_of_the_application_passes(engine: Engine) {
+fn a_partial_response_of_the_application_passes(engine: Engine) {
     let nginx = Site::new(engine)
         .app(
             r#"

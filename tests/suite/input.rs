@@ -11,7 +11,7 @@ both_engines!(
     input_can_be_read_by_another_thread,
 );
 
-/// Runs random calls on `wsgi.input` and on a BytesIO of what should be in it; answers with the first difference.
+/// Runs random calls on `wsgi.input` and on a BytesIO of what should be in it; responds with the first difference.
 pub const PROPERTY: &str = r#"
 import io
 import random

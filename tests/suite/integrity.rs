@@ -1,10 +1,10 @@
-//! What an application gives is what its client gets, byte by byte, however the two are mixed and whatever is between.
+//! Clients get the bytes that applications send, whatever else runs at the time and whatever is between the two.
 
-use crate::harness::{Conn, Dice, Engine, Framing, Nginx, Site, both_engines, curl, make_certificate};
+use crate::harness::{Conn, Engine, Framing, Nginx, SeededRng, Site, both_engines, curl, make_certificate};
 use std::io::Read;
 use std::time::Duration;
 
-both_engines!(answers_arrive_as_they_were_given);
+both_engines!(responses_arrive_as_they_were_given);
 
 /// Answers in the way and size that the query says, and writes what it gives to a file.
 const APP: &str = r#"
@@ -69,9 +69,9 @@ def application(environ, start_response):
 const WAYS: [&str; 6] = ["generator", "list", "write", "both", "file", "both_file"];
 
 /// Directives by chance, and the size of bodies that they are right for.
-fn directives(dice: &mut Dice) -> (String, usize) {
-    let memory = dice.one_of(&["1", "100", "4k", "64k"]);
-    let file = dice.one_of(&["0", "10k", "1m", "1024m"]);
+fn directives(rng: &mut SeededRng) -> (String, usize) {
+    let memory = rng.choose(&["1", "100", "4k", "64k"]);
+    let file = rng.choose(&["0", "10k", "1m", "1024m"]);
     let mut all = format!("wsgi_output_buffer_size {memory}; wsgi_max_temp_file_size {file};");
     for choices in [
         &["", "gzip on; gzip_types *; gzip_min_length 1;"][..],
@@ -88,7 +88,7 @@ fn directives(dice: &mut Dice) -> (String, usize) {
         &["", "wsgi_optimize_send_headers on;"],
     ] {
         all += " ";
-        all += dice.one_of(choices);
+        all += rng.choose(choices);
     }
     let size = if memory == "1" {
         3000
@@ -100,29 +100,29 @@ fn directives(dice: &mut Dice) -> (String, usize) {
     (all, size)
 }
 
-/// Reads an answer in pieces with pauses between them.
-fn read_slowly(nginx: &Nginx, path: &str, dice: &mut Dice) -> Vec<u8> {
+/// Reads a response in pieces with pauses between them.
+fn read_slowly(nginx: &Nginx, path: &str, rng: &mut SeededRng) -> Vec<u8> {
     let mut conn = nginx.connect();
     conn.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
     let mut all = Vec::new();
-    let mut buffer = vec![0; 1 + dice.size(100_000)];
+    let mut buffer = vec![0; 1 + rng.size(100_000)];
     let mut pauses = 20;
     loop {
-        if pauses > 0 && dice.below(2) == 0 {
+        if pauses > 0 && rng.below(2) == 0 {
             pauses -= 1;
-            std::thread::sleep(Duration::from_millis(dice.below(40)));
+            std::thread::sleep(Duration::from_millis(rng.below(40)));
         }
         match conn.stream().read(&mut buffer).expect("some of the answer") {
             0 => break,
             count => all.extend_from_slice(&buffer[..count]),
         }
     }
-    let answer = Conn::of_bytes(all).response().expect(200);
+    let answer = Conn::from_bytes(all).response().expect(200);
     assert_ne!(answer.framing, Framing::Cut);
     answer.body
 }
 
-fn answers_arrive_as_they_were_given(engine: Engine) {
+fn responses_arrive_as_they_were_given(engine: Engine) {
     let seeds = std::env::var("WSGI_TEST_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
     for seed in 1..=seeds {
         mixed_answers(engine, seed);
@@ -130,12 +130,12 @@ fn answers_arrive_as_they_were_given(engine: Engine) {
 }
 
 fn mixed_answers(engine: Engine, seed: u64) {
-    let mut dice = Dice::new(seed);
-    let (directives, size) = directives(&mut dice);
+    let mut rng = SeededRng::new(seed);
+    let (directives, size) = directives(&mut rng);
     let site = Site::new(engine).app(APP).http(&directives);
     make_certificate(site.prefix());
     let (tls, http2) = (site.another_port(), site.another_port());
-    let narrow = dice.one_of(&["", "sndbuf=8k", "sndbuf=32k"]);
+    let narrow = rng.choose(&["", "sndbuf=8k", "sndbuf=32k"]);
     let nginx = site
         .listen(&format!(
             "listen 127.0.0.1:@port@ {narrow}; listen 127.0.0.1:{tls} ssl http2; listen 127.0.0.1:{http2} http2;
@@ -146,16 +146,16 @@ fn mixed_answers(engine: Engine, seed: u64) {
     std::thread::scope(|scope| {
         for (number, client) in clients.into_iter().enumerate() {
             let (nginx, directives) = (&nginx, &directives);
-            let mut dice = Dice::new(seed * 100 + number as u64);
+            let mut rng = SeededRng::new(seed * 100 + number as u64);
             scope.spawn(move || {
                 for turn in 0..2 {
-                    let way = dice.one_of(&WAYS);
+                    let way = rng.choose(&WAYS);
                     let id = seed * 1000 + number as u64 * 10 + turn;
-                    let path = format!("/?seed={id}&way={way}&size={}", 1 + dice.size(size));
+                    let path = format!("/?seed={id}&way={way}&size={}", 1 + rng.size(size));
                     let (plain, sealed) = (nginx.url(&path), format!("https://127.0.0.1:{tls}{path}"));
                     let ask = |arguments: &[&str]| curl(arguments).expect(200).body;
                     let got = match client {
-                        "slow" => read_slowly(nginx, &path, &mut dice),
+                        "slow" => read_slowly(nginx, &path, &mut rng),
                         "1.1" => ask(&[&plain]),
                         "1.0" => ask(&["--http1.0", &plain]),
                         "gzip" => ask(&["--compressed", &plain]),

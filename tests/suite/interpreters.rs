@@ -11,7 +11,7 @@ fn minor() -> u32 {
     env!("WSGI_PYTHON_VERSION").split_once('.').unwrap().1.parse().unwrap()
 }
 
-/// Whether interpreters can have a GIL of their own; says so where they cannot.
+/// Returns whether interpreters can have a GIL of their own; prints a note where they cannot.
 fn has_own_gil() -> bool {
     if minor() < 12 {
         eprintln!("skipped: Python {} has no interpreters with a GIL of their own", env!("WSGI_PYTHON_VERSION"));
@@ -24,7 +24,7 @@ fn gils() -> &'static [&'static str] {
     if has_own_gil() { &["shared", "own"] } else { &["shared"] }
 }
 
-/// Answers with JSON made of what `report(environ)` of the source returns.
+/// Responds with JSON made of what `report(environ)` of the source returns.
 fn reporting(source: &str) -> String {
     format!(
         r#"
@@ -78,7 +78,7 @@ fn assert_refused(check: &Check, words: &[&str]) {
 // ---- which application lives where ----------------------------------------------------------------------------------
 
 #[test]
-fn applications_share_the_main_interpreter_unless_told_otherwise() {
+fn applications_share_the_main_interpreter_by_default() {
     let nginx = counting(&["a.py", "b.py"]).location("/a", "wsgi_pass a.py;").location("/b", "wsgi_pass b.py;").start();
     assert_eq!(found(&nginx, "/a"), json!(["main", 1]));
     assert_eq!(found(&nginx, "/b"), json!(["main", 2]));
@@ -212,7 +212,7 @@ fn a_name_without_subinterpreters_is_refused() {
 }
 
 #[test]
-fn what_the_main_interpreter_cannot_have_is_refused() {
+fn a_directive_the_main_interpreter_cannot_have_is_refused() {
     let check = checked("", "wsgi_interpreters 2;", "");
     assert_refused(&check, &["wsgi_interpreters 2", "main interpreter", &place(&check, "/one ")]);
     if has_own_gil() {
@@ -431,16 +431,16 @@ def report(environ):
 /// Two projects with the same module names, of settings, URLs and databases of their own.
 #[test]
 fn two_django_projects_do_not_see_each_other() {
-    let project = |site: Site, folder: &str, word: &str| {
-        site.file(&format!("{folder}/project/__init__.py"), "")
+    let project = |site: Site, directory: &str, word: &str| {
+        site.file(&format!("{directory}/project/__init__.py"), "")
             .file(
-                &format!("{folder}/project/settings.py"),
+                &format!("{directory}/project/settings.py"),
                 &format!(
                     r#"
 SECRET_KEY = "{word}"
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "project.urls"
-DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "@prefix@/{folder}/db.sqlite3"}}}}
+DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "@prefix@/{directory}/db.sqlite3"}}}}
 USE_TZ = True
 TIME_ZONE = "{zone}"
 "#,
@@ -448,7 +448,7 @@ TIME_ZONE = "{zone}"
                 ),
             )
             .file(
-                &format!("{folder}/project/urls.py"),
+                &format!("{directory}/project/urls.py"),
                 &format!(
                     r#"
 import os
@@ -470,13 +470,13 @@ def view(request):
         "zone": timezone.get_current_timezone_name(),
     }})
 
-urlpatterns = [path("{folder}/{word}/", view, name="{word}")]
+urlpatterns = [path("{directory}/{word}/", view, name="{word}")]
 "#
                 ),
             )
-            .file(&format!("{folder}/project/{word}_settings.py"), "from project.settings import *\n")
+            .file(&format!("{directory}/project/{word}_settings.py"), "from project.settings import *\n")
             .file(
-                &format!("{folder}/project/wsgi.py"),
+                &format!("{directory}/project/wsgi.py"),
                 &format!(
                     r#"
 import os
@@ -494,13 +494,13 @@ application = get_wsgi_application()
         .location("/b/", "wsgi_pass b/project/wsgi.py; wsgi_script_name \"\";")
         .start();
     for _ in 0..3 {
-        for (folder, word, zone) in [("a", "one", "Europe/Berlin"), ("b", "two", "Asia/Tokyo")] {
-            let database = nginx.prefix().join(folder).join("db.sqlite3");
+        for (directory, word, zone) in [("a", "one", "Europe/Berlin"), ("b", "two", "Asia/Tokyo")] {
+            let database = nginx.prefix().join(directory).join("db.sqlite3");
             assert_eq!(
-                found(&nginx, &format!("/{folder}/{word}/")),
+                found(&nginx, &format!("/{directory}/{word}/")),
                 json!({
                     "settings": format!("project.{word}_settings"), "key": word, "words": [word],
-                    "url": format!("/{folder}/{word}/"), "file": database, "zone": zone,
+                    "url": format!("/{directory}/{word}/"), "file": database, "zone": zone,
                 })
             );
         }
@@ -984,7 +984,7 @@ def report(environ): return "fine"
     assert!(of("#1") == 1 && of("#2") >= 2, "{imports:?}");
 }
 
-/// The rest of an answer whose file nginx has sent runs where it began.
+/// The rest of a response whose file nginx has sent runs where it began.
 #[test]
 fn a_call_goes_on_in_its_copy() {
     let source = r#"
@@ -1153,7 +1153,7 @@ fn a_check_names_the_extension_that_refuses() {
 
 // ---- the end --------------------------------------------------------------------------------------------------------
 
-/// What an application does at its end, with a sleep in the middle.
+/// Application with functions that run at its end, and a sleep in the middle.
 fn ending(seconds: &str) -> String {
     reporting(&format!(
         r#"
@@ -1226,7 +1226,7 @@ def report(environ): return "fine"
     assert_eq!(nginx.events().len(), 6);
 }
 
-/// What blocks in one is given up; the others end properly.
+/// An interpreter that blocks is abandoned; the others end properly.
 #[test]
 fn an_interpreter_that_blocks_is_given_up() {
     let mut nginx = Site::plain()
@@ -1268,7 +1268,7 @@ fn idle_interpreters_use_no_processor_time() {
         counting(&["a.py"]).http(&format!("{ON} wsgi_interpreters 5;")).location("/a", "wsgi_pass a.py;").start();
     nginx.get("/a").expect(200);
     let worker = Process(nginx.workers()[0]);
-    // What a call has begun settles.
+    // Work that a call has started ends.
     std::thread::sleep(Duration::from_millis(300));
     let before = worker.cpu();
     std::thread::sleep(Duration::from_millis(1000));

@@ -10,7 +10,7 @@ both_engines!(
     objects_may_outlive_their_thousandth_successor,
 );
 
-/// `/keep` keeps everything; `/use` uses it and answers with what did not behave.
+/// `/keep` keeps everything; `/use` uses it and responds with what did not behave.
 const KEEPER: &str = r#"
 import os
 import threading
@@ -96,7 +96,7 @@ fn late_use_by_another_thread_is_a_clean_exception(engine: Engine) {
 fn late_use(engine: Engine, path: &str) {
     let nginx = Site::new(engine).app(KEEPER).http("client_body_buffer_size 1k;").errors_expected().start();
     let workers = nginx.workers();
-    // Nobody has read any of these bodies, in memory or in a file.
+    // None of these bodies has been read, in memory or in a file.
     for size in [0, 10, 50_000] {
         nginx.post("/keep", "x".repeat(size)).expect(200);
     }

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 both_engines!(
     an_exception_ends_a_call_that_is_out_of_time,
-    a_call_that_catches_its_time_out_is_still_late,
-    close_runs_after_a_time_out,
-    an_answer_that_has_begun_is_cut_by_a_time_out,
-    a_complete_answer_is_not_cut_for_a_late_close,
+    a_call_that_catches_its_timeout_is_still_late,
+    close_runs_after_a_timeout,
+    a_response_that_has_begun_is_cut_by_a_timeout,
+    a_complete_response_is_not_cut_for_a_late_close,
     the_time_that_a_client_takes_does_not_count,
-    the_next_call_never_hears_of_a_time_out,
-    a_time_out_is_logged_once_with_its_stack,
+    the_next_call_is_not_affected_by_a_timeout,
+    a_timeout_is_logged_once_with_its_stack,
     a_slow_call_is_logged_once_while_it_runs,
     a_fast_call_is_not_slow,
     a_location_has_limits_of_its_own,
@@ -186,7 +186,7 @@ fn open_gate(nginx: &Nginx) {
     nginx.write("open", "");
 }
 
-/// The answer and how long it took.
+/// The response and how long it took.
 fn timed(nginx: &Nginx, path: &str) -> (Response, Duration) {
     let start = Instant::now();
     let answer = nginx.get(path);
@@ -347,21 +347,21 @@ fn an_exception_ends_a_call_that_is_out_of_time(engine: Engine) {
     nginx.get("/fine").expect(200);
 }
 
-fn a_call_that_catches_its_time_out_is_still_late(engine: Engine) {
+fn a_call_that_catches_its_timeout_is_still_late(engine: Engine) {
     let nginx = warm(limited(engine, LIMIT));
     assert_504_in_time(&nginx, "/limited/caught");
     nginx.wait_events(&["caught"]);
     nginx.get("/fine").expect(200);
 }
 
-fn close_runs_after_a_time_out(engine: Engine) {
+fn close_runs_after_a_timeout(engine: Engine) {
     let nginx = warm(limited(engine, LIMIT));
     assert_504_in_time(&nginx, "/limited/generator");
     nginx.wait_events(&["finally", "closed"]);
     nginx.get("/fine").expect(200);
 }
 
-fn an_answer_that_has_begun_is_cut_by_a_time_out(engine: Engine) {
+fn a_response_that_has_begun_is_cut_by_a_timeout(engine: Engine) {
     let nginx = warm(limited(engine, LIMIT));
     let mut conn = ask(&nginx, "/limited/begun");
     let answer = conn.response().expect(200);
@@ -370,7 +370,7 @@ fn an_answer_that_has_begun_is_cut_by_a_time_out(engine: Engine) {
     nginx.wait_events(&["closed"]);
 }
 
-fn a_complete_answer_is_not_cut_for_a_late_close(engine: Engine) {
+fn a_complete_response_is_not_cut_for_a_late_close(engine: Engine) {
     let nginx = warm(limited(engine, LIMIT));
     let mut conn = ask(&nginx, "/limited/late");
     let answer = conn.response().expect(200);
@@ -433,7 +433,7 @@ fn the_time_in_which_a_file_is_sent_does_not_count() {
 
 /// Calls that take about as long as they may: whatever is raised too late must not come up in the next call, which has no
 /// limit and comes at once.
-fn the_next_call_never_hears_of_a_time_out(engine: Engine) {
+fn the_next_call_is_not_affected_by_a_timeout(engine: Engine) {
     let source = r#"
 import random, time
 
@@ -463,10 +463,10 @@ def application(environ, start_response):
         conn.response().expect(200);
         count += 1;
     }
-    let tally = load.stop();
+    let stats = load.stop();
     // Both came.
-    assert!(tally.good > 10, "{tally:?}");
-    assert!(tally.bad.len() > 10 && tally.bad.iter().all(|bad| bad == "status 504"), "{tally:?}");
+    assert!(stats.good > 10, "{stats:?}");
+    assert!(stats.bad.len() > 10 && stats.bad.iter().all(|bad| bad == "status 504"), "{stats:?}");
     assert_eq!(nginx.logged("raised "), Vec::<String>::new());
     assert_eq!(nginx.logged("internal error"), Vec::<String>::new());
 }
@@ -477,7 +477,7 @@ fn spinning() -> [String; 2] {
     [line, line + 1].map(|line| format!("/app.py\", line {line}, in spin"))
 }
 
-fn a_time_out_is_logged_once_with_its_stack(engine: Engine) {
+fn a_timeout_is_logged_once_with_its_stack(engine: Engine) {
     let nginx = warm(limited(engine, LIMIT));
     assert_504_in_time(&nginx, "/limited/loop");
     let thread = if engine == Engine::Threads { "wsgi-" } else { "main" };
@@ -508,7 +508,7 @@ fn the_stack_of_a_call_in_c_names_its_line() {
 }
 
 #[test]
-fn a_thread_that_comes_back_serves_on() {
+fn a_thread_that_comes_back_keeps_serving() {
     let nginx = Site::plain()
         .file("app.py", APP)
         .http("wsgi_threads 1;")

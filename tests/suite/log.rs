@@ -1,4 +1,4 @@
-//! What an application prints, logs and raises is found whole in nginx's error log.
+//! Output, log records and exceptions of an application are complete in nginx's error log.
 
 use crate::harness::{Engine, Site, both_engines, wait_for};
 
@@ -34,7 +34,7 @@ both_engines!(
     many_lines_lose_none,
 );
 
-/// An application with this body before its answer.
+/// An application with this body before its response.
 fn does(engine: Engine, body: &str) -> Site {
     let body = body.trim().replace('\n', "\n    ");
     Site::new(engine)
@@ -53,7 +53,7 @@ def application(environ, start_response):
         .errors_expected()
 }
 
-/// What of a record the application wrote: without nginx's beginning, without the request's description at the end.
+/// Returns the application's part of a record: without nginx's prefix and the description of the request at the end.
 fn message(line: &str) -> &str {
     let rest = line.split_once("#").expect("a record").1;
     let rest = rest.split_once(": ").expect("a record").1;
@@ -318,7 +318,7 @@ for _ in range(20):
     }
 }
 
-/// How often a letter stands in messages that have more than a few of it. A line may be cut into several records.
+/// Counts a letter in messages that have more than a few of it. A line may be split into several records.
 fn letters_logged(log: &str, letter: char) -> usize {
     let many = letter.to_string().repeat(10);
     log.lines()
@@ -420,7 +420,7 @@ fn a_syntax_error_is_shown_with_its_line(engine: Engine) {
     assert!(line.contains("File \""), "{line}");
 }
 
-/// What an import can fail of: the file, its text, and the messages of all records of its failure but for the first.
+/// Imports that fail: the file, its text, and the messages of all records of the failure but the first.
 fn failing_imports() -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
     vec![
         (
@@ -597,7 +597,7 @@ for level in (1, 10, 15, 20, 25, 30, 35, 40, 45, 50, 60):
             assert_eq!(line.contains("request: \"GET / HTTP/1.1\""), *name != *"debug", "{line}");
         }
     }
-    // What the log does not take is not there.
+    // Records below the level of the log are not there.
     let nginx = does(engine, &body.replace("(1, ", "(20, 1, ").replace(", 50, 60", "")).log_level("notice").start();
     nginx.get("/").expect(200);
     nginx.wait_log("at level 45.");

@@ -46,6 +46,7 @@ mod retire;
 mod script_reloading;
 mod shutdown;
 mod slow;
+mod soak;
 mod spill;
 mod start_response;
 mod streaming;

@@ -5,7 +5,7 @@ use crate::harness::{Engine, Nginx, Site, both_engines};
 both_engines!(
     an_inner_location_keeps_the_mount,
     exact_locations_and_regular_expressions_are_within_a_prefix,
-    what_is_set_around_an_application_counts,
+    directives_around_an_application_count,
     conditions_are_a_part_of_their_location,
     other_applications_and_servers_have_their_own,
     a_nested_location_has_the_application_only_if_it_names_it,
@@ -85,7 +85,7 @@ fn exact_locations_and_regular_expressions_are_within_a_prefix(engine: Engine) {
     );
 }
 
-fn what_is_set_around_an_application_counts(engine: Engine) {
+fn directives_around_an_application_count(engine: Engine) {
     let nginx = site(engine)
         .location("/app/", &format!("{PASS} wsgi_script_name /app/v1;"))
         .location("/app/v1/admin/", PASS)

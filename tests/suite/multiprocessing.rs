@@ -22,7 +22,7 @@ both_engines!(
     a_closed_working_directory_is_no_obstacle,
 );
 
-/// What scripts here begin with. `answer()` gives what is answered as JSON.
+/// The first lines of scripts here. `answer()` returns the value to send as JSON.
 const SCRIPT: &str = r#"
 import concurrent.futures
 import json
@@ -56,7 +56,7 @@ fn script(source: &str) -> String {
 }
 
 fn site(engine: Engine, source: &str) -> Site {
-    // What a process writes to its standard error is in the error log as it is.
+    // Standard error of a process is in the error log unchanged.
     Site::new(engine).app(&script(source)).errors_expected()
 }
 
@@ -261,8 +261,8 @@ def answer():
         String::from_utf8(output.stdout).unwrap()
     };
     let home = site.prefix().join("home");
-    for folder in ["lib", "bin"] {
-        fs::create_dir_all(home.join(folder)).unwrap();
+    for directory in ["lib", "bin"] {
+        fs::create_dir_all(home.join(directory)).unwrap();
     }
     let link = |from: String, to: String| std::os::unix::fs::symlink(from, home.join(to)).unwrap();
     link(of_python("os.path.dirname(os.__file__)"), format!("lib/python{version}"));
@@ -290,7 +290,7 @@ fn a_prefix_is_that_of_the_processes(engine: Engine) {
     assert_eq!(answer(&nginx, "/"), json!([process, process]));
 }
 
-/// nginx is started in a folder of root's, and its workers have another user.
+/// nginx is started in a directory of root's, and its workers have another user.
 fn a_closed_working_directory_is_no_obstacle(engine: Engine) {
     if !is_root() || !python_is_for_everybody() {
         return;

@@ -128,7 +128,7 @@ def answer(environ):
     return child
 "#;
 
-/// Asks on a connection that is to be closed after the answer, while another one is open and idle.
+/// Asks on a connection that is to be closed after the response, while another one is open and idle.
 fn assert_closed_at_once(nginx: &Nginx) {
     let mut idle = nginx.connect();
     idle.send("GET /static HTTP/1.1\r\nHost: a\r\n\r\n").response();
@@ -330,17 +330,17 @@ import pathlib
 import shutil
 
 def answer(environ):
-    folder = pathlib.Path("@prefix@/dir-ä€𝄞")
-    folder.mkdir()
-    (folder / "ß").write_text("größe €")
+    directory = pathlib.Path("@prefix@/dir-ä€𝄞")
+    directory.mkdir()
+    (directory / "ß").write_text("größe €")
     print("printed: größe €")
-    done = subprocess.run(["ls", str(folder)], capture_output=True, text=True)
+    done = subprocess.run(["ls", str(directory)], capture_output=True, text=True)
     return {
         "filesystem": sys.getfilesystemencoding(),
         "preferred": locale.getpreferredencoding(False),
         "open": open("@prefix@/app.py").encoding.lower(),
-        "listed": os.listdir(str(folder)),
-        "read": open(folder / "ß").read(),
+        "listed": os.listdir(str(directory)),
+        "read": open(directory / "ß").read(),
         "program": done.stdout.strip(),
         "found": shutil.which("sh") is not None,
         "home": os.path.expanduser("~") == os.environ["HOME"] != "~",
@@ -586,9 +586,9 @@ fn files_are_served_while_a_library_holds_the_gil() {
     assert_files_are_served_while("hold_gil()");
 }
 
-/// An answer that is being sent belongs to the event loop alone: that nobody gives the GIL back does not matter.
+/// A response that is being sent belongs to the event loop alone: that nobody gives the GIL back does not matter.
 #[test]
-fn answers_go_on_and_clients_leave_while_a_library_holds_the_gil() {
+fn responses_go_on_and_clients_leave_while_a_library_holds_the_gil() {
     let source = r#"
 def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])

@@ -14,12 +14,12 @@ both_engines!(
     an_older_date,
     a_helper_is_new_with_its_script,
     a_helper_that_is_watched,
-    a_syntax_error_then_mended,
+    a_syntax_error_then_fixed,
     a_file_removed_then_back,
     edits_within_a_second,
     many_files_copied_under_load,
     an_application_that_was_never_called,
-    who_finds_the_change_is_told_to_ask_again,
+    the_first_client_after_a_change_gets_a_refresh,
     a_refresh_of_the_application_stays,
     a_request_a_second_after_the_edit,
     a_call_under_way_is_not_cut,
@@ -30,7 +30,7 @@ both_engines!(
 
 const PROCESS: &str = "wsgi_script_reloading on; wsgi_reload_mechanism process;";
 
-/// Answers with `version`, the process and its place among the workers; at `/call` when `@prefix@/go` is there.
+/// Responds with `version`, the process and its place among the workers; at `/call` when `@prefix@/go` is there.
 fn app(version: &str) -> String {
     format!(
         "
@@ -65,7 +65,7 @@ fn site(engine: Engine) -> Site {
     Site::new(engine).http(PROCESS).http("keepalive_requests 100000;").app(&app("one")).errors_expected()
 }
 
-/// Version, process and place of an answer.
+/// Version, process and place of a response.
 fn all_parts(answer: &Response) -> (String, i32, usize) {
     let text = answer.text();
     let parts: Vec<&str> = text.split(' ').collect();
@@ -78,7 +78,7 @@ fn parts(answer: &Response) -> (String, i32) {
     (version, pid)
 }
 
-/// An answer on a new connection.
+/// A response on a new connection.
 #[track_caller]
 fn get(nginx: &Nginx, path: &str) -> Response {
     let mut conn = nginx.connect();
@@ -86,13 +86,13 @@ fn get(nginx: &Nginx, path: &str) -> Response {
     conn.response()
 }
 
-/// What answers on a new connection.
+/// Version and process that respond on a new connection.
 #[track_caller]
 fn ask(nginx: &Nginx) -> (String, i32) {
     parts(&get(nginx, "/").expect(200))
 }
 
-/// Waits until another process than `old` answers with `version`; which one.
+/// Waits until another process than `old` responds with `version`; which one.
 #[track_caller]
 fn wait_version(nginx: &Nginx, version: &str, old: i32) -> i32 {
     wait_for(&format!("version {version:?}"), || {
@@ -111,7 +111,7 @@ fn refusals(nginx: &Nginx) -> usize {
     nginx.logged("reload failed, keeping the previous version").len()
 }
 
-/// Starts it and waits until all workers have loaded `version`; a process that answers with it.
+/// Starts it and waits until all workers have loaded `version`; a process that responds with it.
 fn start(site: Site, version: &str) -> (Nginx, i32) {
     let nginx = site.start();
     let (workers, loaded) = (nginx.workers().len(), format!("loaded {version}"));
@@ -202,7 +202,7 @@ fn a_helper_that_is_watched(engine: Engine) {
     wait_version(&nginx, "two", old);
 }
 
-fn a_syntax_error_then_mended(engine: Engine) {
+fn a_syntax_error_then_fixed(engine: Engine) {
     let (nginx, old) = start(site(engine), "one");
     let preflight = preflight_process(old);
     for round in 1..=2 {
@@ -282,7 +282,7 @@ fn an_application_that_was_never_called(engine: Engine) {
 }
 
 /// As it has the old code; and nobody else is, for this change.
-fn who_finds_the_change_is_told_to_ask_again(engine: Engine) {
+fn the_first_client_after_a_change_gets_a_refresh(engine: Engine) {
     let (nginx, mut pid) = start(site(engine).file("app.py", &app("v0")), "v0");
     for round in 1..20 {
         let (old, new) = (format!("v{}", round - 1), format!("v{round}"));
@@ -350,7 +350,7 @@ fn a_call_under_way_is_not_cut(engine: Engine) {
     wait_version(&nginx, "two", old);
 }
 
-/// What comes while there is no worker waits, for the rest of the calls, the end of the old Python and the start of the
+/// Requests that come while there is no worker wait for the rest of the calls, the end of the old Python and the start of the
 /// new one.
 fn one_worker_makes_clients_wait_but_refuses_none(engine: Engine) {
     let (nginx, old) = start(site(engine).http("wsgi_shutdown_timeout 30s;"), "one");
@@ -425,7 +425,7 @@ fn versions_do_not_go_back(engine: Engine) {
     assert_eq!(nginx.logged("worker shutting down gracefully").len(), 4);
 }
 
-/// How long the call takes that is under way while four workers are replaced: `RELOAD_CALL`, in seconds.
+/// Length of the call that is under way while four workers are replaced: `RELOAD_CALL`, in seconds.
 fn long_call() -> Duration {
     let seconds = std::env::var("RELOAD_CALL").ok().map(|text| text.parse().expect("RELOAD_CALL in seconds"));
     Duration::from_secs(seconds.unwrap_or(4))
@@ -452,8 +452,8 @@ fn four_workers_are_replaced_during_a_long_call() {
     let (version, with_call) = parts(&conn.response().expect(200));
     assert!(version == "one" && old.contains(&with_call));
     wait_all(&nginx, "two", &old);
-    let tally = load.stop();
-    tally.assert_good();
+    let stats = load.stop();
+    stats.assert_good();
     assert_eq!(fewest, 3, "workers that serve");
     assert_one_at_a_time(&nginx.error_log());
     assert_eq!(nginx.logged("worker shutting down gracefully").len(), 4);
@@ -461,7 +461,7 @@ fn four_workers_are_replaced_during_a_long_call() {
 
 /// The one that waits for its turn tries the code when that comes.
 #[test]
-fn code_that_turns_bad_before_a_workers_turn() {
+fn code_that_breaks_before_a_worker_is_replaced() {
     let (nginx, _) = start(site(Engine::Threads).workers(2).http("wsgi_shutdown_timeout 60s;"), "one");
     let old = nginx.workers();
     let mut calls = Vec::new();
@@ -470,7 +470,7 @@ fn code_that_turns_bad_before_a_workers_turn() {
         if calls.iter().any(|(known, _)| *known == pid) {
             continue;
         }
-        // Whoever takes this one is known by its answer; so first make sure that it is on the same connection.
+        // Whoever takes this one is known by its response; so first make sure that it is on the same connection.
         let mut conn = nginx.connect();
         conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         let (_, pid) = parts(&conn.response().expect(200));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::process::Command;
 
 both_engines!(
-    tls_is_told,
+    tls_is_in_environ,
     every_method_arrives_over_tls,
     http2_is_as_http1,
     http2_joins_cookies,
@@ -18,12 +18,12 @@ both_engines!(
     proxy_protocol_names_the_client,
     proxy_protocol_may_set_the_address,
     an_application_may_authorize,
-    an_application_that_fails_authorizes_nobody,
+    an_application_that_fails_authorizes_no_client,
     an_authorized_body_arrives_whole,
     ssi_includes_applications,
     ssi_includes_streams_and_nothing_at_all,
     a_subrequest_has_no_user,
-    a_filter_may_hold_the_head_back,
+    a_filter_may_hold_the_headers_back,
     an_application_may_be_an_ssi_page,
     an_include_that_fails_leaves_the_page,
     addition_puts_applications_around_a_file,
@@ -37,7 +37,7 @@ both_engines!(
     a_limited_method_does_not_reach_the_application,
 );
 
-/// Answers with what it was asked, as JSON; or fails in one of several ways.
+/// Responds with what it was asked, as JSON; or fails in one of several ways.
 const APP: &str = r#"
 import json
 
@@ -95,7 +95,7 @@ fn https(nginx: &Nginx, path: &str) -> String {
 
 // ---- TLS and HTTP/2 -------------------------------------------------------------------------------------------------
 
-fn tls_is_told(engine: Engine) {
+fn tls_is_in_environ(engine: Engine) {
     let nginx = tls_site(engine, "").start();
     let url = https(&nginx, "/a?b");
     let seen = curl(&["--http1.1", "-H", "Host: example.org", &url]).expect(200).json();
@@ -292,7 +292,7 @@ fn an_application_may_authorize(engine: Engine) {
     assert_eq!(refused.header("WWW-Authenticate"), Some("Token realm=\"here\""));
 }
 
-fn an_application_that_fails_authorizes_nobody(engine: Engine) {
+fn an_application_that_fails_authorizes_no_client(engine: Engine) {
     let nginx = guarded(engine).errors_expected().start();
     nginx.request("GET", "/guarded/a", &token("raise"), b"").expect(500);
     nginx.wait_log("PermissionError: as asked");
@@ -367,7 +367,7 @@ def application(environ, start_response):
 }
 
 /// Such a filter sends the head only when it has seen the body.
-fn a_filter_may_hold_the_head_back(engine: Engine) {
+fn a_filter_may_hold_the_headers_back(engine: Engine) {
     let filter = "/usr/lib/nginx/modules/ngx_http_image_filter_module.so";
     if !std::path::Path::new(filter).exists() {
         eprintln!("skipped: nginx's image filter is not installed (libnginx-mod-http-image-filter)");

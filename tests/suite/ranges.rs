@@ -1,15 +1,15 @@
-//! `wsgi_allow_ranges`: parts of answers, cut out by nginx.
+//! `wsgi_allow_ranges`: parts of responses, cut out by nginx.
 
 use crate::harness::{Engine, Framing, Nginx, Response, Site, both_engines, wait_for};
 
 both_engines!(
     one_range_is_a_part,
-    several_ranges_are_parts_of_one_answer,
+    several_ranges_are_parts_of_one_response,
     a_condition_decides_whether_ranges_count,
-    a_head_has_no_part,
-    what_is_too_long_to_keep_is_sent_as_a_whole,
+    a_head_request_has_no_part,
+    a_part_too_long_to_keep_is_sent_as_a_whole,
     a_body_that_fails_has_no_parts,
-    compressed_answers_have_no_parts,
+    compressed_responses_have_no_parts,
 );
 
 const APP: &str = r#"
@@ -87,7 +87,7 @@ fn ask(nginx: &Nginx, method: &str, path: &str, headers: &str) -> Response {
     let mut conn = nginx.connect();
     conn.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\n{headers}\r\n"));
     let answer = conn.response_to(method);
-    // What comes after is in order.
+    // The next response is in order.
     if answer.framing != Framing::Cut && answer.header("Connection") != Some("close") {
         conn.send("GET /item HTTP/1.1\r\nHost: a\r\nRange: bytes=0-1\r\n\r\n");
         assert_eq!(conn.response().expect(206).body, [0, 1]);
@@ -152,7 +152,7 @@ fn parts(answer: &Response) -> Vec<(String, Vec<u8>)> {
     }
 }
 
-fn several_ranges_are_parts_of_one_answer(engine: Engine) {
+fn several_ranges_are_parts_of_one_response(engine: Engine) {
     for size in ["1k", "64k", "1m"] {
         let nginx = site(engine).http(&format!("wsgi_output_buffer_size {size};")).start();
         // The file after written data stands in two places.
@@ -208,7 +208,7 @@ fn a_condition_decides_whether_ranges_count(engine: Engine) {
     }
 }
 
-fn a_head_has_no_part(engine: Engine) {
+fn a_head_request_has_no_part(engine: Engine) {
     let nginx = site(engine).start();
     for range in ["5-9", "0-1,5-9"] {
         let answer = ask(&nginx, "HEAD", "/generator", &format!("Range: bytes={range}\r\n"));
@@ -218,7 +218,7 @@ fn a_head_has_no_part(engine: Engine) {
     wait_for("close()", || (nginx.events().len() == 2).then_some(()));
 }
 
-fn what_is_too_long_to_keep_is_sent_as_a_whole(engine: Engine) {
+fn a_part_too_long_to_keep_is_sent_as_a_whole(engine: Engine) {
     for limits in ["wsgi_output_buffer_size 10k; wsgi_max_temp_file_size 299999;", "wsgi_max_temp_file_size 0;"] {
         let nginx = site(engine).http(limits).start();
         for path in ["/generator", "/list", "/write"] {
@@ -246,7 +246,7 @@ fn a_body_that_fails_has_no_parts(engine: Engine) {
     nginx.wait_log("cannot write a temporary file");
 }
 
-fn compressed_answers_have_no_parts(engine: Engine) {
+fn compressed_responses_have_no_parts(engine: Engine) {
     let nginx = site(engine).http("gzip on; gzip_types *;").start();
     for range in ["0-1", "0-1,5-6"] {
         let answer =

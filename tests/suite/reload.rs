@@ -70,7 +70,7 @@ fn changed_modules_run_after_each_reload(engine: Engine) {
     }
 }
 
-/// What of Python, of C and of the process an application can change, and what it is.
+/// State of Python, C and the process that an application can change.
 const STATE: &str = r#"
 import builtins, ctypes, json, locale, os, sys, threading
 
@@ -99,7 +99,7 @@ def state():
         "extension": maps("_zoneinfo."),
         "threads": any(thread.name == "left" for thread in threading.enumerate()),
         "umask": mask,
-        "folder": os.getcwd(),
+        "directory": os.getcwd(),
         "descriptor": os.path.exists("/proc/self/fd/200"),
     }
 
@@ -330,7 +330,7 @@ fn a_reload_may_follow_a_reload_at_once(engine: Engine) {
     load.stop().assert_good();
 }
 
-/// Whether a library of Python's that is loaded on demand is there.
+/// Returns whether a library that Python loads on demand is there.
 fn runs_python(process: Process) -> bool {
     process.mappings().iter().any(|line| line.contains("lib-dynload"))
 }
@@ -387,7 +387,7 @@ fn reloads_leave_the_master_as_it_was(engine: Engine) {
         .location("/other", "wsgi_pass app.py; wsgi_script_name $host;")
         .start();
     let master = Process(nginx.master());
-    // What the first ones leave is the allocator's.
+    // The first reloads only grow the allocator.
     for _ in 0..5 {
         nginx.reload();
     }

@@ -8,7 +8,7 @@ both_engines!(
     http_1_0_gets_no_chunks,
     a_single_item_gets_its_length,
     several_items_are_not_counted,
-    an_empty_answer_is_empty,
+    an_empty_response_is_empty,
     empty_chunks_are_skipped,
     items_of_any_length_arrive_whole,
     many_tiny_items_arrive_whole,
@@ -23,7 +23,7 @@ both_engines!(
     an_invalid_content_length_is_an_error,
     a_length_beyond_4_gib_is_kept,
     an_exception_in_mid_stream_ends_without_a_last_chunk,
-    an_exception_in_mid_stream_cuts_a_compressed_answer_too,
+    an_exception_in_mid_stream_cuts_a_compressed_response_too,
     an_item_that_is_no_bytes_is_a_type_error,
     a_result_that_cannot_be_iterated_is_a_type_error,
     close_is_called_once_after_the_last_item,
@@ -40,11 +40,11 @@ both_engines!(
     access_log_has_the_true_status,
     a_generator_of_any_size_is_not_held_in_memory,
     written_data_of_any_size_is_not_held_in_memory,
-    answers_do_not_wait_for_delayed_acknowledgements,
-    keep_alive_survives_answers_of_every_kind,
+    responses_do_not_wait_for_delayed_acknowledgements,
+    keep_alive_survives_responses_of_every_kind,
     file_wrapper_sends_a_file,
     file_wrapper_begins_where_the_file_stands,
-    file_wrapper_takes_what_only_reads,
+    file_wrapper_takes_an_object_that_only_reads,
     file_wrapper_closes_its_file_once,
     file_wrapper_never_invents_bytes,
 );
@@ -141,7 +141,7 @@ def two(environ, start_response):
     assert_eq!(response.text(), "12");
 }
 
-fn an_empty_answer_is_empty(engine: Engine) {
+fn an_empty_response_is_empty(engine: Engine) {
     let nginx = functions(
         engine,
         r#"
@@ -525,7 +525,7 @@ fn an_exception_in_mid_stream_ends_without_a_last_chunk(engine: Engine) {
     nginx.wait_log("RuntimeError: in mid-stream");
 }
 
-fn an_exception_in_mid_stream_cuts_a_compressed_answer_too(engine: Engine) {
+fn an_exception_in_mid_stream_cuts_a_compressed_response_too(engine: Engine) {
     let nginx = functions(engine, BREAKS)
         .http("gzip on; gzip_types text/plain; gzip_min_length 1;")
         .errors_expected()
@@ -984,7 +984,7 @@ def slow(environ, start_response):
     nginx.wait_access("418 GET /teapot 2");
     ask(&nginx, "GET", "/fails").expect(500);
     nginx.wait_access("500 GET /fails");
-    // A client that goes before its answer was made.
+    // A client that goes before its response was made.
     let mut conn = nginx.connect();
     conn.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
     nginx.wait_events(&["slow began"]);
@@ -994,7 +994,7 @@ def slow(environ, start_response):
     }
     nginx.write("gone", "");
     if engine == Engine::Inline {
-        // The event loop could not see the client leave; the answer went nowhere.
+        // The event loop could not see the client leave; the response went nowhere.
         nginx.wait_access("GET /slow");
     }
     ask(&nginx, "GET", "/fine").expect(200);
@@ -1086,7 +1086,7 @@ fn resident(pid: i32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-fn answers_do_not_wait_for_delayed_acknowledgements(engine: Engine) {
+fn responses_do_not_wait_for_delayed_acknowledgements(engine: Engine) {
     let nginx = functions(
         engine,
         r#"
@@ -1118,7 +1118,7 @@ def whole(environ, start_response):
     assert!(parts < 2 * whole + 30 * Duration::from_millis(20), "{parts:?}, and {whole:?} in one part");
 }
 
-fn keep_alive_survives_answers_of_every_kind(engine: Engine) {
+fn keep_alive_survives_responses_of_every_kind(engine: Engine) {
     let nginx = functions(
         engine,
         r#"
@@ -1233,7 +1233,7 @@ fn file_wrapper_begins_where_the_file_stands(engine: Engine) {
     assert_eq!(response.framing, Framing::None);
 }
 
-fn file_wrapper_takes_what_only_reads(engine: Engine) {
+fn file_wrapper_takes_an_object_that_only_reads(engine: Engine) {
     let nginx = files(engine).start_shared();
     for (path, body) in
         [("/bytes_io", "in memory"), ("/pipe", "through a pipe"), ("/nul", "\0first"), ("/wrapped_again", "ONCE MORE")]

@@ -40,7 +40,7 @@ fn site(engine: Engine, directives: &str) -> Site {
     Site::new(engine).app(APP).http(directives).http("keepalive_requests 100000;")
 }
 
-/// Who answers a new connection.
+/// Returns the process that serves a new connection.
 fn pid(nginx: &Nginx) -> i32 {
     let mut conn = nginx.connect();
     conn.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -142,7 +142,7 @@ fn workers_retire_after_a_reload_too(engine: Engine) {
     let nginx = site(engine, "wsgi_max_requests 100 20;").workers(2).start();
     let load = Load::start(&nginx, "/", 4);
     wait_retirements(&nginx, 1);
-    // Whoever has its turn now is replaced by the reload, and its turn is not lost.
+    // The worker that recycles now is replaced by the reload, and passes the lock on.
     nginx.signal(libc::SIGHUP);
     nginx.wait_log("reconfiguring");
     wait_retirements(&nginx, 4);
@@ -172,7 +172,7 @@ fn of_two_stuck_workers_one_retires_at_a_time() {
     let old = nginx.workers();
     let mut pids = BTreeSet::new();
     let mut conns = Vec::new();
-    // Whoever is busy does not take another connection at once, so both get theirs.
+    // A busy worker does not take another connection at once, so each gets one.
     while pids.len() < 2 {
         let mut conn = nginx.connect();
         conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-/// How code is reloaded, and where it runs.
+/// Reload mechanism and engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Module(Engine),
@@ -51,11 +51,11 @@ every_way!(
     a_helper_that_is_watched,
     a_helper_imported_late,
     a_file_of_a_pattern,
-    a_file_of_a_pattern_in_a_new_folder,
+    a_file_of_a_pattern_in_a_new_directory,
     a_helper_behind_links,
     strange_modules,
     a_module_instead_of_a_script,
-    a_syntax_error_then_mended,
+    a_syntax_error_then_fixed,
     a_missing_helper_that_comes_later,
     a_file_removed_then_back,
     edits_within_a_second,
@@ -64,7 +64,7 @@ every_way!(
     a_module_level_exit,
 );
 
-/// Answers with `version`, its own, that of `helper.py` and that of its interpreter's state.
+/// Responds with `version`, its own, that of `helper.py` and that of its interpreter's state.
 fn app(version: &str) -> String {
     format!(
         "
@@ -91,7 +91,7 @@ fn answer(nginx: &Nginx) -> String {
     nginx.get("/").expect(200).text()
 }
 
-/// The answer is `wanted`: at once with `module`, or soon, and until then one of `before`.
+/// The response is `wanted`: at once with `module`, or soon, and until then one of `before`.
 #[track_caller]
 fn becomes(nginx: &Nginx, way: Way, before: &str, wanted: &str) {
     if let Way::Module(_) = way {
@@ -100,7 +100,7 @@ fn becomes(nginx: &Nginx, way: Way, before: &str, wanted: &str) {
     becomes_soon(nginx, before, wanted);
 }
 
-/// The answer is `wanted` in the end, and `before` until then. For files that only the watch looks at.
+/// The response is `wanted` in the end, and `before` until then. For files that only the watch looks at.
 #[track_caller]
 fn becomes_soon(nginx: &Nginx, before: &str, wanted: &str) {
     wait_for(wanted, || {
@@ -110,7 +110,7 @@ fn becomes_soon(nginx: &Nginx, before: &str, wanted: &str) {
     });
 }
 
-/// The answer is `wanted`, and stays so for longer than it takes to notice a change.
+/// The response is `wanted`, and stays so for longer than it takes to notice a change.
 #[track_caller]
 fn stays(nginx: &Nginx, wanted: &str) {
     for _ in 0..12 {
@@ -160,10 +160,10 @@ fn a_script_replaced_by_rename(way: Way) {
 fn a_switched_link(way: Way) {
     let site = Site::plain().http(&way.directives());
     for number in ["1", "2", "3"] {
-        let folder = site.prefix().join(number);
-        fs::create_dir(&folder).unwrap();
-        fs::write(folder.join("app.py"), app(&format!("a{number}"))).unwrap();
-        fs::write(folder.join("helper.py"), helper("h1")).unwrap();
+        let directory = site.prefix().join(number);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("app.py"), app(&format!("a{number}"))).unwrap();
+        fs::write(directory.join("helper.py"), helper("h1")).unwrap();
     }
     symlink("1", site.prefix().join("current")).unwrap();
     let nginx = site.location("/", "wsgi_pass current/app.py;").start();
@@ -173,7 +173,7 @@ fn a_switched_link(way: Way) {
         fs::rename(nginx.prefix().join("next"), nginx.prefix().join("current")).unwrap();
         becomes(&nginx, way, &format!("a{before} h1"), &format!("a{now} h1"));
     }
-    // What the link leads to now is looked at as well.
+    // The new target of the link is watched as well.
     nginx.write("1/app.py", &app("a4"));
     becomes(&nginx, way, "a1 h1", "a4 h1");
 }
@@ -237,8 +237,8 @@ fn a_file_of_a_pattern(way: Way) {
     becomes_soon(&nginx, "a1 one two", "a1 two");
 }
 
-/// Below a folder that had no such file, some time after the folder.
-fn a_file_of_a_pattern_in_a_new_folder(way: Way) {
+/// Below a directory that had no such file, some time after the directory.
+fn a_file_of_a_pattern_in_a_new_directory(way: Way) {
     let reads = app("a1")
         + "import glob, os\nfiles = glob.glob(os.path.dirname(__file__) + '/pages/**/*.txt', recursive=True)\n"
         + "helper.VERSION = ' '.join(open(name).read() for name in sorted(files))\n";
@@ -246,11 +246,11 @@ fn a_file_of_a_pattern_in_a_new_folder(way: Way) {
         let site = site(way).file("site/app.py", &reads).file("site/pages/a/b/one.txt", "one");
         let nginx = site.http(&format!("wsgi_reload_watch site/{pattern};")).start();
         assert_eq!(answer(&nginx), "a1 one");
-        for (folder, file, before) in [("c/d", "two", "one"), ("e", "", ""), ("e/f", "three", "one two")] {
-            fs::create_dir_all(nginx.prefix().join("site/pages").join(folder)).unwrap();
+        for (directory, file, before) in [("c/d", "two", "one"), ("e", "", ""), ("e/f", "three", "one two")] {
+            fs::create_dir_all(nginx.prefix().join("site/pages").join(directory)).unwrap();
             std::thread::sleep(Duration::from_millis(500));
             if !file.is_empty() {
-                nginx.write(&format!("site/pages/{folder}/{file}.txt"), file);
+                nginx.write(&format!("site/pages/{directory}/{file}.txt"), file);
                 becomes_soon(&nginx, &format!("a1 {before}"), &format!("a1 {before} {file}"));
             }
         }
@@ -431,7 +431,7 @@ def application(environ, start_response):
 
 // ---- code that cannot be loaded -------------------------------------------------------------------------------------
 
-fn a_syntax_error_then_mended(way: Way) {
+fn a_syntax_error_then_fixed(way: Way) {
     let nginx = site(way).errors_expected().start();
     assert_eq!(answer(&nginx), "a1 h1");
     nginx.write("site/app.py", "def application(:\n");
@@ -446,7 +446,7 @@ fn a_syntax_error_then_mended(way: Way) {
     becomes(&nginx, way, "a1 h1", "a2 h1");
 }
 
-/// What is loaded, and what it has imported, stays whole whatever the new code has done before it failed.
+/// The loaded code and its imports stay whole, whatever the new code has done before it failed.
 fn a_missing_helper_that_comes_later(way: Way) {
     let nginx = site(way).http("wsgi_reload_watch modules;").errors_expected().start();
     assert_eq!(answer(&nginx), "a1 h1");

@@ -28,7 +28,7 @@ both_engines!(
     a_client_that_does_not_read_is_given_up,
 );
 
-/// What each application here begins with.
+/// The first lines of each application here.
 const EVENTS: &str = r#"
 import atexit
 import threading
@@ -496,7 +496,7 @@ def application(environ, start_response):
     drop(conn);
 }
 
-/// What nginx frees when it ends takes a while where there is much of it, and threads of the application run on meanwhile:
+/// Freeing a large configuration takes a while at the end of nginx, and threads of the application run on meanwhile:
 /// here one that reads the environment.
 fn threads_have_all_their_memory_to_the_end(engine: Engine) {
     let reader = r#"
@@ -518,7 +518,7 @@ threading.Thread(target=read, daemon=True).start()
         })
         .collect();
     for process in ["on", "off"] {
-        // What is freed is overwritten at once.
+        // Freed memory is overwritten at once.
         let mut nginx = site(engine, reader)
             .wrapped_in(&["env", "MALLOC_PERTURB_=165"])
             .main(&format!("env \"MARK=as configured\"; master_process {process};"))

@@ -4,14 +4,14 @@ use crate::harness::{Conn, Engine, Framing, Nginx, Process, Site, both_engines, 
 use std::time::Duration;
 
 both_engines!(
-    a_slow_reader_of_a_huge_answer_costs_no_memory,
-    a_slow_reader_of_what_is_written_costs_no_memory,
-    a_huge_answer_arrives_whole,
-    a_stalled_reader_delays_nobody,
+    a_slow_reader_of_a_huge_response_costs_no_memory,
+    a_slow_reader_of_written_data_costs_no_memory,
+    a_huge_response_arrives_whole,
+    a_stalled_reader_delays_no_other_client,
     a_large_upload_costs_no_memory,
     a_client_that_leaves_ends_the_iteration,
     a_client_that_leaves_while_the_application_waits_is_noticed,
-    a_client_that_leaves_before_its_turn_is_not_served,
+    a_client_that_leaves_the_queue_is_not_served,
 );
 
 const MIB: u64 = 1 << 20;
@@ -94,7 +94,7 @@ fn worker(nginx: &Nginx) -> Process {
     Process(nginx.workers()[0])
 }
 
-/// What memory the worker has gained at its highest, once it has served some requests.
+/// Growth of the worker's peak memory after it has served some requests.
 struct Memory {
     worker: Process,
     before: u64,
@@ -116,7 +116,7 @@ impl Memory {
     }
 }
 
-/// Asks for an answer of this size and reads a megabyte of it, then no more.
+/// Asks for a response of this size and reads a megabyte of it, then no more.
 fn stalled(nginx: &Nginx, path: &str, size: u64) -> Conn {
     let mut conn = nginx.connect();
     conn.send(format!("GET {path}?{size} HTTP/1.1\r\nHost: a\r\n\r\n"));
@@ -134,13 +134,13 @@ fn made_in_the_end(nginx: &Nginx) -> u64 {
     })
 }
 
-fn a_slow_reader_of_a_huge_answer_costs_no_memory(engine: Engine) {
+fn a_slow_reader_of_a_huge_response_costs_no_memory(engine: Engine) {
     let nginx = site(engine).http("wsgi_max_temp_file_size 0;").start();
     let memory = Memory::of(&nginx);
     let started = counted(&nginx, "started");
     let made = counted(&nginx, "made");
     let mut conns: Vec<Conn> = (0..3).map(|_| stalled(&nginx, "/stream", 300 * MIB)).collect();
-    // What the sockets' buffers hold is made, and hardly more.
+    // The application produces enough to fill the socket buffers, and hardly more.
     let held = made_in_the_end(&nginx) - made;
     assert!(held < 60 * MIB, "{} MiB made for 3 MiB read", held / MIB);
     memory.assert_flat();
@@ -153,7 +153,7 @@ fn a_slow_reader_of_a_huge_answer_costs_no_memory(engine: Engine) {
     memory.assert_flat();
 }
 
-fn a_slow_reader_of_what_is_written_costs_no_memory(engine: Engine) {
+fn a_slow_reader_of_written_data_costs_no_memory(engine: Engine) {
     let nginx = site(engine).start();
     let memory = Memory::of(&nginx);
     let started = counted(&nginx, "started");
@@ -170,7 +170,7 @@ fn a_slow_reader_of_what_is_written_costs_no_memory(engine: Engine) {
     memory.assert_flat();
 }
 
-fn a_huge_answer_arrives_whole(engine: Engine) {
+fn a_huge_response_arrives_whole(engine: Engine) {
     let nginx = site(engine).start();
     let memory = Memory::of(&nginx);
     let mut conn = nginx.connect();
@@ -186,7 +186,7 @@ fn a_huge_answer_arrives_whole(engine: Engine) {
     memory.assert_flat();
 }
 
-fn a_stalled_reader_delays_nobody(engine: Engine) {
+fn a_stalled_reader_delays_no_other_client(engine: Engine) {
     let nginx = site(engine).start();
     // Fewer than there are threads: without a temporary file, a thread waits for its client.
     let conns: Vec<Conn> = (0..3).map(|_| stalled(&nginx, "/stream", 300 * MIB)).collect();
@@ -261,7 +261,7 @@ fn a_client_that_leaves_while_the_application_waits_is_noticed(engine: Engine) {
 }
 
 /// Two requests on a connection, the first of which is never read: the second does not run.
-fn a_client_that_leaves_before_its_turn_is_not_served(engine: Engine) {
+fn a_client_that_leaves_the_queue_is_not_served(engine: Engine) {
     let nginx = site(engine).start();
     let first = format!("GET /stream?{} HTTP/1.1\r\nHost: a\r\n\r\n", 300 * MIB);
     let mut conn = nginx.connect();

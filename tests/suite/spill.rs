@@ -14,22 +14,22 @@ both_engines!(
     a_call_ends_though_its_client_reads_nothing,
     a_call_that_has_outgrown_its_file_waits,
     without_a_file_a_call_waits,
-    many_slow_clients_delay_nobody,
-    a_long_answer_to_a_slow_client_costs_no_memory,
+    many_slow_clients_delay_no_other_client,
+    a_long_response_to_a_slow_client_costs_no_memory,
     temporary_files_have_no_names_and_go,
     a_temporary_file_that_cannot_be_made_is_no_end,
     a_full_disk_is_no_end,
-    nginx_makes_the_folder,
+    nginx_makes_the_directory,
     chunks_go_out_at_once,
     chunks_are_joined_where_that_is_wanted,
-    an_answer_decides_for_itself,
+    a_response_decides_for_itself,
     many_chunks_cost_few_system_calls,
     written_data_goes_out_at_once,
     written_data_is_joined_where_that_is_wanted,
-    nobody_computes_what_nobody_wants,
+    an_unwanted_response_is_not_computed,
     a_client_that_leaves_is_logged_once,
-    an_answer_that_is_all_there_survives_its_worker,
-    an_answer_that_is_under_way_is_given_up_in_time,
+    a_complete_response_survives_its_worker,
+    a_response_that_is_under_way_is_aborted_in_time,
 );
 
 const APP: &str = r#"
@@ -152,7 +152,7 @@ def application(environ, start_response):
 
 const MIB: usize = 1 << 20;
 
-/// A site whose kernel buffers hold little of an answer.
+/// A site whose kernel buffers hold little of a response.
 fn site(engine: Engine) -> Site {
     // Answers above the limit for connections of a process would be another test.
     Site::new(engine).app(APP).listen("listen 127.0.0.1:@port@ sndbuf=32k;")
@@ -183,7 +183,7 @@ fn made(nginx: &Nginx) -> usize {
     nginx.get("/made").expect(200).text().parse().unwrap()
 }
 
-/// How much has been made once no more is.
+/// Returns the amount produced once production has stopped.
 fn made_in_the_end(nginx: &Nginx) -> usize {
     let mut before = usize::MAX;
     wait_for("the application to wait", || {
@@ -194,18 +194,18 @@ fn made_in_the_end(nginx: &Nginx) -> usize {
 }
 
 /// Temporary files that a process has open: their sizes.
-fn temporary_files(process: Process, folder: &Path) -> Vec<u64> {
+fn temporary_files(process: Process, directory: &Path) -> Vec<u64> {
     let Ok(open) = fs::read_dir(format!("/proc/{}/fd", process.0)) else { return Vec::new() };
     open.flatten()
         .filter(|entry| {
             let target = fs::read_link(entry.path()).unwrap_or_default();
-            target.starts_with(folder) && target.to_string_lossy().ends_with("(deleted)")
+            target.starts_with(directory) && target.to_string_lossy().ends_with("(deleted)")
         })
         .filter_map(|entry| Some(fs::metadata(entry.path()).ok()?.len()))
         .collect()
 }
 
-// ---- where an answer waits ------------------------------------------------------------------------------------------
+// ---- where a response waits ------------------------------------------------------------------------------------------
 
 fn a_call_ends_though_its_client_reads_nothing(engine: Engine) {
     let nginx = site(engine).start();
@@ -246,11 +246,11 @@ fn a_call_that_has_outgrown_its_file_waits(engine: Engine) {
 
 fn without_a_file_a_call_waits(engine: Engine) {
     let nginx = site(engine).http("wsgi_output_buffer_size 10k; wsgi_max_temp_file_size 0;").start();
-    let folder = nginx.prefix().join("tmp");
+    let directory = nginx.prefix().join("tmp");
     let mut conns: Vec<Conn> = (0..2).map(|_| silent(&nginx, &format!("/stream?size={}", 10 * MIB))).collect();
     let held = made_in_the_end(&nginx);
     assert!(held < 5 * MIB, "{} KiB", held / 1024);
-    assert!(temporary_files(worker(&nginx), &folder).is_empty());
+    assert!(temporary_files(worker(&nginx), &directory).is_empty());
     assert_eq!(nginx.get("/quick").expect(200).text(), "quick");
     for conn in &mut conns {
         assert!(conn.response().expect(200).body == bytes(0, 10 * MIB));
@@ -258,9 +258,9 @@ fn without_a_file_a_call_waits(engine: Engine) {
     wait_closed(&nginx, 2);
 }
 
-fn many_slow_clients_delay_nobody(engine: Engine) {
+fn many_slow_clients_delay_no_other_client(engine: Engine) {
     let nginx = site(engine).start();
-    let folder = nginx.prefix().join("tmp");
+    let directory = nginx.prefix().join("tmp");
     let count = 1000;
     let mut conns = Vec::new();
     for _ in 0..4 {
@@ -271,16 +271,16 @@ fn many_slow_clients_delay_nobody(engine: Engine) {
     }
     wait_closed(&nginx, count);
     assert_eq!(nginx.get("/quick").expect(200).text(), "quick");
-    assert!(temporary_files(worker(&nginx), &folder).len() > count / 2);
+    assert!(temporary_files(worker(&nginx), &directory).len() > count / 2);
     for conn in conns.iter_mut().step_by(50) {
         assert!(conn.response().expect(200).body == bytes(0, MIB));
     }
     drop(conns);
-    wait_for("the end of the files", || temporary_files(worker(&nginx), &folder).is_empty().then_some(()));
+    wait_for("the end of the files", || temporary_files(worker(&nginx), &directory).is_empty().then_some(()));
 }
 
 /// Two gigabytes where the variable WSGI_TEST_SLOW says so.
-fn a_long_answer_to_a_slow_client_costs_no_memory(engine: Engine) {
+fn a_long_response_to_a_slow_client_costs_no_memory(engine: Engine) {
     let is_long = std::env::var_os("WSGI_TEST_SLOW").is_some();
     let size = if is_long { 2048 * MIB } else { 200 * MIB };
     for limit in ["1024m", "0"] {
@@ -309,14 +309,14 @@ fn a_long_answer_to_a_slow_client_costs_no_memory(engine: Engine) {
 
 fn temporary_files_have_no_names_and_go(engine: Engine) {
     let nginx = site(engine).http("wsgi_temp_path answers;").start();
-    let folder = nginx.prefix().join("answers");
-    let names = || fs::read_dir(&folder).unwrap().count();
+    let directory = nginx.prefix().join("answers");
+    let names = || fs::read_dir(&directory).unwrap().count();
     let process = worker(&nginx);
     // Sent, left in good order, left by a reset.
     for end in 0..3 {
         let mut conn = silent(&nginx, &format!("/stream?size={}", 8 * MIB));
         wait_closed(&nginx, end + 1);
-        let open = temporary_files(process, &folder);
+        let open = temporary_files(process, &directory);
         assert!(open.len() == 1 && open[0] > 4 << 20, "{open:?}");
         assert_eq!(names(), 0);
         match end {
@@ -324,7 +324,7 @@ fn temporary_files_have_no_names_and_go(engine: Engine) {
             1 => drop(conn),
             _ => conn.reset(),
         }
-        wait_for("the end of the file", || temporary_files(process, &folder).is_empty().then_some(()));
+        wait_for("the end of the file", || temporary_files(process, &directory).is_empty().then_some(()));
     }
     let conn = silent(&nginx, &format!("/stream?size={}", 8 * MIB));
     wait_closed(&nginx, 4);
@@ -340,12 +340,12 @@ fn temporary_files_have_no_names_and_go(engine: Engine) {
 
 fn a_temporary_file_that_cannot_be_made_is_no_end(engine: Engine) {
     let nginx = site(engine).http("wsgi_temp_path answers;").errors_expected().start();
-    let folder = nginx.prefix().join("answers");
-    fs::remove_dir(&folder).unwrap();
-    cannot_spill(engine, &nginx, &format!("in \"{}\": No such file or directory", folder.display()));
+    let directory = nginx.prefix().join("answers");
+    fs::remove_dir(&directory).unwrap();
+    cannot_spill(engine, &nginx, &format!("in \"{}\": No such file or directory", directory.display()));
 }
 
-/// What is true of both engines when there is no room on the disk.
+/// Checks for both engines with a full disk.
 fn cannot_spill(engine: Engine, nginx: &Nginx, said: &str) {
     let mut conn = silent(nginx, &format!("/stream?size={}", 8 * MIB));
     nginx.wait_log(&format!("cannot write a temporary file for a response {said}"));
@@ -373,9 +373,9 @@ fn cannot_spill(engine: Engine, nginx: &Nginx, said: &str) {
 struct Mounted(PathBuf);
 
 impl Mounted {
-    fn new(folder: &Path) -> Option<Self> {
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(folder).output();
-        mount.is_ok_and(|done| done.status.success()).then(|| Self(folder.to_owned()))
+    fn new(directory: &Path) -> Option<Self> {
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(directory).output();
+        mount.is_ok_and(|done| done.status.success()).then(|| Self(directory.to_owned()))
     }
 }
 
@@ -387,15 +387,15 @@ impl Drop for Mounted {
 
 fn a_full_disk_is_no_end(engine: Engine) {
     let nginx = site(engine).http("wsgi_temp_path answers;").errors_expected().start();
-    let folder = nginx.prefix().join("answers");
-    let Some(_mounted) = Mounted::new(&folder) else {
+    let directory = nginx.prefix().join("answers");
+    let Some(_mounted) = Mounted::new(&directory) else {
         eprintln!("skipped: only root can mount");
         return;
     };
-    cannot_spill(engine, &nginx, &format!("in \"{}\": No space left on device", folder.display()));
+    cannot_spill(engine, &nginx, &format!("in \"{}\": No space left on device", directory.display()));
 }
 
-fn nginx_makes_the_folder(engine: Engine) {
+fn nginx_makes_the_directory(engine: Engine) {
     if !is_root() || !python_is_for_everybody() {
         eprintln!("skipped: only root changes owners");
         return;
@@ -408,11 +408,11 @@ fn nginx_makes_the_folder(engine: Engine) {
     fs::set_permissions(site.prefix().join("events"), fs::Permissions::from_mode(0o666)).unwrap();
     let nginx = site.start();
     for (number, (location, name)) in [("", "answers"), ("/other", "others")].into_iter().enumerate() {
-        let folder = fs::metadata(nginx.prefix().join(name)).unwrap();
-        assert!(folder.is_dir());
+        let directory = fs::metadata(nginx.prefix().join(name)).unwrap();
+        assert!(directory.is_dir());
         // SAFETY: the name is a C string; the entry is read at once, and no other test changes the users.
         let user = unsafe { (*libc::getpwnam(c"nobody".as_ptr())).pw_uid };
-        assert_eq!((folder.uid(), folder.mode() & 0o777), (user, 0o700));
+        assert_eq!((directory.uid(), directory.mode() & 0o777), (user, 0o700));
         let mut conn = silent(&nginx, &format!("{location}/stream?size={}", 8 * MIB));
         wait_closed(&nginx, number + 1);
         assert_eq!(temporary_files(worker(&nginx), &nginx.prefix().join(name)).len(), 1);
@@ -458,7 +458,7 @@ fn chunks_are_joined_where_that_is_wanted(engine: Engine) {
     let answer = conn.response().expect(200);
     assert_eq!(answer.text(), "onetwo");
     if engine == Engine::Inline {
-        // What is there when its turn is over goes.
+        // Data that is there when its turn is over is sent.
         return;
     }
     // One chunk of HTTP for as much as fits.
@@ -466,7 +466,7 @@ fn chunks_are_joined_where_that_is_wanted(engine: Engine) {
     conn.read_until("\r\n\r\n400\r\n");
 }
 
-fn an_answer_decides_for_itself(engine: Engine) {
+fn a_response_decides_for_itself(engine: Engine) {
     let nginx =
         site(engine).location("/on/", "wsgi_output_buffering on; wsgi_script_name /on; wsgi_pass app.py;").start();
     for (path, joins) in [
@@ -531,7 +531,7 @@ fn written_data_is_joined_where_that_is_wanted(engine: Engine) {
     let answer = conn.response().expect(200);
     assert_eq!(answer.text(), format!("one{}twothree", "x".repeat(1000)));
     no_go(&nginx);
-    // When the buffer is full it goes.
+    // A full buffer is sent.
     let mut conn = silent(&nginx, "/writing?more=1021");
     conn.read_until(&format!("one{}", "x".repeat(1021)));
     go(&nginx);
@@ -540,7 +540,7 @@ fn written_data_is_joined_where_that_is_wanted(engine: Engine) {
 
 // ---- what is not sent -----------------------------------------------------------------------------------------------
 
-fn nobody_computes_what_nobody_wants(engine: Engine) {
+fn an_unwanted_response_is_not_computed(engine: Engine) {
     let since = "If-Modified-Since: Mon, 01 Jan 2024 00:00:00 GMT\r\n";
     for optimizes in [true, false] {
         let how = format!("wsgi_optimize_send_headers {};", if optimizes { "on" } else { "off" });
@@ -619,7 +619,7 @@ fn a_client_that_leaves_while_write_waits_is_an_error_there() {
 
 // ---- the end of a worker --------------------------------------------------------------------------------------------
 
-fn an_answer_that_is_all_there_survives_its_worker(engine: Engine) {
+fn a_complete_response_survives_its_worker(engine: Engine) {
     let nginx = site(engine).http("wsgi_shutdown_timeout 1s;").start();
     let mut conn = silent(&nginx, &format!("/stream?size={}", 8 * MIB));
     wait_closed(&nginx, 1);
@@ -633,7 +633,7 @@ fn an_answer_that_is_all_there_survives_its_worker(engine: Engine) {
     assert!(nginx.logged("exceeded").is_empty());
 }
 
-fn an_answer_that_is_under_way_is_given_up_in_time(engine: Engine) {
+fn a_response_that_is_under_way_is_aborted_in_time(engine: Engine) {
     let nginx = site(engine).http("wsgi_shutdown_timeout 5s; wsgi_max_temp_file_size 0;").start();
     let mut taken = silent(&nginx, &format!("/stream?size={}", 2 * MIB));
     // Its close() takes part of the time that is left for it.

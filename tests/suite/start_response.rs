@@ -15,22 +15,22 @@ both_engines!(
     subclasses_of_str_are_strings,
     a_second_call_without_exc_info_is_an_error,
     exc_info_replaces_status_and_headers,
-    exc_info_is_raised_again_once_the_head_is_out,
+    exc_info_is_raised_again_once_the_headers_are_sent,
     exc_info_of_none_is_none,
     exc_info_can_be_given_by_name,
     a_generator_may_call_it_in_its_first_step,
     never_calling_it_is_an_error,
     calling_it_after_the_first_chunk_is_an_error,
-    the_head_waits_for_the_first_chunk_that_is_not_empty,
+    the_headers_wait_for_the_first_chunk_that_is_not_empty,
     write_sends_before_the_iterable,
     write_takes_bytes_only,
-    write_sends_the_head_at_once,
+    write_sends_the_headers_at_once,
     write_and_iteration_share_the_content_length,
     wrong_numbers_of_arguments_are_type_errors,
     threads_that_write_at_once_keep_the_framing,
 );
 
-/// Calls `start_response` with each of CASES in one request; answers with one line for each that had another outcome
+/// Calls `start_response` with each of CASES in one request; responds with one line for each that had another outcome
 /// than the one wanted. A case is an expression for the arguments.
 fn outcomes(engine: Engine, wanted: &str, cases: &str) {
     let nginx = Site::new(engine)
@@ -120,7 +120,7 @@ fn a_reason_of_ones_own_is_sent(engine: Engine) {
         conn.send(format!("GET /?{query} HTTP/1.1\r\nHost: a\r\n\r\n"));
         let response = conn.response();
         assert_eq!((response.status, response.reason.as_str()), (status, reason));
-        // An error status that the application chose is an answer like any other, with its own body.
+        // An error status that the application chose is a response like any other, with its own body.
         assert_eq!(response.text(), "body");
     }
 }
@@ -277,7 +277,7 @@ def application(environ, start_response):
     assert_eq!(response.framing, Framing::Length);
 }
 
-fn exc_info_is_raised_again_once_the_head_is_out(engine: Engine) {
+fn exc_info_is_raised_again_once_the_headers_are_sent(engine: Engine) {
     let nginx = Site::new(engine)
         .app(
             r#"
@@ -391,7 +391,7 @@ def application(environ, start_response):
     assert!(!response.text().contains("too early"));
 }
 
-fn the_head_waits_for_the_first_chunk_that_is_not_empty(engine: Engine) {
+fn the_headers_wait_for_the_first_chunk_that_is_not_empty(engine: Engine) {
     let nginx = Site::new(engine)
         .app(
             r#"
@@ -449,7 +449,7 @@ def application(environ, start_response):
     assert_eq!(nginx.get("/").expect(200).text(), "[]");
 }
 
-fn write_sends_the_head_at_once(engine: Engine) {
+fn write_sends_the_headers_at_once(engine: Engine) {
     let nginx = Site::new(engine)
         .app(
             r#"

@@ -122,7 +122,7 @@ fn site() -> Site {
     Site::new(Engine::Threads).http("wsgi_request_buffering off;").app(ECHO)
 }
 
-/// How an upload announces its length.
+/// Framing of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sending {
     Length,
@@ -151,7 +151,7 @@ impl Sending {
         if self == Self::Chunked { "0\r\n\r\n" } else { "" }
     }
 
-    /// What CONTENT_LENGTH is to be.
+    /// Returns the expected CONTENT_LENGTH.
     fn told(self, length: usize) -> String {
         if self == Self::Length { length.to_string() } else { "None".to_owned() }
     }
@@ -162,7 +162,7 @@ fn letters(count: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_call_starts_with_the_head_and_reads_what_comes() {
+fn the_call_starts_with_the_headers_and_reads_the_body_as_it_comes() {
     let nginx = site().start();
     let mut conn = nginx.connect();
     conn.send("POST /pieces HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n");
@@ -244,7 +244,7 @@ fn a_request_behind_a_body_that_comes_slowly_is_served() {
 }
 
 #[test]
-fn the_answer_may_begin_before_the_body_is_there() {
+fn the_response_may_begin_before_the_body_is_there() {
     let nginx = site().start();
     for sending in BOTH {
         let mut conn = nginx.connect();
@@ -331,7 +331,7 @@ fn a_thread_that_reads_beyond_the_end_of_its_request_gets_an_error() {
 
 // ---- clients that leave or stop -------------------------------------------------------------------------------------
 
-/// What the log says of clients that left.
+/// Log lines about clients that left.
 fn departures(nginx: &Nginx) -> Vec<String> {
     let words = ["prematurely closed", "reset by peer", "has left", "timed out", "stopped sending"];
     nginx.error_log().lines().filter(|line| words.iter().any(|word| line.contains(word))).map(str::to_owned).collect()
@@ -361,7 +361,7 @@ fn a_client_that_leaves_is_an_error_for_the_reader() {
                 }
                 wait_for("the error", || nginx.events().into_iter().nth(1));
                 assert_eq!(nginx.events()[1], event, "{sending:?} {resets}");
-                // Of an answer that has begun nginx logs its own status.
+                // Of a response that has begun nginx logs its own status.
                 nginx.wait_access(&format!("{} POST {path}", if path == "/echo" { 200 } else { 499 }));
                 nginx.get("/quick").expect(200);
                 let said = departures(&nginx);
@@ -406,7 +406,7 @@ fn an_application_may_take_its_time_to_read() {
 }
 
 #[test]
-fn a_client_that_resets_is_noticed_though_nobody_reads() {
+fn a_client_that_resets_is_noticed_while_its_body_is_not_read() {
     let nginx = site().start();
     let mut conn = nginx.connect();
     conn.send(Sending::Length.head("/hold", 1000)).send("abc");
@@ -451,7 +451,7 @@ fn send_until_full(conn: &Conn, most: usize) -> usize {
 }
 
 #[test]
-fn a_client_is_slowed_down_when_nobody_reads() {
+fn a_client_is_slowed_down_while_its_body_is_not_read() {
     let nginx = site()
         .http("client_max_body_size 0; client_body_buffer_size 32k;")
         .listen("listen 127.0.0.1:@port@ rcvbuf=32k;")
@@ -463,7 +463,7 @@ fn a_client_is_slowed_down_when_nobody_reads() {
     let size = 100 * MIB;
     conn.send(Sending::Length.head("/hold", size));
     let sent = send_until_full(&conn, size);
-    // What the kernel keeps for the sender, and little else.
+    // The kernel's socket buffers, and little else.
     assert!(sent < 8 * MIB, "{} KiB", sent / 1024);
     let gained = worker.memory().saturating_sub(before);
     assert!(gained < MIB as u64, "{} KiB", gained / 1024);
@@ -538,7 +538,7 @@ fn a_huge_upload_leaves_memory_flat() {
 
 /// A body that looks like a request must never become one.
 #[test]
-fn what_is_not_read_does_not_disturb_the_next_request() {
+fn an_unread_rest_does_not_disturb_the_next_request() {
     let nginx = site().http("client_max_body_size 0;").start();
     let trap = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n".repeat(1000);
     for sending in BOTH {
@@ -581,7 +581,7 @@ fn a_body_read_to_its_length_keeps_the_connection() {
 }
 
 #[test]
-fn an_early_answer_to_a_large_body_arrives() {
+fn an_early_response_to_a_large_body_arrives() {
     let nginx = site().http("client_max_body_size 0;").start();
     let mut conn = nginx.connect();
     conn.send(Sending::Length.head("/part", 20 * MIB));
@@ -678,7 +678,7 @@ fn http2_bodies_are_read_while_they_come() {
     }
 }
 
-/// What curl makes of a stream that the server resets without error (RFC 9113, section 8.1) depends on its version.
+/// The result of curl for a stream that the server resets without error (RFC 9113, section 8.1) depends on its version.
 #[test]
 fn http2_bodies_need_not_be_read() {
     let nginx = http2(site());

@@ -1,7 +1,7 @@
 //! Mixed requests under valgrind's memcheck: the module reads, writes and frees only memory that it owns.
 
 use crate::faults;
-use crate::harness::{Conn, Engine, Nginx, Site, both_engines, storm};
+use crate::harness::{Conn, Engine, Nginx, Site, both_engines, stress};
 use std::fs;
 use std::net::TcpStream;
 use std::process::Command;
@@ -110,10 +110,10 @@ fn no_memory_is_misused(engine: Engine) {
 }
 
 fn no_memory_is_misused_when_clients_leave(engine: Engine) {
-    under_valgrind(storm::site(engine), |nginx| {
+    under_valgrind(stress::site(engine), |nginx| {
         // Starting Python takes long under valgrind.
         nginx.get("/small?1").expect(200);
-        assert!(faults::storm(nginx, engine, 77, 120) > 0);
+        assert!(faults::stress_round(nginx, engine, 77, 120) > 0);
     });
 }
 

@@ -4,7 +4,7 @@ use crate::harness::{Engine, Site, both_engines};
 
 both_engines!(
     validator_is_content_with_every_shape_of_request,
-    validator_is_content_with_every_shape_of_answer,
+    the_validator_accepts_every_shape_of_response,
     validator_is_content_with_a_failing_application,
 );
 
@@ -105,7 +105,7 @@ fn validator_is_content_with_every_shape_of_request(engine: Engine) {
     assert_eq!(nginx.logged("AssertionError"), [""; 0]);
 }
 
-fn validator_is_content_with_every_shape_of_answer(engine: Engine) {
+fn the_validator_accepts_every_shape_of_response(engine: Engine) {
     let nginx = site(engine).start();
     for (query, status) in [
         ("", 200),

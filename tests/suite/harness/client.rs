@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a test does with an nginx that is its own ([`Nginx`](super::Nginx)) or that it shares
+/// Requests to and logs of an nginx, which the test owns ([`Nginx`](super::Nginx)) or shares
 /// ([`SharedNginx`](super::SharedNginx)).
 pub struct Client {
     /// The address that it connects from; the kernel's choice if this is `None`.
@@ -106,11 +106,6 @@ impl Client {
         }
     }
 
-    /// Sends bytes on a connection of their own; returns everything up to its end.
-    pub fn raw(&self, request: impl AsRef<[u8]>) -> Vec<u8> {
-        self.connect().send(request).read_to_end()
-    }
-
     // ---- files and logs -----------------------------------------------------------------------------------------
 
     pub fn prefix(&self) -> &Path {
@@ -151,7 +146,7 @@ impl Client {
         })
     }
 
-    /// What applications wrote to `@prefix@/events`, line by line.
+    /// Returns the lines that applications have written to `@prefix@/events`.
     pub fn events(&self) -> Vec<String> {
         self.read("events").lines().map(str::to_owned).collect()
     }

@@ -4,7 +4,7 @@ use super::{Framing, Response, latin1};
 use std::path::Path;
 use std::process::Command;
 
-/// What curl got, and how it ended.
+/// Response that curl received, and its exit code.
 #[derive(Debug)]
 pub struct Curl {
     /// 0 when all went well; 18 for a body cut short, 92 for an HTTP/2 stream that was reset.
@@ -58,7 +58,7 @@ pub fn curl(arguments: &[&str]) -> Curl {
 }
 
 impl Curl {
-    /// The answer, when curl had nothing to complain of and the status is this one.
+    /// The response, when curl had nothing to complain of and the status is this one.
     #[track_caller]
     pub fn expect(self, status: u16) -> Response {
         assert_eq!(self.code, 0, "curl: {}", self.stderr);
@@ -66,14 +66,14 @@ impl Curl {
     }
 }
 
-/// Makes `certificate.pem` and `key.pem` of a server in `folder`.
+/// Makes `certificate.pem` and `key.pem` of a server in `directory`.
 #[track_caller]
-pub fn make_certificate(folder: &Path) {
+pub fn make_certificate(directory: &Path) {
     let made = Command::new("openssl")
         .args(["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
         .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
         .args(["-keyout", "key.pem", "-out", "certificate.pem"])
-        .current_dir(folder)
+        .current_dir(directory)
         .output()
         .expect("run openssl; it belongs to the tools that `make test` installs");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));

@@ -1,4 +1,4 @@
-//! Plain sockets for what must be exact to the byte, and one shape for every answer.
+//! Plain sockets for what must be exact to the byte, and one shape for every response.
 
 use super::PATIENCE;
 use std::io::{ErrorKind, Read, Write};
@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::time::Duration;
 
-/// How an answer's body ended.
+/// Framing of a response's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// There is none by the rules: HEAD, 204, 304.
@@ -21,7 +21,7 @@ pub enum Framing {
     Client,
 }
 
-/// An answer. Text is Latin-1, one character a byte.
+/// A response. Text is Latin-1, one character a byte.
 #[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
@@ -94,14 +94,14 @@ impl Conn {
         conn
     }
 
-    /// How long a single read or write may take.
+    /// Sets the timeout of a single read or write.
     pub fn set_timeout(&self, timeout: Duration) {
         self.stream.set_read_timeout(Some(timeout)).unwrap();
         self.stream.set_write_timeout(Some(timeout)).unwrap();
     }
 
-    /// An answer that was read elsewhere, on a connection that has ended.
-    pub fn of_bytes(bytes: Vec<u8>) -> Conn {
+    /// A response that was read elsewhere, on a connection that has ended.
+    pub fn from_bytes(bytes: Vec<u8>) -> Conn {
         let ended = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let mut conn = Conn::over(TcpStream::connect(ended.local_addr().unwrap()).expect("connect"));
         drop(ended.accept());
@@ -188,13 +188,13 @@ impl Conn {
         }
     }
 
-    /// The answer to a request that was no HEAD.
+    /// The response to a request that was no HEAD.
     #[track_caller]
     pub fn response(&mut self) -> Response {
         self.response_to("GET")
     }
 
-    /// The next answer on the connection; the method says whether it may have a body.
+    /// The next response on the connection; the method says whether it may have a body.
     #[track_caller]
     pub fn response_to(&mut self, method: &str) -> Response {
         let head = self.read_until("\r\n\r\n");

@@ -11,21 +11,21 @@ use std::time::{Duration, Instant};
 /// Clients at work.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<Tally>>,
+    clients: Vec<JoinHandle<LoadStats>>,
 }
 
-/// What became of the requests of a load.
+/// Results of the requests of a load.
 #[derive(Debug, Default)]
-pub struct Tally {
-    /// Answers with status 200.
+pub struct LoadStats {
+    /// Responds with status 200.
     pub good: usize,
     /// Connections that were found closed before anything was asked on them again.
     pub reopened: usize,
-    /// Requests that were sent a second time, on a new connection, as the kept one was closed without an answer.
+    /// Requests that were sent a second time, on a new connection, as the kept one was closed without a response.
     pub retried: usize,
-    /// What else came, or why nothing did.
+    /// Descriptions of other responses and of failures.
     pub bad: Vec<String>,
-    /// The longest time from a request to its answer.
+    /// The longest time from a request to its response.
     pub longest: Duration,
 }
 
@@ -43,22 +43,22 @@ impl Load {
     }
 
     /// Ends it; what became of all its requests.
-    pub fn stop(self) -> Tally {
+    pub fn stop(self) -> LoadStats {
         self.stop.store(true, Ordering::Relaxed);
-        let mut all = Tally::default();
+        let mut all = LoadStats::default();
         for client in self.clients {
-            let tally = client.join().expect("a client");
-            all.good += tally.good;
-            all.reopened += tally.reopened;
-            all.retried += tally.retried;
-            all.bad.extend(tally.bad);
-            all.longest = all.longest.max(tally.longest);
+            let stats = client.join().expect("a client");
+            all.good += stats.good;
+            all.reopened += stats.reopened;
+            all.retried += stats.retried;
+            all.bad.extend(stats.bad);
+            all.longest = all.longest.max(stats.longest);
         }
         all
     }
 }
 
-impl Tally {
+impl LoadStats {
     /// Every request was answered by a 200, and there were some.
     #[track_caller]
     pub fn assert_good(&self) {
@@ -67,29 +67,29 @@ impl Tally {
     }
 }
 
-fn run(stop: &AtomicBool, address: SocketAddr, path: &str) -> Tally {
-    let mut tally = Tally::default();
+fn run(stop: &AtomicBool, address: SocketAddr, path: &str) -> LoadStats {
+    let mut stats = LoadStats::default();
     let mut kept = None;
     while !stop.load(Ordering::Relaxed) {
         let start = Instant::now();
-        match ask(&mut kept, address, path, &mut tally) {
-            Ok(200) => tally.good += 1,
-            Ok(status) => tally.bad.push(format!("status {status}")),
-            Err(e) => tally.bad.push(e),
+        match ask(&mut kept, address, path, &mut stats) {
+            Ok(200) => stats.good += 1,
+            Ok(status) => stats.bad.push(format!("status {status}")),
+            Err(e) => stats.bad.push(e),
         }
-        tally.longest = tally.longest.max(start.elapsed());
+        stats.longest = stats.longest.max(start.elapsed());
         std::thread::sleep(Duration::from_millis(1));
     }
-    tally
+    stats
 }
 
 /// One request, on the kept connection if there is one.
 ///
 /// A server may close an idle connection at any time, also while a request is on its way there; nginx does so when a
-/// worker is told to quit. If the connection ends before any byte of an answer, the server says by it that no answer will
+/// worker is told to quit. If the connection ends before any byte of a response, the server says by it that no response will
 /// come, and whoever asks with an idempotent method, as GET is, asks again on a new connection: RFC 9112, 9.3.1, and 9.6
 /// for the end of a connection. Every HTTP client does. On a new connection nothing is asked twice.
-fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str, tally: &mut Tally) -> Result<u16, String> {
+fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str, stats: &mut LoadStats) -> Result<u16, String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     if let Some(mut stream) = kept.take() {
         if is_open(&stream)? {
@@ -100,9 +100,9 @@ fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str, tally: &mu
                 *kept = keep.then_some(stream);
                 return Ok(status);
             }
-            tally.retried += 1;
+            stats.retried += 1;
         } else {
-            tally.reopened += 1;
+            stats.reopened += 1;
         }
     }
     let mut stream = TcpStream::connect(address).map_err(|e| format!("connect: {e}"))?;
@@ -117,7 +117,7 @@ fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str, tally: &mu
     }
 }
 
-/// Whether the other side has not closed an idle connection.
+/// Returns whether an idle connection is still open.
 fn is_open(stream: &TcpStream) -> Result<bool, String> {
     stream.set_nonblocking(true).unwrap();
     let peeked = stream.peek(&mut [0]);
@@ -148,7 +148,7 @@ fn answer(stream: &mut TcpStream) -> Result<Option<(u16, bool)>, String> {
     }
 }
 
-/// Status and whether the connection stays, once the answer is whole.
+/// Status and whether the connection stays, once the response is whole.
 fn whole(got: &[u8]) -> Result<Option<(u16, bool)>, String> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Response::new(&mut headers);

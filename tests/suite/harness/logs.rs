@@ -67,7 +67,7 @@ impl Logs {
 }
 
 impl LineFilter {
-    /// Whether a line of the error log is about a connection of the client.
+    /// Returns whether a line of the error log is about a connection of the client.
     pub fn includes(&self, line: &str) -> bool {
         connection(line).is_some_and(|number| self.connections.contains(number))
             || line.split([' ', ',']).any(|word| word == self.address)

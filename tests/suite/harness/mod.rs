@@ -1,11 +1,7 @@
-//! What every test stands on: `Site` describes an nginx, `Nginx` is one that runs, `Response` is what came back.
-
-// Each subject uses its part of the harness.
-#![allow(dead_code, unused_imports, unused_macros)]
+//! Common parts of all tests: `Site` describes an nginx, `Nginx` is a running one, `Response` a response of it.
 
 mod client;
 mod curl;
-mod dice;
 mod http;
 mod load;
 mod logs;
@@ -14,21 +10,22 @@ mod module;
 mod nginx;
 mod page;
 mod process;
+mod rng;
 mod script;
 mod shared;
 mod site;
-pub mod storm;
+pub mod stress;
 
 pub use client::Client;
 pub use curl::{Curl, curl, make_certificate};
-pub use dice::Dice;
 pub use http::{Conn, Framing, Response, latin1};
-pub use load::{Load, Tally};
+pub use load::Load;
 pub use machine::Machine;
 pub use module::module;
 pub use nginx::Nginx;
 pub use page::{Block, Page};
 pub use process::Process;
+pub use rng::SeededRng;
 pub use script::{RunningScript, Script};
 pub use shared::SharedNginx;
 pub use site::{Check, Site, is_root};
@@ -37,7 +34,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long anything on this machine may take before a test says that it does not happen.
+/// Time after which a test fails because something has not happened.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The two engines, as `wsgi_threads` names them. What holds for an application holds in both.
@@ -97,12 +94,12 @@ pub fn in_repository(path: &str) -> PathBuf {
 /// The Python that the module is built for.
 pub const PYTHON: &str = env!("WSGI_PYTHON_EXECUTABLE");
 
-/// Whether workers of any user can read that Python: one below somebody's home may be closed to others.
+/// Returns whether workers of any user can read that Python, which may be in a home directory.
 pub fn python_is_for_everybody() -> bool {
     is_for_everybody(PYTHON.as_ref())
 }
 
-/// Whether every user may enter each directory of the path, and what it leads to.
+/// Returns whether every user may enter each directory of the path, with links resolved.
 pub fn is_for_everybody(path: &Path) -> bool {
     let open = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
     path.ancestors().all(open) && path.canonicalize().is_ok_and(|path| path.ancestors().all(open))

@@ -30,7 +30,7 @@ impl Deref for Nginx {
 
 impl Nginx {
     pub(super) fn start(mut site: Site) -> Nginx {
-        // Between choosing a port and binding it another program may take it: then nginx says so, and it is tried anew.
+        // Between choosing a port and binding it another program may take it: then nginx says so, and it is tried again.
         for _ in 0..5 {
             match Nginx::try_start(site) {
                 Ok(nginx) => return nginx,

@@ -1,4 +1,4 @@
-//! What the kernel says of a process.
+//! The state of a process as the kernel knows it.
 
 use super::{latin1, wait_for};
 use std::fs;
@@ -55,10 +55,10 @@ impl Process {
         fs::read_dir(format!("/proc/{}/fd", self.0)).map_or(0, Iterator::count)
     }
 
-    /// What its descriptors are of: paths, or the like of `socket:[NUMBER]`.
+    /// Targets of its descriptors: paths, or the like of `socket:[NUMBER]`.
     pub fn open_files(self) -> Vec<String> {
-        let Ok(folder) = fs::read_dir(format!("/proc/{}/fd", self.0)) else { return Vec::new() };
-        let links = folder.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let Ok(directory) = fs::read_dir(format!("/proc/{}/fd", self.0)) else { return Vec::new() };
+        let links = directory.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
         links.map(|link| link.to_string_lossy().into_owned()).collect()
     }
 

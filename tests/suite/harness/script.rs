@@ -78,7 +78,7 @@ pub struct RunningScript {
 }
 
 impl RunningScript {
-    /// What it has said so far, on both ways.
+    /// Returns its output so far, stdout and stderr.
     pub fn said(&self) -> String {
         fs::read_to_string(&self.said).unwrap()
     }

@@ -39,7 +39,7 @@ def application(environ, start_response):
     return load(os.path.realpath(os.path.join(test, name)))(environ, start_response)
 "#;
 
-/// What the dispatcher needs of nginx.
+/// Directive that the dispatcher needs.
 const CONNECTION: &str = "wsgi_var tests.connection $connection;";
 
 /// Running servers, by configuration. An entry stays until the process ends.

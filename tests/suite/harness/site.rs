@@ -37,7 +37,7 @@ pub struct Site {
     log_level: String,
 }
 
-/// What `nginx -t` said.
+/// Result of `nginx -t`.
 #[derive(Debug)]
 pub struct Check {
     pub ok: bool,
@@ -108,9 +108,9 @@ impl Site {
         self.app_at(location, file, &source)
     }
 
-    /// All files of a folder of `tests/apps`, below the prefix.
-    pub fn repository_folder(self, folder: &str) -> Site {
-        copy_folder(&in_repository("tests/apps").join(folder), self.prefix());
+    /// All files of a directory of `tests/apps`, below the prefix.
+    pub fn repository_directory(self, directory: &str) -> Site {
+        copy_directory(&in_repository("tests/apps").join(directory), self.prefix());
         self
     }
 
@@ -278,7 +278,7 @@ http {{
     /// Another site of the same configuration and with the same files, but one source for all its applications.
     pub(super) fn with_app(&self, source: &str) -> Site {
         let mut site = Site::plain();
-        copy_folder(self.prefix(), site.prefix());
+        copy_directory(self.prefix(), site.prefix());
         for file in &self.apps {
             site = site.file(file, source);
         }
@@ -364,13 +364,13 @@ pub(super) fn write_file(prefix: &Path, port: u16, path: &str, content: &str) {
     file.persist(&path).unwrap();
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+fn copy_directory(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap_or_else(|e| panic!("{from:?}: {e}")) {
         let entry = entry.unwrap();
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         if entry.file_type().unwrap().is_dir() {
-            copy_folder(&source, &target);
+            copy_directory(&source, &target);
         } else {
             fs::copy(&source, &target).unwrap();
         }
@@ -392,7 +392,7 @@ pub(super) fn open_to_all(path: &Path) {
     fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
 }
 
-/// Whether nginx may run its workers as another user.
+/// Returns whether nginx may run its workers as another user.
 pub fn is_root() -> bool {
     // SAFETY: always succeeds and has no argument.
     unsafe { libc::geteuid() == 0 }

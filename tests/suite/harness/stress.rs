@@ -1,6 +1,6 @@
-//! Clients of `tests/apps/storm.py`: such that get what they ask for, and such that leave at any moment.
+//! Clients of `tests/apps/stress.py`: such that get what they ask for, and such that leave at any moment.
 
-use super::{Conn, Dice, Engine, Nginx, PATIENCE, Site, latin1};
+use super::{Conn, Engine, Nginx, PATIENCE, SeededRng, Site, latin1};
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -16,27 +16,27 @@ const STREAMED: &str = "/streamed/";
 /// Where a call may run for a fifth of a second.
 const LIMITED: &str = "/limited/";
 
-/// The application in these places, on an engine, with sockets that do not swallow a whole answer.
+/// The application in these places, on an engine, with sockets that do not swallow a whole response.
 pub fn site(engine: Engine) -> Site {
     let site = Site::new(engine)
         .listen("listen 127.0.0.1:@port@ sndbuf=16k; server_name localhost;")
         .http("client_max_body_size 0; client_body_buffer_size 8k; keepalive_requests 1000000;")
         .http("wsgi_output_buffer_size 32k; wsgi_temp_path tmp/wsgi;")
         .location("= /status", "stub_status;")
-        .repository_app(SPILLED, "storm.py")
-        .location(WAITING, "wsgi_pass storm.py; wsgi_max_temp_file_size 0;");
+        .repository_app(SPILLED, "stress.py")
+        .location(WAITING, "wsgi_pass stress.py; wsgi_max_temp_file_size 0;");
     match engine {
-        Engine::Threads => site.location(STREAMED, "wsgi_pass storm.py; wsgi_request_buffering off;"),
+        Engine::Threads => site.location(STREAMED, "wsgi_pass stress.py; wsgi_request_buffering off;"),
         Engine::Inline => site,
     }
 }
 
 /// Beside these the place for calls that run too long; what they log is not in the error log of the others.
 pub fn with_limits(site: Site) -> Site {
-    site.location(LIMITED, "wsgi_pass storm.py; wsgi_request_timeout 200ms; error_log logs/limited.log info;")
+    site.location(LIMITED, "wsgi_pass stress.py; wsgi_request_timeout 200ms; error_log logs/limited.log info;")
 }
 
-/// A request and what its answer must be.
+/// A request and what its response must be.
 pub struct Ask {
     head: String,
     body: Vec<u8>,
@@ -45,7 +45,7 @@ pub struct Ask {
     answer: Vec<u8>,
 }
 
-/// As `storm.py` makes it.
+/// As `stress.py` makes it.
 fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i % 251) as u8).collect()
 }
@@ -59,10 +59,10 @@ fn adler32(bytes: &[u8]) -> u32 {
 }
 
 /// `bytes` in the chunked coding.
-fn chunked(bytes: &[u8], dice: &mut Dice) -> Vec<u8> {
+fn chunked(bytes: &[u8], rng: &mut SeededRng) -> Vec<u8> {
     let (mut coded, mut rest) = (Vec::new(), bytes);
     while !rest.is_empty() {
-        let (chunk, after) = rest.split_at(rest.len().min(1 + dice.size(50_000)));
+        let (chunk, after) = rest.split_at(rest.len().min(1 + rng.size(50_000)));
         write!(coded, "{:x}\r\n", chunk.len()).unwrap();
         coded.extend_from_slice(chunk);
         coded.extend_from_slice(b"\r\n");
@@ -74,33 +74,32 @@ fn chunked(bytes: &[u8], dice: &mut Dice) -> Vec<u8> {
 
 impl Ask {
     /// Any request there is, small ones more often than large ones.
-    pub fn any(engine: Engine, dice: &mut Dice) -> Ask {
+    pub fn any(engine: Engine, rng: &mut SeededRng) -> Ask {
         let places = match engine {
             Engine::Threads => &[SPILLED, WAITING, STREAMED][..],
             Engine::Inline => &[SPILLED, WAITING],
         };
-        let place = dice.one_of(places);
-        let size = match dice.below(3) {
-            0 => 1 + dice.size(100),
-            1 => 1 + dice.size(40_000),
-            _ => 1 + dice.size(400_000),
+        let place = rng.choose(places);
+        let size = match rng.below(3) {
+            0 => 1 + rng.size(100),
+            1 => 1 + rng.size(40_000),
+            _ => 1 + rng.size(400_000),
         };
-        let kind =
-            dice.one_of(&["small", "slow", "drip", "stream", "write", "file", "closing", "read", "read", "read"]);
-        if kind != "read" && dice.below(4) > 0 {
+        let kind = rng.choose(&["small", "slow", "drip", "stream", "write", "file", "closing", "read", "read", "read"]);
+        if kind != "read" && rng.below(4) > 0 {
             return Ask::get(place, kind, size);
         }
         // A body that somebody reads, or nobody.
         let answer = if kind == "read" { None } else { Some(pattern(size)) };
-        let is_chunked = dice.below(2) == 0;
-        Ask::post(place, kind, size, is_chunked.then_some(dice), answer)
+        let is_chunked = rng.below(2) == 0;
+        Ask::post(place, kind, size, is_chunked.then_some(rng), answer)
     }
 
-    /// A large answer, from a file, from a temporary file or as there is room.
-    pub fn large(dice: &mut Dice) -> Ask {
+    /// A large response, from a file, from a temporary file or as there is room.
+    pub fn large(rng: &mut SeededRng) -> Ask {
         let (place, kind) =
-            dice.one_of(&[(SPILLED, "file"), (SPILLED, "stream"), (WAITING, "stream"), (WAITING, "write")]);
-        Ask::get(place, kind, 500_000 + dice.size(500_000))
+            rng.choose(&[(SPILLED, "file"), (SPILLED, "stream"), (WAITING, "stream"), (WAITING, "write")]);
+        Ask::get(place, kind, 500_000 + rng.size(500_000))
     }
 
     /// A call that `wsgi_request_timeout` ends: `stuck` in Python, where it can be interrupted, or `asleep` for seconds.
@@ -114,11 +113,11 @@ impl Ask {
         Ask { head, body: Vec::new(), status: 200, answer: pattern(size) }
     }
 
-    fn post(place: &str, kind: &str, size: usize, chunks: Option<&mut Dice>, answer: Option<Vec<u8>>) -> Ask {
+    fn post(place: &str, kind: &str, size: usize, chunks: Option<&mut SeededRng>, answer: Option<Vec<u8>>) -> Ask {
         let bytes = pattern(size);
         let answer = answer.unwrap_or_else(|| format!("{size} {}", adler32(&bytes)).into_bytes());
         let (header, body) = match chunks {
-            Some(dice) => ("Transfer-Encoding: chunked".to_owned(), chunked(&bytes, dice)),
+            Some(rng) => ("Transfer-Encoding: chunked".to_owned(), chunked(&bytes, rng)),
             None => (format!("Content-Length: {size}"), bytes),
         };
         let head = format!("POST {place}{kind}?{size} HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n");
@@ -134,7 +133,7 @@ impl Ask {
 pub struct Visitor {
     address: SocketAddr,
     kept: Option<BufReader<TcpStream>>,
-    /// How long it waits before each 16 KB of an answer that it reads.
+    /// Pause before each 16 KB of a response.
     pub pause: Duration,
 }
 
@@ -143,31 +142,31 @@ impl Visitor {
         Visitor { address, kept: None, pause: Duration::ZERO }
     }
 
-    /// Asks, and compares the answer.
+    /// Asks, and compares the response.
     ///
     /// A server may close an idle connection at any time, also while a request is on its way there: as every client
-    /// does (RFC 9112, 9.3.1), this one asks again on a new connection if a kept one ended before any byte of an answer.
+    /// does (RFC 9112, 9.3.1), this one asks again on a new connection if a kept one ended before any byte of a response.
     pub fn ask(&mut self, ask: &Ask) -> Result<(), String> {
         let line = ask.head.lines().next().unwrap();
-        let told = |problem: String| format!("{line}: {problem}");
+        let describe = |problem: String| format!("{line}: {problem}");
         if let Some(mut stream) = self.kept.take()
-            && self.try_ask(ask, &mut stream).map_err(told)?
+            && self.try_ask(ask, &mut stream).map_err(describe)?
         {
             self.kept = Some(stream);
             return Ok(());
         }
-        let stream = TcpStream::connect(self.address).map_err(|e| told(format!("connect: {e}")))?;
+        let stream = TcpStream::connect(self.address).map_err(|e| describe(format!("connect: {e}")))?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let mut stream = BufReader::new(stream);
-        if !self.try_ask(ask, &mut stream).map_err(told)? {
-            return Err(told("a new connection ended without an answer".to_owned()));
+        if !self.try_ask(ask, &mut stream).map_err(describe)? {
+            return Err(describe("a new connection ended without an answer".to_owned()));
         }
         self.kept = Some(stream);
         Ok(())
     }
 
-    /// False when the connection ended before the first byte of an answer. One that does not stay is shut here, and so
+    /// False when the connection ended before the first byte of a response. One that does not stay is shut here, and so
     /// is not asked on again.
     fn try_ask(&self, ask: &Ask, stream: &mut BufReader<TcpStream>) -> Result<bool, String> {
         let sent = stream.get_mut().write_all(&ask.bytes());
@@ -246,15 +245,15 @@ enum Stage {
     Sent,
     /// A little later.
     Running,
-    /// In the answer.
+    /// In the response.
     Answer,
-    /// Just before the answer's end.
+    /// Just before the response's end.
     LastBytes,
     /// When it has all of it: `close()` runs, or the connection is idle.
     Closing,
 }
 
-/// How it leaves.
+/// Way in which a client leaves.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
     /// RST.
@@ -266,9 +265,9 @@ enum Ending {
 }
 
 /// A client that asks for something and leaves at some moment, in some way.
-pub fn come_and_leave(address: SocketAddr, engine: Engine, dice: &mut Dice) {
-    let ask = Ask::any(engine, dice);
-    let stage = dice.one_of(&[
+pub fn come_and_leave(address: SocketAddr, engine: Engine, rng: &mut SeededRng) {
+    let ask = Ask::any(engine, rng);
+    let stage = rng.choose(&[
         Stage::Head,
         Stage::Body,
         Stage::Body,
@@ -278,26 +277,26 @@ pub fn come_and_leave(address: SocketAddr, engine: Engine, dice: &mut Dice) {
         Stage::LastBytes,
         Stage::Closing,
     ]);
-    let ending = dice.one_of(&[Ending::Reset, Ending::Reset, Ending::Close, Ending::HalfClose]);
+    let ending = rng.choose(&[Ending::Reset, Ending::Reset, Ending::Close, Ending::HalfClose]);
     let request = ask.bytes();
     let count = match stage {
-        Stage::Head => dice.size(ask.head.len()),
-        Stage::Body if dice.below(3) == 0 => ask.head.len(),
-        Stage::Body => ask.head.len() + dice.size(ask.body.len().max(1)),
+        Stage::Head => rng.size(ask.head.len()),
+        Stage::Body if rng.below(3) == 0 => ask.head.len(),
+        Stage::Body => ask.head.len() + rng.size(ask.body.len().max(1)),
         _ => request.len(),
     };
     let conn = Conn::open(address);
     let mut stream = conn.stream();
     // Head and body come apart as often as together.
-    let first = if dice.below(2) == 0 { count.min(ask.head.len()) } else { count };
+    let first = if rng.below(2) == 0 { count.min(ask.head.len()) } else { count };
     // That the other side has closed meanwhile does not matter here, nor below.
     let _ = stream.write_all(&request[..first]).and_then(|()| stream.write_all(&request[first..count]));
     let size = ask.answer.len();
     match stage {
         Stage::Head | Stage::Body | Stage::Sent => {}
-        Stage::Running => std::thread::sleep(Duration::from_micros(dice.below(5000))),
-        Stage::Answer => read_answer(stream, dice.size(size)),
-        Stage::LastBytes => read_answer(stream, size - 1 - dice.size(size.min(2000))),
+        Stage::Running => std::thread::sleep(Duration::from_micros(rng.below(5000))),
+        Stage::Answer => read_answer(stream, rng.size(size)),
+        Stage::LastBytes => read_answer(stream, size - 1 - rng.size(size.min(2000))),
         Stage::Closing => read_answer(stream, size),
     }
     match ending {
@@ -333,8 +332,8 @@ pub fn active_connections(nginx: &Nginx) -> u64 {
     line.rsplit(' ').find_map(|word| word.parse::<u64>().ok()).expect(line) - 1
 }
 
-/// Files below a folder.
-pub fn files_below(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+/// Files below a directory.
+pub fn files_below(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path.display().to_string()] }).collect()
 }

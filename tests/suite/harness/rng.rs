@@ -1,14 +1,14 @@
 //! Chance that is the same in every run.
 
 /// Numbers that follow from a seed (xorshift).
-pub struct Dice(u64);
+pub struct SeededRng(u64);
 
-impl Dice {
-    pub fn new(seed: u64) -> Dice {
+impl SeededRng {
+    pub fn new(seed: u64) -> SeededRng {
         // Of zero nothing else would follow; neighbours are to differ at once.
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        dice.below(2);
-        dice
+        let mut rng = SeededRng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        rng.below(2);
+        rng
     }
 
     /// A number from 0 on, below `end`.
@@ -24,7 +24,7 @@ impl Dice {
         self.below(end as u64) as usize
     }
 
-    pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub fn choose<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.size(choices.len())]
     }
 }

@@ -1,4 +1,4 @@
-"""Calls of every kind, which count how they begin and end: what `harness::storm` asks for.
+"""Calls of every kind, which count how they begin and end: what `harness::stress` asks for.
 
 An answer's byte at offset i is i % 251, so that one that is cut, mixed up or another's is noticed.
 """
@@ -13,7 +13,7 @@ import weakref
 import zlib
 
 PATTERN = bytes(i % 251 for i in range(251 * 4000))
-FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "storm.data")
+FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stress.data")
 # Several workers may write it at a time, and none is to find half of it.
 with open(f"{FILE}.{os.getpid()}", "wb") as file:
     file.write(PATTERN)
@@ -98,7 +98,7 @@ def application(environ, start_response):
     kind = environ["PATH_INFO"].rpartition("/")[2]
     if kind == "state":
         return state(environ, start_response)
-    call = environ["storm.call"] = Call()
+    call = environ["stress.call"] = Call()
     living.add(call)
     count("started")
     size = int(environ["QUERY_STRING"] or 0)

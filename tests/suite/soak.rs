@@ -1,20 +1,17 @@
 //! `make soak`: a mixed load for minutes, while workers are replaced. No request may be lost, and nothing may grow.
 
-#[path = "../suite/harness/mod.rs"]
-mod harness;
-
-use harness::storm::{self, Ask, Visitor, active_connections, come_and_leave, files_below};
-use harness::{Dice, Engine, Nginx, PATIENCE, Process, wait_for};
+use crate::harness::stress::{self, Ask, Visitor, active_connections, come_and_leave, files_below};
+use crate::harness::{Engine, Nginx, PATIENCE, Process, SeededRng, wait_for};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// How old a worker is when what it holds is taken for normal, and how many seconds are looked at then and at its end.
+/// Age in seconds at which a worker's resources count as normal, and length of the windows that are compared.
 const WARM: u64 = 8;
 const WINDOW: usize = 6;
 
-/// What a process may have more at the end of its life.
+/// Growth that a process may have at the end of its life.
 const MEMORY: u64 = 6 << 20;
 const DESCRIPTORS: u64 = 8;
 const THREADS: u64 = 4;
@@ -25,7 +22,7 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().filter(|text| !text.is_empty()).map_or(default, |text| text.parse().expect(name))
 }
 
-/// What a process holds at a time.
+/// Resources of a process.
 #[derive(Clone, Copy)]
 struct Holds {
     memory: u64,
@@ -59,16 +56,16 @@ struct Life {
 }
 
 impl Life {
-    /// What it held when it was warm and at last, if it lived long enough to tell.
+    /// Returns the resources after warm-up and at the end, if it lived long enough.
     fn ends(&self) -> Option<(Holds, Holds)> {
         let warm = self.seen.get(WARM as usize..).filter(|warm| warm.len() >= 2 * WINDOW)?;
         Some((Holds::least(&warm[..WINDOW]), Holds::least(&warm[warm.len() - WINDOW..])))
     }
 }
 
-/// What happened to the requests.
+/// Results of the requests.
 #[derive(Default)]
-struct Tally {
+struct SoakStats {
     answered: AtomicU64,
     left: AtomicU64,
     timed_out: AtomicU64,
@@ -76,7 +73,7 @@ struct Tally {
     problems: Mutex<Vec<String>>,
 }
 
-impl Tally {
+impl SoakStats {
     fn goes_on(&self) -> bool {
         !self.is_over.load(Ordering::Relaxed)
     }
@@ -99,7 +96,7 @@ impl Tally {
 }
 
 /// Tells the clients at its end that it is over, also when that is a panic.
-struct Over<'a>(&'a Tally);
+struct Over<'a>(&'a SoakStats);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
@@ -128,30 +125,30 @@ impl Soak {
     }
 
     /// Lets new workers take the place of the old ones.
-    fn reload(&mut self, tally: &Tally) {
+    fn reload(&mut self, stats: &SoakStats) {
         let old = self.nginx.workers();
         self.nginx.signal(libc::SIGHUP);
         self.reloads += 1;
         let start = Instant::now();
         while self.nginx.workers().iter().any(|pid| old.contains(pid)) {
             if start.elapsed() > PATIENCE {
-                return tally.problem(format!("a worker takes connections {PATIENCE:?} after a reload"));
+                return stats.problem(format!("a worker takes connections {PATIENCE:?} after a reload"));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    fn report(&self, start: Instant, tally: &Tally) {
+    fn report(&self, start: Instant, stats: &SoakStats) {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         println!(
             "{:4} s: {} answered, {} left, {} timed out, {} workers, {} reloads, {} problems",
             start.elapsed().as_secs(),
-            get(&tally.answered),
-            get(&tally.left),
-            get(&tally.timed_out),
+            get(&stats.answered),
+            get(&stats.left),
+            get(&stats.timed_out),
             self.lives.len(),
             self.reloads,
-            tally.problems().len(),
+            stats.problems().len(),
         );
         println!("        master {:6}: {}", self.nginx.master(), Holds::now(Process(self.nginx.master())));
         for (pid, title) in self.nginx.all_children() {
@@ -161,7 +158,7 @@ impl Soak {
     }
 
     /// Compares the beginning and the end of each worker's life.
-    fn compare_lives(&self, tally: &Tally) {
+    fn compare_lives(&self, stats: &SoakStats) {
         println!("\nworker    seconds   when warm                                  at last");
         let mut compared = 0;
         for (pid, life) in &self.lives {
@@ -172,41 +169,41 @@ impl Soak {
                 || last.descriptors > warm.descriptors + DESCRIPTORS
                 || last.threads > warm.threads + THREADS;
             if grown {
-                tally.problem(format!("worker {pid} grew: {warm}, then {last}"));
+                stats.problem(format!("worker {pid} grew: {warm}, then {last}"));
             }
         }
         if compared == 0 {
-            tally.problem(format!("no worker lived for the {} seconds it takes to tell", WARM as usize + 2 * WINDOW));
+            stats.problem(format!("no worker lived for the {} seconds it takes to tell", WARM as usize + 2 * WINDOW));
         }
     }
 
-    /// What is left in the workers when nobody asks for anything any more.
-    fn look_at_rest(&self, tally: &Tally) {
+    /// Checks for resources left in idle workers.
+    fn look_at_rest(&self, stats: &SoakStats) {
         wait_for("the end of the old workers", || {
             let children = self.nginx.all_children();
             (children.len() == 2 && self.nginx.workers().len() == 2).then_some(())
         });
         let active = settles(|| active_connections(&self.nginx), |active| *active == 0);
         if active != 0 {
-            tally.problem(format!("{active} connections are left"));
+            stats.problem(format!("{active} connections are left"));
         }
         for pid in self.nginx.workers() {
             let state = settles(|| self.state_of(pid), rests);
             if !rests(&state) {
-                tally.problem(format!("calls are left in worker {pid}: {state}"));
+                stats.problem(format!("calls are left in worker {pid}: {state}"));
             }
             let files = Process(pid).unlinked_files();
             if !files.is_empty() {
-                tally.problem(format!("worker {pid} has files without a name: {files:?}"));
+                stats.problem(format!("worker {pid} has files without a name: {files:?}"));
             }
         }
         let files = files_below(&self.nginx.prefix().join("tmp"));
         if !files.is_empty() {
-            tally.problem(format!("temporary files are left: {files:?}"));
+            stats.problem(format!("temporary files are left: {files:?}"));
         }
     }
 
-    /// What the application says of itself in one of the workers: on new connections until that one takes it.
+    /// Returns the state of the application in one worker, by new connections until that worker accepts one.
     fn state_of(&self, pid: i32) -> serde_json::Value {
         wait_for("an answer of each worker", || {
             let mut conn = self.nginx.connect();
@@ -221,7 +218,7 @@ fn rests(state: &serde_json::Value) -> bool {
     state["started"] == state["closed"] && state["living"] == 0
 }
 
-/// Asks until the answer is as it should be, for as long as anything may take; the last answer.
+/// Asks until the response is as it should be, for as long as anything may take; the last answer.
 fn settles<T>(mut ask: impl FnMut() -> T, is_good: impl Fn(&T) -> bool) -> T {
     let start = Instant::now();
     loop {
@@ -233,7 +230,7 @@ fn settles<T>(mut ask: impl FnMut() -> T, is_good: impl Fn(&T) -> bool) -> T {
     }
 }
 
-/// Whether a record is of the stack of a call that has run too long: it is of the worker, not of the request.
+/// Returns whether a record is of the stack of a call that ran too long: it is logged by the worker, not for the request.
 fn is_of_a_stack(line: &str) -> bool {
     let text = line.split_once("#").and_then(|(_, rest)| rest.split_once(": ")).map_or("", |(_, text)| text);
     text.starts_with("stack of wsgi-") || text.starts_with("  ")
@@ -249,12 +246,12 @@ fn nothing_is_lost_and_nothing_grows() {
         Ok("off") => Engine::Inline,
         _ => Engine::Threads,
     };
-    let site = storm::site(engine).workers(2).http("wsgi_shutdown_timeout 60s;");
+    let site = stress::site(engine).workers(2).http("wsgi_shutdown_timeout 60s;");
     // The stacks of calls that run too long; whatever else is there is looked for below.
     let mut site = site.log_level("notice").errors_expected();
     let limits = engine == Engine::Threads;
     if limits {
-        site = storm::with_limits(site);
+        site = stress::with_limits(site);
     }
     if reload_every > 0 {
         site = site.http("wsgi_max_requests 5000 2000;");
@@ -262,7 +259,7 @@ fn nothing_is_lost_and_nothing_grows() {
     let mut soak = Soak { nginx: site.start(), engine, lives: BTreeMap::new(), reloads: 0 };
     soak.nginx.get("/small?1").expect(200);
     if reload_every > 0 {
-        // What the first ones leave in the master is the allocator's.
+        // The first reloads only grow the allocator of the master.
         for _ in 0..3 {
             soak.nginx.reload();
         }
@@ -271,39 +268,39 @@ fn nothing_is_lost_and_nothing_grows() {
     wait_for("the workers", || (soak.nginx.all_children().len() == 2).then_some(()));
     let at_first = Holds::now(master);
 
-    let tally = Tally::default();
+    let stats = SoakStats::default();
     let start = Instant::now();
-    soak.report(start, &tally);
+    soak.report(start, &stats);
     std::thread::scope(|scope| {
-        let _over = Over(&tally);
-        load(scope, &soak, &tally, limits, reload_every > 0);
+        let _over = Over(&stats);
+        load(scope, &soak, &stats, limits, reload_every > 0);
         let mut second = 0;
         // With very many problems it is known what there is to know.
-        while start.elapsed() < length && tally.problems().len() < 100 {
+        while start.elapsed() < length && stats.problems().len() < 100 {
             std::thread::sleep(Duration::from_secs(1));
             second += 1;
             soak.look();
             if second % 30 == 0 {
-                soak.report(start, &tally);
+                soak.report(start, &stats);
             }
             if reload_every > 0 && second % reload_every == 0 {
-                soak.reload(&tally);
+                soak.reload(&stats);
             }
         }
     });
-    soak.look_at_rest(&tally);
+    soak.look_at_rest(&stats);
     println!("\nat rest:");
-    soak.report(start, &tally);
-    soak.compare_lives(&tally);
+    soak.report(start, &stats);
+    soak.compare_lives(&stats);
     let at_last = Holds::now(master);
     println!("master              {:40}   {at_last}", at_first.to_string());
     if at_last.memory > at_first.memory + MASTER_MEMORY || at_last.descriptors > at_first.descriptors {
-        tally.problem(format!("the master grew: {at_first}, then {at_last}"));
+        stats.problem(format!("the master grew: {at_first}, then {at_last}"));
     }
     for line in soak.nginx.logged("[error]").iter().filter(|line| !is_of_a_stack(line)).take(20) {
-        tally.problem(format!("in the error log: {line}"));
+        stats.problem(format!("in the error log: {line}"));
     }
-    let problems = std::mem::take(&mut *tally.problems());
+    let problems = std::mem::take(&mut *stats.problems());
     // Looks for what is worse in the error log.
     soak.nginx.quit();
     assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
@@ -313,7 +310,7 @@ fn nothing_is_lost_and_nothing_grows() {
 fn load<'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,
     soak: &Soak,
-    tally: &'scope Tally,
+    stats: &'scope SoakStats,
     limits: bool,
     workers_may_retire: bool,
 ) {
@@ -321,32 +318,32 @@ fn load<'scope>(
     // Clients of everything, small and large, each on one connection.
     for seed in 0..3 {
         scope.spawn(move || {
-            let (mut dice, mut visitor) = (Dice::new(seed), Visitor::new(address));
-            while tally.goes_on() {
-                let answer = visitor.ask(&Ask::any(engine, &mut dice));
-                tally.count(&tally.answered, answer);
+            let (mut rng, mut visitor) = (SeededRng::new(seed), Visitor::new(address));
+            while stats.goes_on() {
+                let answer = visitor.ask(&Ask::any(engine, &mut rng));
+                stats.count(&stats.answered, answer);
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
     }
-    // Slow readers: a second or so for an answer.
+    // Slow readers: a second or so for a response.
     for seed in 100..102 {
         scope.spawn(move || {
-            let (mut dice, mut visitor) = (Dice::new(seed), Visitor::new(address));
+            let (mut rng, mut visitor) = (SeededRng::new(seed), Visitor::new(address));
             visitor.pause = Duration::from_millis(20);
-            while tally.goes_on() {
-                let answer = visitor.ask(&Ask::large(&mut dice));
-                tally.count(&tally.answered, answer);
+            while stats.goes_on() {
+                let answer = visitor.ask(&Ask::large(&mut rng));
+                stats.count(&stats.answered, answer);
             }
         });
     }
     // Clients that leave.
     for seed in 200..202 {
         scope.spawn(move || {
-            let mut dice = Dice::new(seed);
-            while tally.goes_on() {
-                come_and_leave(address, engine, &mut dice);
-                tally.left.fetch_add(1, Ordering::Relaxed);
+            let mut rng = SeededRng::new(seed);
+            while stats.goes_on() {
+                come_and_leave(address, engine, &mut rng);
+                stats.left.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
@@ -358,9 +355,9 @@ fn load<'scope>(
             for number in 1.. {
                 let kind = if workers_may_retire && number % 40 == 0 { "asleep" } else { "stuck" };
                 let answer = visitor.ask(&Ask::too_long(kind));
-                tally.count(&tally.timed_out, answer);
+                stats.count(&stats.timed_out, answer);
                 for _ in 0..5 {
-                    if !tally.goes_on() {
+                    if !stats.goes_on() {
                         return;
                     }
                     std::thread::sleep(Duration::from_millis(100));
