@@ -71,8 +71,8 @@ fn a_script_may_have_any_name(engine: Engine) {
     }
     let nginx = site.start();
     for (i, name) in names.iter().enumerate() {
-        let answer = nginx.get(&format!("/{i}")).expect(200);
-        assert_eq!(answer.text(), format!("number {i}"), "{name}");
+        let response = nginx.get(&format!("/{i}")).expect(200);
+        assert_eq!(response.text(), format!("number {i}"), "{name}");
     }
 }
 
@@ -289,8 +289,8 @@ fn an_import_may_raise_anything(engine: Engine) {
     let nginx = site.start();
     let workers = nginx.workers();
     for (i, source) in raises.iter().enumerate() {
-        let answer = nginx.get(&format!("/{i}"));
-        assert_eq!(answer.status, 500, "{source}");
+        let response = nginx.get(&format!("/{i}"));
+        assert_eq!(response.status, 500, "{source}");
     }
     nginx.get("/fine").expect(200);
     assert_eq!(nginx.workers(), workers);
@@ -308,8 +308,8 @@ fn several_applications_live_side_by_side(engine: Engine) {
     let nginx = site.start();
     for round in 1..4 {
         for i in 0..10 {
-            let answer = nginx.get(&format!("/{i}/")).expect(200);
-            assert_eq!(answer.text(), round.to_string());
+            let response = nginx.get(&format!("/{i}/")).expect(200);
+            assert_eq!(response.text(), round.to_string());
         }
     }
 }

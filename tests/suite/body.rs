@@ -68,8 +68,8 @@ fn bodies_of_any_size_arrive_whole(engine: Engine) {
     let nginx = Site::new(engine).app(ECHO).http("client_body_buffer_size 4k; client_max_body_size 0;").start();
     for size in [1, 2, 4095, 4096, 4097, 8191, 8192, 16384, 100_000, 1_000_000, 10_000_000] {
         let body = pattern(size);
-        let answer = nginx.post("/", &body).expect(200);
-        assert!(answer.body == body, "{size} bytes came back otherwise");
+        let response = nginx.post("/", &body).expect(200);
+        assert!(response.body == body, "{size} bytes came back otherwise");
     }
 }
 

@@ -113,17 +113,17 @@ fn keys_of_cgi_and_of_wsgi_are_there(engine: Engine) {
 
 fn every_cgi_value_is_a_plain_str(engine: Engine) {
     let nginx = site(engine).start_shared();
-    let answer = nginx.post("/a?b", "body").expect(200).json();
-    assert_eq!(answer["dict"], true);
-    for (key, kind) in answer["types"].as_object().unwrap() {
+    let response = nginx.post("/a?b", "body").expect(200).json();
+    assert_eq!(response["dict"], true);
+    for (key, kind) in response["types"].as_object().unwrap() {
         if !key.starts_with("wsgi.") {
             assert_eq!(kind, "str", "{key}");
         }
     }
     for key in ["wsgi.multithread", "wsgi.multiprocess", "wsgi.run_once"] {
-        assert_eq!(answer["types"][key], "bool", "{key}");
+        assert_eq!(response["types"][key], "bool", "{key}");
     }
-    assert_eq!(answer["types"]["wsgi.version"], "tuple");
+    assert_eq!(response["types"]["wsgi.version"], "tuple");
 }
 
 fn environ_is_a_fresh_dict_of_its_own(engine: Engine) {

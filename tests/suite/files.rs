@@ -227,9 +227,9 @@ fn narrow(site: Site) -> Site {
 
 fn a_file_is_sent_from_its_position(engine: Engine) {
     let nginx = site(engine).start();
-    let answer = nginx.get("/").expect(200);
-    assert_eq!(answer.header("Content-Length"), Some("1000000"));
-    assert!(answer.body == letters(0, 1_000_000));
+    let response = nginx.get("/").expect(200);
+    assert_eq!(response.header("Content-Length"), Some("1000000"));
+    assert!(response.body == letters(0, 1_000_000));
     nginx.wait_events(&["closed"]);
     assert!(nginx.get("/seek").expect(200).body == letters(3, 1_000_000));
     assert!(nginx.get("/?10").expect(200).body == letters(0, 10));
@@ -370,10 +370,10 @@ fn an_unwanted_file_is_closed(engine: Engine) {
     let ask = |method: &str, path: &str, header: &str| {
         let mut conn = nginx.connect();
         conn.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\n{header}\r\n"));
-        let answer = conn.response_to(method);
+        let response = conn.response_to(method);
         conn.send("GET /quick HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(conn.response().expect(200).text(), "quick", "after {method} {path}");
-        answer
+        response
     };
     ask("HEAD", "/", "").expect(200);
     assert_eq!(ask("HEAD", "/?1000000", "").expect(200).header("Content-Length"), Some("1000000"));
@@ -390,13 +390,13 @@ fn the_application_may_close_its_file_at_once(engine: Engine) {
         // A thread closes it while, or before, it is sent: either all of it comes, or an error.
         let mut conn = nginx.connect();
         conn.send("GET /early HTTP/1.1\r\nHost: a\r\n\r\n");
-        let answer = conn.response();
-        match answer.status {
-            200 if answer.framing == Framing::Length => assert!(answer.body == letters(0, 1_000_000)),
-            200 => assert_eq!(answer.framing, Framing::Cut),
+        let response = conn.response();
+        match response.status {
+            200 if response.framing == Framing::Length => assert!(response.body == letters(0, 1_000_000)),
+            200 => assert_eq!(response.framing, Framing::Cut),
             status => assert_eq!(status, 500),
         }
-        if answer.status == 200 && answer.framing == Framing::Length {
+        if response.status == 200 && response.framing == Framing::Length {
             continue;
         }
         nginx.wait_log("ValueError");
@@ -411,8 +411,8 @@ fn a_file_shorter_than_its_length_breaks_the_connection(engine: Engine) {
             let mut conn = nginx.connect();
             conn.send(format!("GET /?1000001 HTTP/1.1\r\nHost: a\r\n{range}\r\n"));
             if directives.is_empty() || range.is_empty() || range.contains(',') {
-                let answer = conn.response().expect(200);
-                assert_eq!((answer.framing, answer.body.len()), (Framing::Cut, 1_000_000), "{directives} {range}");
+                let response = conn.response().expect(200);
+                assert_eq!((response.framing, response.body.len()), (Framing::Cut, 1_000_000), "{directives} {range}");
             } else {
                 // The requested bytes are there.
                 assert_eq!(conn.response().expect(206).text(), "ab");
@@ -515,9 +515,9 @@ fn a_file_that_lies_about_its_size_is_read(engine: Engine) {
         let Ok(wanted) = std::fs::read_to_string(path) else { continue };
         let mut conn = nginx.connect();
         conn.send(format!("GET /named{path} HTTP/1.1\r\nHost: a\r\n\r\n"));
-        let answer = conn.response().expect(200);
-        assert_eq!(answer.text(), wanted, "{path}");
-        assert_eq!(answer.framing, Framing::Chunked, "{path}");
+        let response = conn.response().expect(200);
+        assert_eq!(response.text(), wanted, "{path}");
+        assert_eq!(response.framing, Framing::Chunked, "{path}");
         conn.send(format!("HEAD /named{path} HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert_eq!(conn.response_to("HEAD").expect(200).header("Content-Length"), None);
     }
@@ -528,8 +528,8 @@ fn an_empty_file_is_an_empty_response(engine: Engine) {
     let mut conn = nginx.connect();
     for _ in 0..2 {
         conn.send(format!("GET /named{}/empty HTTP/1.1\r\nHost: a\r\n\r\n", nginx.prefix().display()));
-        let answer = conn.response().expect(200);
-        assert_eq!((answer.header("Content-Length"), answer.text().as_str()), (Some("0"), ""));
+        let response = conn.response().expect(200);
+        assert_eq!((response.header("Content-Length"), response.text().as_str()), (Some("0"), ""));
     }
 }
 
@@ -549,10 +549,10 @@ fn a_part_of_a_file_may_be_all_that_is_asked_for(engine: Engine) {
     for (range, from, to) in [("0-0", 0, 1), ("-5", 999_995, 1_000_000), ("500000-1999999", 500_000, 1_000_000)] {
         let mut conn = nginx.connect();
         conn.send(format!("GET /seek?999997 HTTP/1.1\r\nHost: a\r\nRange: bytes={range}\r\n\r\n"));
-        let answer = conn.response().expect(206);
+        let response = conn.response().expect(206);
         let shifted = letters(3, 1_000_000);
         assert!(
-            answer.body == shifted[from.min(999_996) - if range == "-5" { 3 } else { 0 }..to.min(999_997)],
+            response.body == shifted[from.min(999_996) - if range == "-5" { 3 } else { 0 }..to.min(999_997)],
             "{range}"
         );
     }
@@ -673,14 +673,14 @@ application = get_wsgi_application()
         .start();
     for path in ["/flask/file", "/django/file"] {
         let before = sent_by_sendfile(&nginx);
-        let answer = nginx.get(path).expect(200);
-        assert_eq!(answer.text(), "0123456789".repeat(10_000));
-        assert_eq!(answer.header("Content-Length"), Some("100000"));
+        let response = nginx.get(path).expect(200);
+        assert_eq!(response.text(), "0123456789".repeat(10_000));
+        assert_eq!(response.header("Content-Length"), Some("100000"));
         wait_for(path, || (sent_by_sendfile(&nginx) == before + 100_000).then_some(()));
         assert_eq!(nginx.request("HEAD", path, &[], b"").expect(200).header("Content-Length"), Some("100000"));
     }
-    let answer = nginx.request("GET", "/flask/file", &[("Range", "bytes=10-14")], b"").expect(206);
-    assert_eq!(answer.text(), "01234");
+    let response = nginx.request("GET", "/flask/file", &[("Range", "bytes=10-14")], b"").expect(206);
+    assert_eq!(response.text(), "01234");
     let worker = Process(nginx.workers()[0]);
     let open = || std::fs::read_dir(format!("/proc/{}/fd", worker.0)).unwrap().flatten();
     let data = nginx.prefix().join("data");

@@ -69,15 +69,15 @@ impl<'a> Browser<'a> {
         if !cookies.is_empty() {
             headers.push(("Cookie", &cookies));
         }
-        let answer = self.nginx.request(method, path, &headers, body);
-        for cookie in answer.all("Set-Cookie") {
+        let response = self.nginx.request(method, path, &headers, body);
+        for cookie in response.all("Set-Cookie") {
             let (name, value) = cookie.split(';').next().unwrap().split_once('=').expect(cookie);
             self.cookies.retain(|(known, _)| known != name);
             if !value.is_empty() && value != "\"\"" {
                 self.cookies.push((name.to_owned(), value.to_owned()));
             }
         }
-        answer
+        response
     }
 
     fn cookie(&self, name: &str) -> Option<&str> {
@@ -146,7 +146,7 @@ fn assert_serves(nginx: &Nginx, prefix: &str) {
 fn assert_takes_chunks(nginx: &Nginx, path: &str, document: &Value) {
     let text = document.to_string();
     let (one, two) = text.split_at(5);
-    let answer = nginx
+    let response = nginx
         .connect()
         .send(format!(
             "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n\
@@ -155,7 +155,7 @@ fn assert_takes_chunks(nginx: &Nginx, path: &str, document: &Value) {
             two.len()
         ))
         .response();
-    assert_eq!(answer.expect(200).json(), *document);
+    assert_eq!(response.expect(200).json(), *document);
 }
 
 /// Whatever the size: some frameworks keep small ones in memory and others in files.

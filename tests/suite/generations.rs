@@ -181,8 +181,8 @@ fn no_worker_goes_back_to_an_old_version() {
                 let (mut newest, mut asked) = (0, 0);
                 while newest < 7 || !stop.load(std::sync::atomic::Ordering::Relaxed) {
                     let mut conn = crate::harness::Conn::open(address);
-                    let answer = conn.send("GET / HTTP/1.0\r\n\r\n").response().expect(200).text();
-                    let version: u32 = answer.parse().unwrap();
+                    let response = conn.send("GET / HTTP/1.0\r\n\r\n").response().expect(200).text();
+                    let version: u32 = response.parse().unwrap();
                     assert!(version >= newest, "{version} after {newest}");
                     (newest, asked) = (version, asked + 1);
                 }
@@ -249,14 +249,14 @@ fn a_file_edited_while_it_is_loaded_has_another_version() {
     nginx.write("helper.py", "VERSION = '3'\n");
     let mut newest = "1".to_owned();
     wait_for("the last version", || {
-        let answer = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response().expect(200).text();
-        assert!(answer >= newest, "{answer} after {newest}");
-        newest = answer;
+        let response = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response().expect(200).text();
+        assert!(response >= newest, "{response} after {newest}");
+        newest = response;
         (newest == "3" && nginx.events().iter().filter(|event| *event == "end 1").count() == 2).then_some(())
     });
     for _ in 0..30 {
-        let answer = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
-        assert_eq!(answer.expect(200).text(), "3");
+        let response = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
+        assert_eq!(response.expect(200).text(), "3");
     }
 }
 
@@ -268,14 +268,14 @@ fn a_version_that_one_worker_cannot_load_goes_live_nowhere() {
     nginx.wait_log("LookupError: not here");
     std::thread::sleep(Duration::from_millis(500));
     for _ in 0..30 {
-        let answer = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
-        assert_eq!(answer.expect(200).text(), "1");
+        let response = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
+        assert_eq!(response.expect(200).text(), "1");
     }
     edit(&nginx, &app("3"));
     wait_version(&nginx, "3");
     for _ in 0..30 {
-        let answer = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
-        assert_eq!(answer.expect(200).text(), "3");
+        let response = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
+        assert_eq!(response.expect(200).text(), "3");
     }
 }
 
@@ -292,8 +292,8 @@ fn workers_may_come_and_go() {
         Process(workers[0]).wait_gone();
         wait_for("the new version", || {
             // On a connection that the one that is gone cannot have had.
-            let answer = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
-            (answer.expect(200).text() == number.to_string()).then_some(())
+            let response = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
+            (response.expect(200).text() == number.to_string()).then_some(())
         });
         wait_for("another worker", || {
             let now = nginx.workers();

@@ -1,9 +1,9 @@
-//! A request whose body is read while its call runs, when another location answers it in the end: that location, and the
+//! A request whose body is read while its call runs, when another location responds in the end: that location, and the
 //! server behind it, find a request without a body, and the next request is found where it begins.
 
 use crate::harness::{Conn, Engine, Nginx, Site, wait_for};
 
-/// Reads as much of the body as the query names, and lets another location answer in the way that the path names.
+/// Reads as much of the body as the query names, and lets another location respond in the way that the path names.
 const APP: &str = r#"
 import time
 
@@ -129,7 +129,7 @@ fn an_application_that_responds_instead_finds_no_body() {
     }
 }
 
-/// It comes with the head, so that the call never begins.
+/// It comes with the headers, so that the call never begins.
 #[test]
 fn the_error_page_of_a_body_that_is_wrong_finds_no_body() {
     let nginx = start();

@@ -141,8 +141,8 @@ def application(environ, start_response):
         )
         .start_shared();
     for method in ["GET", "DELETE", "POST"] {
-        let answer = nginx.request(method, "/", &[], b"").expect(200);
-        assert_eq!(answer.text(), "[b'', b'', [], b'']");
+        let response = nginx.request(method, "/", &[], b"").expect(200);
+        assert_eq!(response.text(), "[b'', b'', [], b'']");
     }
 }
 

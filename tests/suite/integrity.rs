@@ -117,9 +117,9 @@ fn read_slowly(nginx: &Nginx, path: &str, rng: &mut SeededRng) -> Vec<u8> {
             count => all.extend_from_slice(&buffer[..count]),
         }
     }
-    let answer = Conn::from_bytes(all).response().expect(200);
-    assert_ne!(answer.framing, Framing::Cut);
-    answer.body
+    let response = Conn::from_bytes(all).response().expect(200);
+    assert_ne!(response.framing, Framing::Cut);
+    response.body
 }
 
 fn responses_arrive_as_they_were_given(engine: Engine) {

@@ -137,8 +137,8 @@ def application(environ, start_response):
         .start();
     for i in 0..200 {
         let value = format!("header {i}").repeat(20);
-        let answer = nginx.request("GET", &format!("/?q{i}"), &[("X-Mine", &value)], b"");
-        assert_eq!(answer.expect(200).text(), "[]");
+        let response = nginx.request("GET", &format!("/?q{i}"), &[("X-Mine", &value)], b"");
+        assert_eq!(response.expect(200).text(), "[]");
     }
 }
 

@@ -189,15 +189,15 @@ fn open_gate(nginx: &Nginx) {
 /// The response and how long it took.
 fn timed(nginx: &Nginx, path: &str) -> (Response, Duration) {
     let start = Instant::now();
-    let answer = nginx.get(path);
-    (answer, start.elapsed())
+    let response = nginx.get(path);
+    (response, start.elapsed())
 }
 
 // ---- the queue ------------------------------------------------------------------------------------------------------
 
 #[track_caller]
-fn assert_refused(answer: &Response) {
-    assert_eq!((answer.status, answer.header("Retry-After")), (503, Some("1")));
+fn assert_refused(response: &Response) {
+    assert_eq!((response.status, response.header("Retry-After")), (503, Some("1")));
 }
 
 #[test]
@@ -322,8 +322,8 @@ fn a_call_that_waited_too_long_for_an_import_never_starts() {
 /// Sends a request whose call ends far later than the limit of 300 ms, or never: 504 comes before its end.
 #[track_caller]
 fn assert_504_in_time(nginx: &Nginx, path: &str) {
-    let (answer, took) = timed(nginx, path);
-    assert_eq!(answer.status, 504, "{}", answer.text());
+    let (response, took) = timed(nginx, path);
+    assert_eq!(response.status, 504, "{}", response.text());
     assert!(took >= Duration::from_millis(290), "{path}: {took:?}");
     assert!(!nginx.events().contains(&"returned".to_owned()), "{path}: the call has ended");
 }
@@ -364,8 +364,8 @@ fn close_runs_after_a_timeout(engine: Engine) {
 fn a_response_that_has_begun_is_cut_by_a_timeout(engine: Engine) {
     let nginx = warm(limited(engine, LIMIT));
     let mut conn = ask(&nginx, "/limited/begun");
-    let answer = conn.response().expect(200);
-    assert_eq!((answer.text().as_str(), answer.framing), ("begun", Framing::Cut));
+    let response = conn.response().expect(200);
+    assert_eq!((response.text().as_str(), response.framing), ("begun", Framing::Cut));
     conn.assert_closed();
     nginx.wait_events(&["closed"]);
 }
@@ -373,8 +373,8 @@ fn a_response_that_has_begun_is_cut_by_a_timeout(engine: Engine) {
 fn a_complete_response_is_not_cut_for_a_late_close(engine: Engine) {
     let nginx = warm(limited(engine, LIMIT));
     let mut conn = ask(&nginx, "/limited/late");
-    let answer = conn.response().expect(200);
-    assert_eq!((answer.text().as_str(), answer.framing), ("complete", Framing::Chunked));
+    let response = conn.response().expect(200);
+    assert_eq!((response.text().as_str(), response.framing), ("complete", Framing::Chunked));
     nginx.wait_events(&["closed"]);
     // The connection is kept.
     conn.send("GET /fine HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -610,8 +610,8 @@ fn a_location_has_limits_of_its_own(engine: Engine) {
 fn a_call_in_c_on_the_event_loop_is_late_when_it_ends() {
     for path in ["/limited/sleep?0.8", "/limited/keep_gil?0.8"] {
         let nginx = warm(limited(Engine::Inline, LIMIT));
-        let (answer, took) = timed(&nginx, path);
-        assert_eq!(answer.status, 504);
+        let (response, took) = timed(&nginx, path);
+        assert_eq!(response.status, 504);
         assert!(took >= Duration::from_millis(800), "{took:?}");
         nginx.get("/fine").expect(200);
     }

@@ -13,19 +13,7 @@ both_engines!(
     a_character_may_be_written_in_pieces,
     lines_of_two_requests_never_mix,
     a_long_line_is_whole,
-    a_long_traceback_is_whole,
-    chained_exceptions_are_whole,
-    a_syntax_error_is_shown_with_its_line,
-    tracebacks_of_imports_have_no_frames_of_the_server,
-    a_debug_page_has_no_frames_of_the_server,
-    tracebacks_of_calls_have_no_frames_of_importlib,
     a_loaded_application_is_logged_with_its_time,
-    a_log_handler_maps_levels,
-    a_log_handler_writes_whole_records,
-    a_log_handler_works_everywhere,
-    a_log_handler_works_in_a_forked_child,
-    a_log_handler_can_be_configured,
-    a_log_handler_costs_nothing_unless_it_is_used,
     streams_behave_as_text_files_do,
     any_character_can_be_written,
     control_characters_do_not_reach_the_log,
@@ -35,7 +23,7 @@ both_engines!(
 );
 
 /// An application with this body before its response.
-fn does(engine: Engine, body: &str) -> Site {
+pub fn does(engine: Engine, body: &str) -> Site {
     let body = body.trim().replace('\n', "\n    ");
     Site::new(engine)
         .app(&format!(
@@ -54,7 +42,7 @@ def application(environ, start_response):
 }
 
 /// Returns the application's part of a record: without nginx's prefix and the description of the request at the end.
-fn message(line: &str) -> &str {
+pub fn message(line: &str) -> &str {
     let rest = line.split_once("#").expect("a record").1;
     let rest = rest.split_once(": ").expect("a record").1;
     let rest = match rest.strip_prefix('*') {
@@ -104,7 +92,7 @@ warnings.warn("by warnings")
 }
 
 /// The connection's number in nginx's `*7 `.
-fn number(line: &str) -> Option<u64> {
+pub fn number(line: &str) -> Option<u64> {
     let (_, rest) = line.split_once(": *")?;
     rest.split_once(' ')?.0.parse().ok()
 }
@@ -319,7 +307,7 @@ for _ in range(20):
 }
 
 /// Counts a letter in messages that have more than a few of it. A line may be split into several records.
-fn letters_logged(log: &str, letter: char) -> usize {
+pub fn letters_logged(log: &str, letter: char) -> usize {
     let many = letter.to_string().repeat(10);
     log.lines()
         .filter(|line| line.contains(&many))
@@ -350,209 +338,6 @@ print("\u20ac" * 3000 + "euro end")
     }
 }
 
-fn a_long_traceback_is_whole(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(
-            r#"
-# Sixty functions that call one another: f0 calls f1, and so on.
-source = "\n".join(f"def f{i}():\n    return f{i + 1}()\n" for i in range(60))
-exec(compile(source, "frames.py", "exec"))
-
-def f60():
-    raise ValueError("q" * 10240 + " the very end")
-
-def application(environ, start_response):
-    f0()
-"#,
-        )
-        .errors_expected()
-        .start_shared();
-    nginx.get("/").expect(500);
-    nginx.wait_log("the very end");
-    nginx.wait_log("Traceback (most recent call last):");
-    let log = nginx.error_log();
-    for i in 0..=60 {
-        assert!(log.contains(&format!("in f{i}")), "frame f{i} is missing");
-    }
-    let (_, end) = log.rsplit_once("raise ValueError(").expect("the source line");
-    assert_eq!(letters_logged(end, 'q'), 10_240);
-}
-
-fn chained_exceptions_are_whole(engine: Engine) {
-    let nginx = does(
-        engine,
-        r#"
-try:
-    try:
-        {}["inner key"]
-    except KeyError as e:
-        raise ValueError("the middle\nof two lines") from e
-except ValueError:
-    raise RuntimeError("the outer")
-"#,
-    )
-    .start_shared();
-    nginx.get("/").expect(500);
-    nginx.wait_log("RuntimeError: the outer");
-    let log = nginx.error_log();
-    let at: Vec<usize> = [
-        "KeyError: 'inner key'",
-        "The above exception was the direct cause of the following exception:",
-        "ValueError: the middle",
-        "of two lines",
-        "During handling of the above exception, another exception occurred:",
-        "RuntimeError: the outer",
-    ]
-    .iter()
-    .map(|text| log.rfind(text).unwrap_or_else(|| panic!("no {text}")))
-    .collect();
-    assert!(at.is_sorted(), "in another order");
-}
-
-fn a_syntax_error_is_shown_with_its_line(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app("def application(environ, start_response):\n    retrun []\n    a b\n")
-        .errors_expected()
-        .start();
-    nginx.get("/").expect(500);
-    nginx.wait_log("SyntaxError: invalid syntax");
-    let line = nginx.wait_log("app.py\", line 2");
-    assert!(line.contains("File \""), "{line}");
-}
-
-/// Imports that fail: the file, its text, and the messages of all records of the failure but the first.
-fn failing_imports() -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
-    vec![
-        (
-            "missing.py",
-            "import not_there\n",
-            vec![
-                "Traceback (most recent call last):",
-                "  File \"@prefix@/missing.py\", line 1, in <module>",
-                "    import not_there",
-                "ModuleNotFoundError: No module named 'not_there'",
-            ],
-        ),
-        (
-            "syntax.py",
-            "a b\n",
-            vec!["  File \"@prefix@/syntax.py\", line 1", "    a b", "    ^^^", "SyntaxError: invalid syntax"],
-        ),
-        (
-            "callable.py",
-            "other = 1\n",
-            vec![
-                "AttributeError: '@prefix@/callable.py' has no 'application'; the name of the callable is the second \
-                 argument of wsgi_pass",
-            ],
-        ),
-        (
-            "chained.py",
-            "import importlib\ntry:\n    importlib.import_module('broken')\nexcept KeyError as error:\n    \
-             raise ValueError('chained') from error\n",
-            vec![
-                "Traceback (most recent call last):",
-                "  File \"@prefix@/chained.py\", line 3, in <module>",
-                "    importlib.import_module('broken')",
-                "  File \"@importlib@\", line @, in import_module",
-                "    return _bootstrap._gcd_import(name[level:], package, level)",
-                "  File \"@prefix@/broken.py\", line 1, in <module>",
-                "    raise KeyError('inner')",
-                "KeyError: 'inner'",
-                "",
-                "The above exception was the direct cause of the following exception:",
-                "",
-                "Traceback (most recent call last):",
-                "  File \"@prefix@/chained.py\", line 5, in <module>",
-                "    raise ValueError('chained') from error",
-                "ValueError: chained",
-            ],
-        ),
-        (
-            "imports_syntax.py",
-            "import syntax\n",
-            vec![
-                "Traceback (most recent call last):",
-                "  File \"@prefix@/imports_syntax.py\", line 1, in <module>",
-                "    import syntax",
-                "  File \"@prefix@/syntax.py\", line 1",
-                "    a b",
-                "    ^^^",
-                "SyntaxError: invalid syntax",
-            ],
-        ),
-    ]
-}
-
-/// Without the lines of marks that newer Pythons put below code, and where they differ.
-fn is_of_every_version(line: &str) -> bool {
-    !line.trim().is_empty() && !line.trim_matches([' ', '^', '~']).is_empty()
-}
-
-fn tracebacks_of_imports_have_no_frames_of_the_server(engine: Engine) {
-    for (file, text, wanted) in failing_imports() {
-        let nginx = Site::new(engine)
-            .file("broken.py", "raise KeyError('inner')\n")
-            .file("syntax.py", "a b\n")
-            .app_at("/", file, text)
-            .errors_expected()
-            .start();
-        let prefix = nginx.prefix().display().to_string();
-        let wanted: Vec<String> = wanted.iter().map(|line| line.replace("@prefix@", &prefix)).collect();
-        // The headline says what the last line says.
-        let log = wait_for("the traceback", || {
-            let is_last = |line: &str| line.ends_with(wanted.last().unwrap()) && !line.contains("could not be loaded");
-            let log = nginx.error_log();
-            log.lines().any(is_last).then_some(log)
-        });
-        let lines = log.lines().filter(|line| line.contains("[error]")).map(message);
-        let found: Vec<&str> = lines.skip(1).filter(|line| is_of_every_version(line)).take(wanted.len()).collect();
-        let wanted: Vec<&str> = wanted.iter().map(String::as_str).filter(|line| is_of_every_version(line)).collect();
-        for (found, wanted) in found.iter().zip(&wanted) {
-            let is_importlib = wanted.contains("@importlib@") && found.ends_with("in import_module");
-            assert!(is_importlib || found == wanted, "{file}: {found:?} instead of {wanted:?} in\n{log}");
-        }
-        assert!(found.len() >= wanted.len(), "{file}: {found:?}");
-        assert!(!log.contains("ngx_wsgi/") && !log.contains("<frozen importlib"), "{log}");
-    }
-}
-
-fn a_debug_page_has_no_frames_of_the_server(engine: Engine) {
-    let nginx = Site::new(engine).http("wsgi_debug on;").app("import not_there\n").errors_expected().start();
-    let page = nginx.get("/").expect(500).text();
-    let start = format!(
-        "Traceback (most recent call last):\n  File \"{}/app.py\", line 1, in <module>\n",
-        nginx.prefix().display()
-    );
-    assert!(page.starts_with(&start) && page.ends_with("No module named 'not_there'\n"), "{page}");
-}
-
-/// Also of several errors at once.
-fn tracebacks_of_calls_have_no_frames_of_importlib(engine: Engine) {
-    let nginx = does(
-        engine,
-        r#"
-import importlib
-failures = []
-for name in ("broken", "broken"):
-    try:
-        importlib.import_module(name)
-    except KeyError as error:
-        failures.append(error)
-if sys.version_info >= (3, 11):
-    raise ExceptionGroup("several", failures)
-raise failures[0]
-"#,
-    )
-    .file("broken.py", "raise KeyError('inner')\n")
-    .start();
-    nginx.get("/").expect(500);
-    nginx.wait_log("KeyError: 'inner'");
-    let log = nginx.error_log();
-    assert!(log.contains("in import_module") && log.contains("/broken.py\", line 1"), "{log}");
-    assert!(!log.contains("<frozen importlib"), "{log}");
-}
-
 fn a_loaded_application_is_logged_with_its_time(engine: Engine) {
     let nginx = Site::new(engine)
         .app_at("/fast", "fast.py", "application = print\n")
@@ -566,179 +351,6 @@ fn a_loaded_application_is_logged_with_its_time(engine: Engine) {
     };
     let (fast, slow) = (seconds("fast"), seconds("slow"));
     assert!(slow >= 0.3 && fast < slow, "{fast} and {slow}");
-}
-
-fn a_log_handler_maps_levels(engine: Engine) {
-    let body = r#"
-import ngx_wsgi
-logger = logging.getLogger("mine")
-logger.propagate = False
-logger.setLevel(1)
-logger.addHandler(ngx_wsgi.LogHandler())
-for level in (1, 10, 15, 20, 25, 30, 35, 40, 45, 50, 60):
-    logger.log(level, "at level %d.", level)
-"#;
-    let mut nginx = does(engine, body).log_level("debug").start();
-    nginx.get("/").expect(200);
-    nginx.wait_expected_error("at level 60.");
-    nginx.wait_expected_error("at level 50.");
-    for (name, levels) in [
-        ("debug", &[1, 10, 15][..]),
-        ("info", &[20, 25]),
-        ("warn", &[30, 35]),
-        ("error", &[40, 45]),
-        ("crit", &[50, 60]),
-    ] {
-        for level in levels {
-            let line = nginx.wait_log(&format!("at level {level}."));
-            assert!(line.contains(&format!("[{name}]")), "{line}");
-            assert!(number(&line).is_some(), "{line}");
-            // nginx adds nothing at that level.
-            assert_eq!(line.contains("request: \"GET / HTTP/1.1\""), *name != *"debug", "{line}");
-        }
-    }
-    // Records below the level of the log are not there.
-    let nginx = does(engine, &body.replace("(1, ", "(20, 1, ").replace(", 50, 60", "")).log_level("notice").start();
-    nginx.get("/").expect(200);
-    nginx.wait_log("at level 45.");
-    assert_eq!(nginx.logged("at level").len(), 4);
-}
-
-fn a_log_handler_writes_whole_records(engine: Engine) {
-    let nginx = does(
-        engine,
-        r#"
-import ngx_wsgi
-logger = logging.getLogger("mine")
-logger.propagate = False
-logger.addHandler(ngx_wsgi.LogHandler())
-try:
-    {}["a key"]
-except KeyError:
-    logger.warning("two\nlines", exc_info=True)
-logger.warning("w" * 5000 + " the end of it")
-logger.warning("\u20ac half \ud800 a pair\n")
-logger.warning("wrong: %d", "text")
-"#,
-    )
-    .start();
-    nginx.get("/").expect(200);
-    nginx.wait_log("Arguments: ('text',)");
-    let log = nginx.error_log();
-    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("[warn]")).map(message).collect();
-    assert_eq!(warnings[..3], ["two", "lines", "Traceback (most recent call last):"]);
-    assert!(warnings.contains(&"KeyError: 'a key'") && warnings.contains(&"\u{20ac} half \\ud800 a pair"), "{log}");
-    assert_eq!(letters_logged(&log, 'w'), 5000);
-    assert_eq!(warnings.iter().filter(|line| line.ends_with("the end of it")).count(), 1);
-}
-
-/// At import, in requests, in threads; and in sub-interpreters where there are some.
-fn a_log_handler_works_everywhere(engine: Engine) {
-    let source = r#"
-import logging
-import threading
-
-import ngx_wsgi
-
-logging.basicConfig(handlers=[ngx_wsgi.LogHandler()], level=logging.INFO)
-name = ngx_wsgi.interpreter
-logging.info("in %s at import", name)
-
-def application(environ, start_response):
-    thread = threading.Thread(target=logging.warning, args=("in %s on a thread", name))
-    thread.start()
-    thread.join()
-    logging.info("in %s in a request", name)
-    start_response("200 OK", [])
-    return [b"done"]
-"#;
-    let site = Site::new(engine);
-    let (site, names) = match engine {
-        Engine::Threads => {
-            let sub = "wsgi_pass app.py; wsgi_enable_subinterpreters on; wsgi_interpreter";
-            let own = if env!("WSGI_PYTHON_VERSION") < "3.13" { "shared" } else { "own" };
-            let site = site.location("/sub", &format!("{sub} sub;"));
-            let site = site.location("/other", &format!("{sub} other; wsgi_interpreter_gil {own};"));
-            (site, vec!["main", "sub", "other"])
-        }
-        Engine::Inline => (site, vec!["main"]),
-    };
-    let nginx = site.app(source).start();
-    for name in names {
-        let line = nginx.wait_log(&format!("INFO:root:in {name} at import"));
-        assert!(line.contains("[info]") && number(&line).is_none(), "{line}");
-        nginx.get(&format!("/{}", name.trim_start_matches("main"))).expect(200);
-        let line = nginx.wait_log(&format!("WARNING:root:in {name} on a thread"));
-        assert!(line.contains("[warn]") && number(&line).is_none(), "{line}");
-        let line = nginx.wait_log(&format!("INFO:root:in {name} in a request"));
-        assert!(line.contains("[info]") && number(&line).is_some(), "{line}");
-    }
-}
-
-fn a_log_handler_works_in_a_forked_child(engine: Engine) {
-    let nginx = does(
-        engine,
-        r#"
-import ngx_wsgi, os
-logging.basicConfig(handlers=[ngx_wsgi.LogHandler()])
-child = os.fork()
-if child == 0:
-    logging.warning("in a child")
-    os._exit(0)
-os.waitpid(child, 0)
-logging.warning("in its parent")
-"#,
-    )
-    .start();
-    nginx.get("/").expect(200);
-    nginx.wait_log("WARNING:root:in its parent");
-    assert_eq!(nginx.logged("in a child"), ["WARNING:root:in a child"]);
-}
-
-/// As docs/logging.md has it for Django, whose LOGGING this is.
-fn a_log_handler_can_be_configured(engine: Engine) {
-    let nginx = does(
-        engine,
-        r#"
-import logging.config
-from ngx_wsgi import LogHandler as handler
-for console in ({"()": handler}, {"class": "ngx_wsgi.LogHandler"}):
-    logging.config.dictConfig({
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"named": {"format": "%(name)s: %(message)s"}},
-        "handlers": {"console": {**console, "level": "INFO", "formatter": "named"}},
-        "root": {"handlers": ["console"], "level": "DEBUG"},
-    })
-    assert type(logging.getLogger().handlers[0]) is handler
-assert repr(handler) == "<class 'ngx_wsgi.LogHandler'>", repr(handler)
-logging.getLogger("shop").debug("too little")
-logging.getLogger("shop").warning("a warning")
-"#,
-    )
-    .start();
-    nginx.get("/").expect(200);
-    assert!(nginx.wait_log("shop: a warning").contains("[warn]"));
-    assert_eq!(nginx.logged("too little"), Vec::<String>::new());
-}
-
-fn a_log_handler_costs_nothing_unless_it_is_used(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(
-            r#"
-import sys
-import ngx_wsgi
-
-before = "logging" in sys.modules
-found = [hasattr(ngx_wsgi, "LogHandler"), hasattr(ngx_wsgi, "NoHandler"), "logging" in sys.modules]
-
-def application(environ, start_response):
-    start_response("200 OK", [])
-    return [repr([before, *found]).encode()]
-"#,
-        )
-        .start();
-    assert_eq!(nginx.get("/").expect(200).text(), "[False, True, False, True]");
 }
 
 fn streams_behave_as_text_files_do(engine: Engine) {

@@ -26,7 +26,7 @@ both_engines!(
     several_workers_serve,
 );
 
-/// An application whose answer is the JSON of what `answer(environ)` returns; the source defines that.
+/// An application that responds with the result of `answer(environ)` as JSON; the source defines that function.
 fn site(engine: Engine, source: &str) -> Site {
     let source = format!(
         r#"
@@ -254,8 +254,8 @@ def application(environ, start_response):
 "#;
     let nginx = site(engine, source).start();
     for path in ["/exit", "/raise", "/return"] {
-        let answer = nginx.get(path).expect(200);
-        assert_eq!(answer.text(), "body", "the parent's answer to {path}");
+        let response = nginx.get(path).expect(200);
+        assert_eq!(response.text(), "body", "the parent's answer to {path}");
     }
     let children: Vec<Process> =
         nginx.events().iter().map(|event| Process(event["child ".len()..].parse().unwrap())).collect();
@@ -566,8 +566,8 @@ def answer(environ):
     nginx.write("go", "");
     let_go_of_gil(&nginx);
     for conn in &mut conns {
-        let answer = conn.response().expect(200);
-        assert_eq!((answer.text().as_str(), answer.framing), ("\"done\"", Framing::Length));
+        let response = conn.response().expect(200);
+        assert_eq!((response.text().as_str(), response.framing), ("\"done\"", Framing::Length));
     }
 }
 
@@ -634,7 +634,7 @@ def answer(environ):
     return [os.getpid(), ngx_wsgi.worker_number, environ["wsgi.multiprocess"]]
 "#;
 
-/// No reload here: with `master_process off` a stock nginx does not answer any more after one.
+/// No reload here: with `master_process off` a stock nginx stops responding after one.
 fn one_process_without_a_master(engine: Engine) {
     let mut nginx = site(engine, WORKER).main("master_process off;").start();
     assert_eq!(answer(&nginx), json!([nginx.master(), 0, false]));

@@ -66,15 +66,15 @@ fn site(engine: Engine) -> Site {
 }
 
 /// Version, process and place of a response.
-fn all_parts(answer: &Response) -> (String, i32, usize) {
-    let text = answer.text();
+fn all_parts(response: &Response) -> (String, i32, usize) {
+    let text = response.text();
     let parts: Vec<&str> = text.split(' ').collect();
     let [version, pid, place] = parts[..] else { panic!("{text:?}") };
     (version.to_owned(), pid.parse().unwrap(), place.parse().unwrap())
 }
 
-fn parts(answer: &Response) -> (String, i32) {
-    let (version, pid, _) = all_parts(answer);
+fn parts(response: &Response) -> (String, i32) {
+    let (version, pid, _) = all_parts(response);
     (version, pid)
 }
 
@@ -294,9 +294,9 @@ fn the_first_client_after_a_change_gets_a_refresh(engine: Engine) {
             assert_eq!(parts(&first), (old, pid));
         }
         pid = wait_for("the new version", || {
-            let answer = get(&nginx, "/").expect(200);
-            told += usize::from(answer.header("refresh").is_some());
-            let (found, pid) = parts(&answer);
+            let response = get(&nginx, "/").expect(200);
+            told += usize::from(response.header("refresh").is_some());
+            let (found, pid) = parts(&response);
             (found == new).then_some(pid)
         });
         assert!(told <= 1, "{told} calls");
@@ -313,13 +313,13 @@ fn a_refresh_of_the_application_stays(engine: Engine) {
     let (nginx, _) = start(site(engine).file("app.py", &app("one")), "one");
     nginx.write("app.py", &app("two"));
     wait_for("the new version", || {
-        let answer = get(&nginx, "/").expect(200);
-        assert_eq!(answer.header("refresh"), Some("7"));
-        (parts(&answer).0 == "two").then_some(())
+        let response = get(&nginx, "/").expect(200);
+        assert_eq!(response.header("refresh"), Some("7"));
+        (parts(&response).0 == "two").then_some(())
     });
 }
 
-/// A second after an edit the new code answers, as promised; on a busy machine not each time.
+/// A second after an edit the new code responds, as documented; on a busy machine not each time.
 fn a_request_a_second_after_the_edit(engine: Engine) {
     let (nginx, _) = start(site(engine), "one");
     let answers = |version: &str| {
@@ -375,8 +375,8 @@ fn a_single_process_stays_as_it_is(engine: Engine) {
             || nginx.logged("worker cannot be recycled with \"master_process off\": files of application").len();
         wait_for("the warning", || (warnings() >= round).then_some(()));
         for _ in 0..10 {
-            let answer = nginx.get("/").expect(200);
-            assert_eq!((parts(&answer), answer.header("refresh")), (("one".to_owned(), nginx.master()), None));
+            let response = nginx.get("/").expect(200);
+            assert_eq!((parts(&response), response.header("refresh")), (("one".to_owned(), nginx.master()), None));
         }
         assert_eq!(warnings(), round);
     }

@@ -361,12 +361,12 @@ def application(environ, start_response):
 "#,
         )
         .start();
-    let answer = nginx.request("GET", "/pages/index.html", &[("Authorization", "Basic dXNlcjpwYXNz")], b"");
-    assert_eq!(answer.header("X-Claimed"), Some("user"));
-    assert_eq!(answer.text(), "nobody");
+    let response = nginx.request("GET", "/pages/index.html", &[("Authorization", "Basic dXNlcjpwYXNz")], b"");
+    assert_eq!(response.header("X-Claimed"), Some("user"));
+    assert_eq!(response.text(), "nobody");
 }
 
-/// Such a filter sends the head only when it has seen the body.
+/// Such a filter sends the headers only when it has seen the body.
 fn a_filter_may_hold_the_headers_back(engine: Engine) {
     let filter = "/usr/lib/nginx/modules/ngx_http_image_filter_module.so";
     if !std::path::Path::new(filter).exists() {
@@ -396,9 +396,9 @@ def application(environ, start_response):
 "#,
         )
         .start();
-    let answer = nginx.get("/image").expect(200);
-    assert_eq!(answer.header("Content-Type"), Some("image/png"));
-    assert_eq!(answer.body[16..24], [0, 0, 0, 5, 0, 0, 0, 5]);
+    let response = nginx.get("/image").expect(200);
+    assert_eq!(response.header("Content-Type"), Some("image/png"));
+    assert_eq!(response.body[16..24], [0, 0, 0, 5, 0, 0, 0, 5]);
 }
 
 fn an_application_may_be_an_ssi_page(engine: Engine) {

@@ -86,13 +86,13 @@ fn data(from: usize, to: usize) -> Vec<u8> {
 fn ask(nginx: &Nginx, method: &str, path: &str, headers: &str) -> Response {
     let mut conn = nginx.connect();
     conn.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\n{headers}\r\n"));
-    let answer = conn.response_to(method);
+    let response = conn.response_to(method);
     // The next response is in order.
-    if answer.framing != Framing::Cut && answer.header("Connection") != Some("close") {
+    if response.framing != Framing::Cut && response.header("Connection") != Some("close") {
         conn.send("GET /item HTTP/1.1\r\nHost: a\r\nRange: bytes=0-1\r\n\r\n");
         assert_eq!(conn.response().expect(206).body, [0, 1]);
     }
-    answer
+    response
 }
 
 fn one_range_is_a_part(engine: Engine) {
@@ -108,19 +108,19 @@ fn one_range_is_a_part(engine: Engine) {
                 ("-999999999", 0, SIZE),
                 ("250000-999999", 250_000, SIZE),
             ] {
-                let answer = ask(&nginx, "GET", path, &format!("Range: bytes={range}\r\n")).expect(206);
-                assert_eq!(answer.header("Content-Range").unwrap(), format!("bytes {from}-{}/{SIZE}", to - 1));
-                assert!(answer.body == data(from, to), "{path} {range}");
+                let response = ask(&nginx, "GET", path, &format!("Range: bytes={range}\r\n")).expect(206);
+                assert_eq!(response.header("Content-Range").unwrap(), format!("bytes {from}-{}/{SIZE}", to - 1));
+                assert!(response.body == data(from, to), "{path} {range}");
             }
             assert!(ask(&nginx, "GET", path, "").expect(200).body == data(0, SIZE));
             for range in ["300000-", "-0", "400000-500000,300000-300001"] {
-                let answer = ask(&nginx, "GET", path, &format!("Range: bytes={range}\r\n")).expect(416);
-                assert_eq!(answer.header("Content-Range"), Some("bytes */300000"));
+                let response = ask(&nginx, "GET", path, &format!("Range: bytes={range}\r\n")).expect(416);
+                assert_eq!(response.header("Content-Range"), Some("bytes */300000"));
             }
             // Not what RFC 9110 calls a range.
             for range in ["bytes=5-1", "bytes=a", "bytes=", "lines=0-1"] {
-                let answer = ask(&nginx, "GET", path, &format!("Range: {range}\r\n"));
-                assert!(matches!(answer.status, 200 | 416), "{range}");
+                let response = ask(&nginx, "GET", path, &format!("Range: {range}\r\n"));
+                assert!(matches!(response.status, 200 | 416), "{range}");
             }
         }
         // Of unknown length there are none.
@@ -128,11 +128,11 @@ fn one_range_is_a_part(engine: Engine) {
     }
 }
 
-/// The parts of a multipart/byteranges answer, with their Content-Range.
-fn parts(answer: &Response) -> Vec<(String, Vec<u8>)> {
-    let boundary = answer.header("Content-Type").unwrap().strip_prefix("multipart/byteranges; boundary=").unwrap();
+/// The parts of a multipart/byteranges response, with their Content-Range.
+fn parts(response: &Response) -> Vec<(String, Vec<u8>)> {
+    let boundary = response.header("Content-Type").unwrap().strip_prefix("multipart/byteranges; boundary=").unwrap();
     let mark = format!("\r\n--{boundary}");
-    let mut rest = &answer.body[..];
+    let mut rest = &response.body[..];
     let mut found = Vec::new();
     let find = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).position(|window| window == what);
     loop {
@@ -164,8 +164,8 @@ fn several_ranges_are_parts_of_one_response(engine: Engine) {
                 &[(100, 200), (100, 200), (100, 200)],
             ] {
                 let text: Vec<String> = ranges.iter().map(|(from, to)| format!("{from}-{}", to - 1)).collect();
-                let answer = ask(&nginx, "GET", path, &format!("Range: bytes={}\r\n", text.join(","))).expect(206);
-                let found = parts(&answer);
+                let response = ask(&nginx, "GET", path, &format!("Range: bytes={}\r\n", text.join(","))).expect(206);
+                let found = parts(&response);
                 assert_eq!(found.len(), ranges.len(), "{path}");
                 for ((range, body), (from, to)) in found.iter().zip(ranges) {
                     assert_eq!(*range, format!("{from}-{}/{SIZE}", to - 1));
@@ -173,14 +173,14 @@ fn several_ranges_are_parts_of_one_response(engine: Engine) {
                 }
             }
             let many: Vec<String> = (0..300).map(|i| format!("{}-{}", i * 900, i * 900 + 5)).collect();
-            let answer = ask(&nginx, "GET", path, &format!("Range: bytes={}\r\n", many.join(","))).expect(206);
-            assert_eq!(parts(&answer).len(), 300);
+            let response = ask(&nginx, "GET", path, &format!("Range: bytes={}\r\n", many.join(","))).expect(206);
+            assert_eq!(parts(&response).len(), 300);
             // More bytes than there are.
-            let answer = ask(&nginx, "GET", path, "Range: bytes=0-,0-,0-\r\n").expect(200);
-            assert!(answer.body == data(0, SIZE));
+            let response = ask(&nginx, "GET", path, "Range: bytes=0-,0-,0-\r\n").expect(200);
+            assert!(response.body == data(0, SIZE));
         }
-        let answer = ask(&nginx, "GET", "/written_file", "Range: bytes=0-1,150000-150001\r\n").expect(200);
-        assert!(answer.body == data(0, SIZE));
+        let response = ask(&nginx, "GET", "/written_file", "Range: bytes=0-1,150000-150001\r\n").expect(200);
+        assert!(response.body == data(0, SIZE));
     }
     let nginx = site(engine).http("max_ranges 1;").start();
     assert!(ask(&nginx, "GET", "/list", "Range: bytes=0-1,3-4\r\n").expect(200).body == data(0, SIZE));
@@ -198,10 +198,10 @@ fn a_condition_decides_whether_ranges_count(engine: Engine) {
             ("Sun, 31 Dec 2023 00:00:00 GMT", false),
         ] {
             for range in ["5-9", "0-1,5-9"] {
-                let answer = ask(&nginx, "GET", path, &format!("Range: bytes={range}\r\nIf-Range: {condition}\r\n"));
-                assert_eq!(answer.status, if holds { 206 } else { 200 }, "{condition}");
+                let response = ask(&nginx, "GET", path, &format!("Range: bytes={range}\r\nIf-Range: {condition}\r\n"));
+                assert_eq!(response.status, if holds { 206 } else { 200 }, "{condition}");
                 if !holds {
-                    assert!(answer.body == data(0, SIZE));
+                    assert!(response.body == data(0, SIZE));
                 }
             }
         }
@@ -211,9 +211,9 @@ fn a_condition_decides_whether_ranges_count(engine: Engine) {
 fn a_head_request_has_no_part(engine: Engine) {
     let nginx = site(engine).start();
     for range in ["5-9", "0-1,5-9"] {
-        let answer = ask(&nginx, "HEAD", "/generator", &format!("Range: bytes={range}\r\n"));
-        assert!(matches!(answer.status, 200 | 206));
-        assert!(answer.body.is_empty());
+        let response = ask(&nginx, "HEAD", "/generator", &format!("Range: bytes={range}\r\n"));
+        assert!(matches!(response.status, 200 | 206));
+        assert!(response.body.is_empty());
     }
     wait_for("close()", || (nginx.events().len() == 2).then_some(()));
 }
@@ -222,11 +222,11 @@ fn a_part_too_long_to_keep_is_sent_as_a_whole(engine: Engine) {
     for limits in ["wsgi_output_buffer_size 10k; wsgi_max_temp_file_size 299999;", "wsgi_max_temp_file_size 0;"] {
         let nginx = site(engine).http(limits).start();
         for path in ["/generator", "/list", "/write"] {
-            let answer = ask(&nginx, "GET", path, "Range: bytes=0-1,5-6\r\n").expect(200);
-            assert!(answer.body == data(0, SIZE), "{path}");
+            let response = ask(&nginx, "GET", path, "Range: bytes=0-1,5-6\r\n").expect(200);
+            assert!(response.body == data(0, SIZE), "{path}");
             // One range needs nothing kept.
-            let answer = ask(&nginx, "GET", path, "Range: bytes=70000-299999\r\n").expect(206);
-            assert!(answer.body == data(70_000, SIZE));
+            let response = ask(&nginx, "GET", path, "Range: bytes=70000-299999\r\n").expect(206);
+            assert!(response.body == data(70_000, SIZE));
         }
     }
     let nginx = site(engine).http("wsgi_output_buffer_size 10k; wsgi_max_temp_file_size 300000;").start();
@@ -237,21 +237,21 @@ fn a_body_that_fails_has_no_parts(engine: Engine) {
     let nginx = site(engine).http("wsgi_temp_path answers;").errors_expected().start();
     for path in ["/raise", "/short"] {
         // Nothing is out when it fails.
-        let answer = ask(&nginx, "GET", path, "Range: bytes=0-1,5-6\r\n").expect(500);
-        assert!(answer.text().contains("nginx"));
+        let response = ask(&nginx, "GET", path, "Range: bytes=0-1,5-6\r\n").expect(500);
+        assert!(response.text().contains("nginx"));
     }
     std::fs::remove_dir(nginx.prefix().join("answers")).unwrap();
-    let answer = ask(&nginx, "GET", "/generator", "Range: bytes=0-1,5-6\r\n").expect(200);
-    assert!(answer.body == data(0, SIZE));
+    let response = ask(&nginx, "GET", "/generator", "Range: bytes=0-1,5-6\r\n").expect(200);
+    assert!(response.body == data(0, SIZE));
     nginx.wait_log("cannot write a temporary file");
 }
 
 fn compressed_responses_have_no_parts(engine: Engine) {
     let nginx = site(engine).http("gzip on; gzip_types *;").start();
     for range in ["0-1", "0-1,5-6"] {
-        let answer =
+        let response =
             ask(&nginx, "GET", "/generator", &format!("Range: bytes={range}\r\nAccept-Encoding: gzip\r\n")).expect(200);
-        assert_eq!(answer.header("Content-Encoding"), Some("gzip"));
-        assert!(!answer.body.is_empty());
+        assert_eq!(response.header("Content-Encoding"), Some("gzip"));
+        assert!(!response.body.is_empty());
     }
 }

@@ -51,8 +51,8 @@ fn new_code_runs_after_each_reload(engine: Engine) {
         nginx.write("app.py", &answers(&format!("version {version}")));
         nginx.reload();
         for _ in 0..10 {
-            let answer = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
-            assert_eq!(answer.expect(200).text(), format!("version {version}"));
+            let response = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
+            assert_eq!(response.expect(200).text(), format!("version {version}"));
         }
     }
 }
@@ -65,8 +65,8 @@ fn changed_modules_run_after_each_reload(engine: Engine) {
     for version in ["version 1", "version 10", "version 100"] {
         nginx.write("helper.py", &answers(version));
         nginx.reload();
-        let answer = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
-        assert_eq!(answer.expect(200).text(), version);
+        let response = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
+        assert_eq!(response.expect(200).text(), version);
     }
 }
 
@@ -133,8 +133,8 @@ def application(environ, start_response):
 fn nothing_of_the_old_python_is_left(engine: Engine) {
     let nginx = Site::new(engine).app(STATE).start();
     let ask = |path: &str| {
-        let answer = nginx.connect().send(format!("GET {path} HTTP/1.0\r\n\r\n")).response().expect(200).json();
-        (Process(answer[0].as_i64().unwrap() as i32), answer[1].as_object().unwrap().clone())
+        let response = nginx.connect().send(format!("GET {path} HTTP/1.0\r\n\r\n")).response().expect(200).json();
+        (Process(response[0].as_i64().unwrap() as i32), response[1].as_object().unwrap().clone())
     };
     let (old, fresh) = ask("/");
     for _ in 0..2 {
@@ -166,14 +166,14 @@ fn a_slow_import_loses_no_request(engine: Engine) {
     // Without threads, a worker imports before it is seen as one.
     nginx.signal(libc::SIGHUP);
     nginx.wait_events(&["importing"]);
-    // Longer than it takes to see that nothing answers.
+    // Requests wait meanwhile.
     std::thread::sleep(Duration::from_millis(300));
     nginx.write("go", "");
     wait_for("the new application", || (nginx.get("/").expect(200).text() == "new").then_some(()));
     load.stop().assert_good();
 }
 
-/// A worker that is told to quit while it imports owes answers to those that wait for the import; not for ever.
+/// A worker that is told to quit while it imports owes responses to requests that wait for the import, but not for ever.
 #[test]
 fn a_request_that_waits_for_an_import_is_given_up_as_a_call_is() {
     let nginx = Site::new(Engine::Threads)
@@ -230,8 +230,8 @@ fn a_failed_import_is_of_its_location_alone(engine: Engine) {
     for _ in 0..3 {
         assert_eq!(nginx.get("/fine").expect(200).text(), "fine");
         assert_eq!(nginx.get("/static/file").expect(200).text(), "static");
-        let answer = nginx.get("/broken").expect(500).text();
-        assert!(!answer.contains("LookupError") && answer.contains("nginx"), "{answer}");
+        let response = nginx.get("/broken").expect(500).text();
+        assert!(!response.contains("LookupError") && response.contains("nginx"), "{response}");
     }
     nginx.wait_log("in broken");
     nginx.wait_log("LookupError: the reason");

@@ -84,7 +84,7 @@ fn calls_wear_workers_out_and_no_request_is_lost(engine: Engine) {
     assert_one_at_a_time(&nginx.error_log());
 }
 
-/// Asks until another worker answers; how many calls the first one had.
+/// Sends requests until another worker responds; returns the number of calls of the first one.
 fn calls_of_one_worker(nginx: &Nginx) -> usize {
     let first = pid(nginx);
     let mut count = 1;

@@ -104,9 +104,9 @@ fn becomes(nginx: &Nginx, way: Way, before: &str, wanted: &str) {
 #[track_caller]
 fn becomes_soon(nginx: &Nginx, before: &str, wanted: &str) {
     wait_for(wanted, || {
-        let answer = answer(nginx);
-        assert!(answer == before || answer == wanted, "{answer} in place of {before} or {wanted}");
-        (answer == wanted).then_some(())
+        let response = answer(nginx);
+        assert!(response == before || response == wanted, "{response} in place of {before} or {wanted}");
+        (response == wanted).then_some(())
     });
 }
 

@@ -94,8 +94,8 @@ fn a_running_call_completes_on_quit(engine: Engine) {
     let mut conn = asked(&nginx);
     let reader = std::thread::spawn(move || conn.response());
     end(&mut nginx, libc::SIGQUIT);
-    let answer = reader.join().unwrap().expect(200);
-    assert_eq!((answer.text().as_str(), answer.framing), ("complete", Framing::Length));
+    let response = reader.join().unwrap().expect(200);
+    assert_eq!((response.text().as_str(), response.framing), ("complete", Framing::Length));
     assert_eq!(nginx.events(), ["started", "slept"]);
 }
 
@@ -118,8 +118,8 @@ def application(environ, start_response):
     let mut conn = asked(&nginx);
     let reader = std::thread::spawn(move || conn.response());
     end(&mut nginx, libc::SIGQUIT);
-    let answer = reader.join().unwrap().expect(200);
-    assert_eq!((answer.body.len(), answer.framing), (1100, Framing::Chunked));
+    let response = reader.join().unwrap().expect(200);
+    assert_eq!((response.body.len(), response.framing), (1100, Framing::Chunked));
     assert_eq!(nginx.events(), ["started", "closed"]);
 }
 
@@ -129,8 +129,8 @@ fn a_running_call_completes_on_reload(engine: Engine) {
     let mut conn = asked(&nginx);
     let reader = std::thread::spawn(move || conn.response());
     nginx.reload();
-    let answer = reader.join().unwrap().expect(200);
-    assert_eq!((answer.text().as_str(), answer.framing), ("complete", Framing::Length));
+    let response = reader.join().unwrap().expect(200);
+    assert_eq!((response.text().as_str(), response.framing), ("complete", Framing::Length));
     Process(old).wait_gone();
     nginx.wait_log(&format!("worker process {old} exited with code 0"));
 }

@@ -165,8 +165,8 @@ fn a_slow_reader_of_written_data_costs_no_memory(engine: Engine) {
     wait_for("the end of the call", || (counted(&nginx, "closed") == started + 1).then_some(()));
     let mut conn = nginx.connect();
     conn.send(format!("GET /write?{} HTTP/1.1\r\nHost: a\r\n\r\n", 30 * MIB));
-    let answer = conn.response().expect(200);
-    assert_eq!((answer.body.len() as u64, answer.framing), (30 * MIB, Framing::Chunked));
+    let response = conn.response().expect(200);
+    assert_eq!((response.body.len() as u64, response.framing), (30 * MIB, Framing::Chunked));
     memory.assert_flat();
 }
 

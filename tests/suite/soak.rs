@@ -87,8 +87,8 @@ impl SoakStats {
         self.problems().push(what);
     }
 
-    fn count(&self, counter: &AtomicU64, answer: Result<(), String>) {
-        match answer {
+    fn count(&self, counter: &AtomicU64, response: Result<(), String>) {
+        match response {
             Ok(()) => drop(counter.fetch_add(1, Ordering::Relaxed)),
             Err(e) => self.problem(format!("a request was lost: {e}")),
         }
@@ -218,13 +218,13 @@ fn rests(state: &serde_json::Value) -> bool {
     state["started"] == state["closed"] && state["living"] == 0
 }
 
-/// Asks until the response is as it should be, for as long as anything may take; the last answer.
+/// Sends requests until the response is right or the time is over; returns the last response.
 fn settles<T>(mut ask: impl FnMut() -> T, is_good: impl Fn(&T) -> bool) -> T {
     let start = Instant::now();
     loop {
-        let answer = ask();
-        if is_good(&answer) || start.elapsed() > PATIENCE {
-            return answer;
+        let response = ask();
+        if is_good(&response) || start.elapsed() > PATIENCE {
+            return response;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -320,8 +320,8 @@ fn load<'scope>(
         scope.spawn(move || {
             let (mut rng, mut visitor) = (SeededRng::new(seed), Visitor::new(address));
             while stats.goes_on() {
-                let answer = visitor.ask(&Ask::any(engine, &mut rng));
-                stats.count(&stats.answered, answer);
+                let response = visitor.ask(&Ask::any(engine, &mut rng));
+                stats.count(&stats.answered, response);
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
@@ -332,8 +332,8 @@ fn load<'scope>(
             let (mut rng, mut visitor) = (SeededRng::new(seed), Visitor::new(address));
             visitor.pause = Duration::from_millis(20);
             while stats.goes_on() {
-                let answer = visitor.ask(&Ask::large(&mut rng));
-                stats.count(&stats.answered, answer);
+                let response = visitor.ask(&Ask::large(&mut rng));
+                stats.count(&stats.answered, response);
             }
         });
     }
@@ -354,8 +354,8 @@ fn load<'scope>(
             let mut visitor = Visitor::new(address);
             for number in 1.. {
                 let kind = if workers_may_retire && number % 40 == 0 { "asleep" } else { "stuck" };
-                let answer = visitor.ask(&Ask::too_long(kind));
-                stats.count(&stats.timed_out, answer);
+                let response = visitor.ask(&Ask::too_long(kind));
+                stats.count(&stats.timed_out, response);
                 for _ in 0..5 {
                     if !stats.goes_on() {
                         return;

@@ -215,9 +215,9 @@ fn a_call_ends_though_its_client_reads_nothing(engine: Engine) {
         let mut conn = silent(&nginx, &format!("{path}size={}", 8 * MIB));
         wait_closed(&nginx, number + 1);
         assert_eq!(nginx.get("/quick").expect(200).text(), "quick");
-        let answer = conn.response().expect(200);
-        assert!(matches!(answer.framing, Framing::Chunked | Framing::Length));
-        assert!(answer.body == bytes(0, 8 * MIB), "{path}");
+        let response = conn.response().expect(200);
+        assert!(matches!(response.framing, Framing::Chunked | Framing::Length));
+        assert!(response.body == bytes(0, 8 * MIB), "{path}");
         // The connection goes on.
         conn.send("GET /quick HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(conn.response().expect(200).text(), "quick");
@@ -363,9 +363,9 @@ fn cannot_spill(engine: Engine, nginx: &Nginx, said: &str) {
     }
     // It cannot wait there, and must not do as if all were well.
     wait_for("the error", || nginx.events().into_iter().find(|event| event == "failed BrokenPipeError"));
-    let answer = conn.response().expect(200);
-    assert_eq!(answer.framing, Framing::Cut);
-    assert!(answer.body[..] == bytes(0, 8 * MIB)[..answer.body.len()]);
+    let response = conn.response().expect(200);
+    assert_eq!(response.framing, Framing::Cut);
+    assert!(response.body[..] == bytes(0, 8 * MIB)[..response.body.len()]);
     assert_eq!(nginx.get("/quick").expect(200).text(), "quick");
 }
 
@@ -422,7 +422,7 @@ fn nginx_makes_the_directory(engine: Engine) {
 
 // ---- when it goes out -----------------------------------------------------------------------------------------------
 
-/// Asserts that nothing has come yet of what follows the head.
+/// Asserts that nothing of the body has come yet.
 fn assert_nothing_comes(conn: &Conn) {
     conn.stream().set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let error = conn.stream().peek(&mut [0]).expect_err("something came");
@@ -455,8 +455,8 @@ fn chunks_are_joined_where_that_is_wanted(engine: Engine) {
     let mut conn = silent(&nginx, "/waiting");
     assert_nothing_comes(&conn);
     go(&nginx);
-    let answer = conn.response().expect(200);
-    assert_eq!(answer.text(), "onetwo");
+    let response = conn.response().expect(200);
+    assert_eq!(response.text(), "onetwo");
     if engine == Engine::Inline {
         // Data that is there when its turn is over is sent.
         return;
@@ -528,8 +528,8 @@ fn written_data_is_joined_where_that_is_wanted(engine: Engine) {
     let mut conn = silent(&nginx, "/writing?more=1000");
     assert_nothing_comes(&conn);
     go(&nginx);
-    let answer = conn.response().expect(200);
-    assert_eq!(answer.text(), format!("one{}twothree", "x".repeat(1000)));
+    let response = conn.response().expect(200);
+    assert_eq!(response.text(), format!("one{}twothree", "x".repeat(1000)));
     no_go(&nginx);
     // A full buffer is sent.
     let mut conn = silent(&nginx, "/writing?more=1021");
@@ -560,9 +560,9 @@ fn an_unwanted_response_is_not_computed(engine: Engine) {
                 let _ = fs::remove_file(nginx.prefix().join("events"));
                 let mut conn = nginx.connect();
                 conn.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\n{header}\r\n"));
-                let answer = conn.response_to(method).expect(status);
+                let response = conn.response_to(method).expect(status);
                 if status == 200 && method == "GET" {
-                    assert_eq!(answer.text(), "computed");
+                    assert_eq!(response.text(), "computed");
                 }
                 let wanted: &[&str] = if computes { &["computed", "closed"] } else { &["closed"] };
                 nginx.wait_events(wanted);
@@ -644,7 +644,7 @@ fn a_response_that_is_under_way_is_aborted_in_time(engine: Engine) {
     assert!(taken.response().expect(200).body == bytes(0, 2 * MIB));
     old.wait_gone();
     wait_closed(&nginx, 2);
-    let answer = stalled.response().expect(200);
-    assert_eq!(answer.framing, Framing::Cut);
-    assert!(answer.body[..] == bytes(0, 2 * MIB)[..answer.body.len()]);
+    let response = stalled.response().expect(200);
+    assert_eq!(response.framing, Framing::Cut);
+    assert!(response.body[..] == bytes(0, 2 * MIB)[..response.body.len()]);
 }

@@ -1,4 +1,4 @@
-//! `start_response` and `write`: what they accept, what they refuse, and when the head leaves.
+//! `start_response` and `write`: arguments that they accept and refuse, and the moment when the headers are sent.
 
 use crate::harness::{Engine, Framing, Site, both_engines};
 

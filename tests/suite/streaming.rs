@@ -1,9 +1,9 @@
 //! `wsgi_request_buffering off`: bodies that are read while their call runs.
 
-use crate::harness::{Conn, Curl, Engine, Framing, Nginx, Process, Site, curl, wait_for};
+use crate::harness::{Conn, Engine, Framing, Nginx, Process, Site, wait_for};
 use crate::input::PROPERTY;
 use std::io::{ErrorKind, Write};
-use std::process::{Command, Stdio};
+
 use std::time::{Duration, Instant};
 
 const ECHO: &str = r#"
@@ -118,7 +118,7 @@ def application(environ, start_response):
     return [data]
 "#;
 
-fn site() -> Site {
+pub fn site() -> Site {
     Site::new(Engine::Threads).http("wsgi_request_buffering off;").app(ECHO)
 }
 
@@ -211,7 +211,7 @@ fn others_are_served_while_a_read_waits() {
 fn bodies_that_are_there_at_once_are_read() {
     let nginx = site().start();
     let mut conn = nginx.connect();
-    // In one packet with the head, with and without a request behind it.
+    // In one packet with the headers, with and without a request behind it.
     for sending in BOTH {
         for size in [0, 1, 900, 5000, 100_000] {
             let body = letters(size);
@@ -549,9 +549,9 @@ fn an_unread_rest_does_not_disturb_the_next_request() {
                 let body = [&sending.piece(trap.as_bytes())[..], sending.end().as_bytes()].concat();
                 let at_once = at_once.max(if path == "/part" { 20 } else { 0 }).min(body.len());
                 conn.send([head.as_bytes(), &body[..at_once]].concat());
-                let answer = conn.response().expect(200);
+                let response = conn.response().expect(200);
                 // Either it says that it ends the connection, or that goes on after the body.
-                let ends = answer.header("Connection") == Some("close");
+                let ends = response.header("Connection") == Some("close");
                 let mut stream = conn.stream();
                 let sent = stream.write_all(&body[at_once..]);
                 let sent = sent.and_then(|()| stream.write_all(b"GET /quick HTTP/1.1\r\nHost: a\r\n\r\n"));
@@ -643,115 +643,6 @@ def application(environ, start_response):
     }
 }
 
-// ---- HTTP/2 ---------------------------------------------------------------------------------------------------------
-
-fn http2(site: Site) -> Nginx {
-    site.listen("listen 127.0.0.1:@port@ http2; server_name localhost;")
-        .file("small", "abcdef")
-        .file("large", &"x".repeat(3_000_000))
-        .http("client_max_body_size 20m;")
-        .start()
-}
-
-/// Uploads a file by HTTP/2, with its length or without.
-fn upload(nginx: &Nginx, path: &str, file: &str, with_length: bool) -> Curl {
-    let (url, file) = (nginx.url(path), nginx.prefix().join(file).display().to_string());
-    let mut arguments = vec!["--http2-prior-knowledge", "-X", "POST", "-T", &file];
-    if !with_length {
-        arguments.extend(["-H", "Content-Length:"]);
-    }
-    arguments.push(&url);
-    curl(&arguments)
-}
-
-#[test]
-fn http2_bodies_are_read_while_they_come() {
-    let nginx = http2(site());
-    for with_length in [true, false] {
-        assert_eq!(upload(&nginx, "/all", "small", with_length).expect(200).text(), "abcdef");
-        assert_eq!(upload(&nginx, "/sum", "large", with_length).expect(200).text(), "3000000");
-        let echoed = upload(&nginx, "/echo", "large", with_length).expect(200);
-        assert_eq!(echoed.body.len(), 3_000_000);
-        let told = if with_length { "started 6" } else { "started None" };
-        assert_eq!(nginx.events()[0], told);
-        std::fs::remove_file(nginx.prefix().join("events")).unwrap();
-    }
-}
-
-/// The result of curl for a stream that the server resets without error (RFC 9113, section 8.1) depends on its version.
-#[test]
-fn http2_bodies_need_not_be_read() {
-    let nginx = http2(site());
-    for (path, file, size) in [("/ignore", "small", 7), ("/ignore", "large", 7), ("/part", "large", 3)] {
-        let file = nginx.prefix().join(file).display().to_string();
-        let url = nginx.url(path);
-        let mut command = Command::new("curl");
-        command.args(["-q", "-s", "--http2-prior-knowledge", "--max-time", "3", "-X", "POST", "-T", &file, &url]);
-        command.stdout(Stdio::null()).status().expect("run curl");
-        nginx.wait_access(&format!("200 POST {path} {size}"));
-        assert_eq!(upload(&nginx, "/sum", "large", true).expect(200).text(), "3000000");
-    }
-}
-
-#[test]
-fn http2_clients_are_slowed_down_and_have_time() {
-    let nginx = http2(site().http("client_body_timeout 200ms; client_body_buffer_size 64k;"));
-    for with_length in [true, false] {
-        let _ = std::fs::remove_file(nginx.prefix().join("go"));
-        for file in ["small", "large"] {
-            std::thread::scope(|scope| {
-                let uploaded = scope.spawn(|| upload(&nginx, "/hold", file, with_length));
-                std::thread::sleep(Duration::from_millis(600));
-                nginx.write("go", "");
-                let size = if file == "small" { 6 } else { 3_000_000 };
-                assert_eq!(uploaded.join().unwrap().expect(200).text(), size.to_string(), "{with_length}");
-            });
-        }
-    }
-    let worker = Process(nginx.workers()[0]);
-    assert!(worker.is_alive());
-}
-
-#[test]
-fn http2_clients_that_leave_are_an_error_for_the_reader() {
-    let nginx = http2(site());
-    for with_length in [true, false] {
-        let file = nginx.prefix().join("large").display().to_string();
-        let mut command = Command::new("curl");
-        command.args(["-q", "-s", "--http2-prior-knowledge", "--limit-rate", "100k", "--max-time", "1", "-T", &file]);
-        if !with_length {
-            command.args(["-H", "Content-Length:"]);
-        }
-        let left = command.args(["-X", "POST", &nginx.url("/all")]).status().expect("run curl");
-        assert!(!left.success());
-        wait_for("the error", || nginx.events().into_iter().nth(1));
-        assert_eq!(nginx.events()[1], "failed ConnectionResetError");
-        nginx.wait_access("499 POST /all");
-        std::fs::remove_file(nginx.prefix().join("events")).unwrap();
-        std::fs::remove_file(nginx.prefix().join("logs/access.log")).unwrap();
-        nginx.signal(libc::SIGUSR1);
-    }
-}
-
-#[test]
-fn http2_limits_of_the_body_are_those_of_nginx() {
-    let nginx = http2(site().server("client_max_body_size 1000;").errors_expected());
-    let file = nginx.prefix().join("large").display().to_string();
-    let url = nginx.url("/all");
-    for (with_length, events) in [(true, &[][..]), (false, &["started None", "failed OSError"])] {
-        let mut command = Command::new("curl");
-        command.args(["-q", "-s", "--http2-prior-knowledge", "--max-time", "5", "-X", "POST", "-T", &file, &url]);
-        if !with_length {
-            command.args(["-H", "Content-Length:"]);
-        }
-        command.stdout(Stdio::null()).status().expect("run curl");
-        let refused = || nginx.read("logs/access.log").matches("413 POST /all").count();
-        wait_for("the refusal", || (refused() == 1 + usize::from(!with_length)).then_some(()));
-        nginx.wait_events(events);
-    }
-    assert!(nginx.logged("Traceback").is_empty(), "{}", nginx.error_log());
-}
-
 // ---- configuration --------------------------------------------------------------------------------------------------
 
 #[test]
@@ -798,7 +689,7 @@ fn it_is_each_locations_own() {
     assert_eq!(streamed.response().expect(200).text(), "a");
     nginx.wait_events(&["started None"]);
     kept.send("0\r\n\r\n");
-    let answer = kept.response().expect(200);
-    assert_eq!((answer.text().as_str(), answer.framing), ("b", Framing::Length));
+    let response = kept.response().expect(200);
+    assert_eq!((response.text().as_str(), response.framing), ("b", Framing::Length));
     nginx.wait_events(&["started None", "started 1"]);
 }

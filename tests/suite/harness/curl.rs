@@ -26,7 +26,7 @@ pub fn curl(arguments: &[&str]) -> Curl {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     let mut rest = &output.stdout[..];
     let (mut head, mut body) = (String::new(), &rest[..0]);
-    // After interim answers comes the one that counts.
+    // Interim responses come before the final one.
     while let Some(end) = rest.windows(4).position(|w| w == b"\r\n\r\n") {
         head = latin1(&rest[..end]);
         body = &rest[end + 4..];

@@ -7,13 +7,13 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-/// Where answers go to a temporary file.
+/// Location whose responses go to a temporary file.
 const SPILLED: &str = "/";
-/// Where a call waits for room instead.
+/// Location whose calls wait for room instead.
 const WAITING: &str = "/waiting/";
-/// Where bodies are read while their call runs.
+/// Location whose request bodies are read while the call runs.
 const STREAMED: &str = "/streamed/";
-/// Where a call may run for a fifth of a second.
+/// Location whose calls may run for a fifth of a second.
 const LIMITED: &str = "/limited/";
 
 /// The application in these places, on an engine, with sockets that do not swallow a whole response.
@@ -42,7 +42,7 @@ pub struct Ask {
     body: Vec<u8>,
     status: u16,
     /// Not compared where the status is no success.
-    answer: Vec<u8>,
+    response: Vec<u8>,
 }
 
 /// As `stress.py` makes it.
@@ -90,9 +90,9 @@ impl Ask {
             return Ask::get(place, kind, size);
         }
         // A body that somebody reads, or nobody.
-        let answer = if kind == "read" { None } else { Some(pattern(size)) };
+        let response = if kind == "read" { None } else { Some(pattern(size)) };
         let is_chunked = rng.below(2) == 0;
-        Ask::post(place, kind, size, is_chunked.then_some(rng), answer)
+        Ask::post(place, kind, size, is_chunked.then_some(rng), response)
     }
 
     /// A large response, from a file, from a temporary file or as there is room.
@@ -110,18 +110,18 @@ impl Ask {
     /// A request without a body.
     pub fn get(place: &str, kind: &str, size: usize) -> Ask {
         let head = format!("GET {place}{kind}?{size} HTTP/1.1\r\nHost: a\r\n\r\n");
-        Ask { head, body: Vec::new(), status: 200, answer: pattern(size) }
+        Ask { head, body: Vec::new(), status: 200, response: pattern(size) }
     }
 
-    fn post(place: &str, kind: &str, size: usize, chunks: Option<&mut SeededRng>, answer: Option<Vec<u8>>) -> Ask {
+    fn post(place: &str, kind: &str, size: usize, chunks: Option<&mut SeededRng>, response: Option<Vec<u8>>) -> Ask {
         let bytes = pattern(size);
-        let answer = answer.unwrap_or_else(|| format!("{size} {}", adler32(&bytes)).into_bytes());
+        let response = response.unwrap_or_else(|| format!("{size} {}", adler32(&bytes)).into_bytes());
         let (header, body) = match chunks {
             Some(rng) => ("Transfer-Encoding: chunked".to_owned(), chunked(&bytes, rng)),
             None => (format!("Content-Length: {size}"), bytes),
         };
         let head = format!("POST {place}{kind}?{size} HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n");
-        Ask { head, body, status: 200, answer }
+        Ask { head, body, status: 200, response }
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -205,9 +205,9 @@ impl Visitor {
                 }
             },
         }
-        if ask.status == 200 && body != ask.answer {
-            let same = body.iter().zip(&ask.answer).take_while(|(a, b)| a == b).count();
-            return Err(format!("{} bytes instead of {}, right up to {same}", body.len(), ask.answer.len()));
+        if ask.status == 200 && body != ask.response {
+            let same = body.iter().zip(&ask.response).take_while(|(a, b)| a == b).count();
+            return Err(format!("{} bytes instead of {}, right up to {same}", body.len(), ask.response.len()));
         }
         if !keeps {
             let _ = stream.get_ref().shutdown(Shutdown::Both);
@@ -234,14 +234,14 @@ fn read_line(stream: &mut impl BufRead) -> Result<String, String> {
     Ok(latin1(line))
 }
 
-/// Where a client leaves.
+/// Moment at which a client leaves.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
-    /// In the request's head, perhaps before its first byte.
+    /// In the request's headers, perhaps before its first byte.
     Head,
-    /// Between head and body, or in the body.
+    /// Between headers and body, or in the body.
     Body,
-    /// When all has been sent: the call is in the queue, or has just begun.
+    /// After the request has been sent: the call is in the queue, or has just begun.
     Sent,
     /// A little later.
     Running,
@@ -249,7 +249,7 @@ enum Stage {
     Answer,
     /// Just before the response's end.
     LastBytes,
-    /// When it has all of it: `close()` runs, or the connection is idle.
+    /// After the whole response: `close()` runs, or the connection is idle.
     Closing,
 }
 
@@ -291,7 +291,7 @@ pub fn come_and_leave(address: SocketAddr, engine: Engine, rng: &mut SeededRng) 
     let first = if rng.below(2) == 0 { count.min(ask.head.len()) } else { count };
     // That the other side has closed meanwhile does not matter here, nor below.
     let _ = stream.write_all(&request[..first]).and_then(|()| stream.write_all(&request[first..count]));
-    let size = ask.answer.len();
+    let size = ask.response.len();
     match stage {
         Stage::Head | Stage::Body | Stage::Sent => {}
         Stage::Running => std::thread::sleep(Duration::from_micros(rng.below(5000))),
@@ -311,7 +311,7 @@ pub fn come_and_leave(address: SocketAddr, engine: Engine, rng: &mut SeededRng) 
     }
 }
 
-/// Reads the head and about `count` bytes after it; the chunked coding counts as well.
+/// Reads the headers and about `count` bytes after it; the chunked coding counts as well.
 fn read_answer(mut stream: &TcpStream, count: usize) {
     let (mut got, mut buffer) = (Vec::new(), vec![0; 4096]);
     let mut end = None;
