@@ -80,7 +80,7 @@ def report(environ): return "fine"
 
 /// An interpreter that blocks is abandoned; the others end properly.
 #[test]
-fn an_interpreter_that_blocks_is_given_up() {
+fn an_interpreter_that_blocks_is_aborted() {
     let mut nginx = Site::plain()
         .file("a.py", &ending("1000"))
         .file("b.py", &ending("0"))

@@ -542,7 +542,7 @@ fn a_fresh_thread_serves_while_one_is_stuck_in_c() {
         .start();
     let pid = nginx.get("/pid").expect(200).text();
     assert_504_in_time(&nginx, "/limited/sleep?20");
-    // Long before the thread comes back, and before the worker retires for it.
+    // Long before the thread comes back, and before the worker is recycled for it.
     assert_eq!(nginx.get("/pid").expect(200).text(), pid);
     let mut running = ask(&nginx, "/wait?running");
     nginx.wait_events(&["stuck", "running"]);
@@ -558,7 +558,7 @@ fn a_fresh_thread_serves_while_one_is_stuck_in_c() {
 }
 
 #[test]
-fn a_worker_whose_gil_is_kept_retires_too() {
+fn a_worker_whose_gil_is_held_is_recycled_too() {
     let nginx = limited(Engine::Threads, LIMIT).http("wsgi_shutdown_timeout 1s;").start();
     let pid = nginx.get("/pid").expect(200).text();
     assert_504_in_time(&nginx, "/limited/keep_gil?60");
@@ -585,7 +585,7 @@ fn a_slow_call_is_logged_once_while_it_runs(engine: Engine) {
 }
 
 fn a_fast_call_is_not_slow(engine: Engine) {
-    let nginx = limited(engine, "wsgi_slow_request 500ms; wsgi_request_timeout 1s;").start();
+    let nginx = limited(engine, "wsgi_slow_request 1s; wsgi_request_timeout 2s;").start();
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(1500) {
         nginx.get("/limited/fine").expect(200);

@@ -1,7 +1,7 @@
 //! `wsgi_reload_mechanism process`: workers make room for new code one after another, and only for code that loads.
 
 use crate::harness::{Engine, Load, Nginx, Process, Response, Site, both_engines, wait_for};
-use crate::retire::assert_one_at_a_time;
+use crate::recycle::assert_one_at_a_time;
 use std::collections::BTreeMap;
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::symlink;
@@ -181,7 +181,7 @@ fn an_older_date(engine: Engine) {
     wait_version(&nginx, "two", old);
 }
 
-/// One that is not watched is no reason to retire, but new in the next worker.
+/// One that is not watched is no reason to recycle a worker, but new in the next worker.
 fn a_helper_is_new_with_its_script(engine: Engine) {
     let site =
         Site::new(engine).errors_expected().http(PROCESS).file("helper.py", &helper("one")).app(&app_with_helper());
@@ -508,10 +508,10 @@ fn another_application_of_the_worker_is_tried_too() {
     assert!(line.contains("other.py") && line.contains("RuntimeError: broken"), "{line}");
     assert_eq!(ask(&nginx), ("one".to_owned(), old));
     assert_eq!(parts(&get(&nginx, "/other").expect(200)), ("other".to_owned(), old));
-    nginx.write("other.py", &app("mended"));
+    nginx.write("other.py", &app("fixed"));
     nginx.write("app.py", &app("three"));
     wait_version(&nginx, "three", old);
-    assert_eq!(parts(&get(&nginx, "/other").expect(200)).0, "mended");
+    assert_eq!(parts(&get(&nginx, "/other").expect(200)).0, "fixed");
     // It is as it was before.
     get(&nginx, "/bad").expect(500);
 }
@@ -541,7 +541,7 @@ fn a_missing_module_that_comes_later() {
 
 /// A worker that has served its calls stays as long as the next one would load what cannot be loaded.
 #[test]
-fn other_reasons_to_retire_wait_for_good_code() {
+fn other_reasons_to_recycle_wait_for_good_code() {
     let (nginx, old) = start(site(Engine::Threads).http("wsgi_max_requests 50;"), "one");
     nginx.write("app.py", "def broken(:\n");
     wait_refusals(&nginx, 1);

@@ -175,7 +175,7 @@ fn a_slow_import_loses_no_request(engine: Engine) {
 
 /// A worker that is told to quit while it imports owes responses to requests that wait for the import, but not for ever.
 #[test]
-fn a_request_that_waits_for_an_import_is_given_up_as_a_call_is() {
+fn a_request_that_waits_for_an_import_is_aborted_as_a_call_is() {
     let nginx = Site::new(Engine::Threads)
         .http("wsgi_shutdown_timeout 500ms;")
         .app(&slow("fine"))

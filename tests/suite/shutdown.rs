@@ -15,17 +15,17 @@ both_engines!(
     callbacks_and_atexit_run_once_on_reload,
     callbacks_and_atexit_run_without_a_request,
     a_failing_callback_does_not_stop_the_others,
-    a_callback_that_blocks_is_given_up,
-    an_atexit_handler_that_blocks_is_given_up,
+    a_callback_that_blocks_is_aborted,
+    an_atexit_handler_that_blocks_is_aborted,
     a_daemon_thread_does_not_delay_the_end,
     an_idle_executor_does_not_delay_the_end,
     a_thread_that_ends_is_waited_for,
     a_job_of_an_executor_is_waited_for,
-    an_endless_thread_is_given_up,
-    an_endless_job_of_an_executor_is_given_up,
+    an_endless_thread_is_aborted,
+    an_endless_job_of_an_executor_is_aborted,
     a_busy_thread_does_not_crash_a_reload,
     threads_have_all_their_memory_to_the_end,
-    a_client_that_does_not_read_is_given_up,
+    a_client_that_does_not_read_is_aborted,
 );
 
 /// The first lines of each application here.
@@ -253,7 +253,7 @@ atexit.register(event, "atexit")
 /// For what would never end without a limit.
 const LIMITED: &str = "wsgi_shutdown_timeout 1s;";
 
-fn a_callback_that_blocks_is_given_up(engine: Engine) {
+fn a_callback_that_blocks_is_aborted(engine: Engine) {
     let source = r#"
 import ngx_wsgi
 atexit.register(event, "atexit")
@@ -268,7 +268,7 @@ def block():
     assert_eq!(nginx.events()[0], "blocks");
 }
 
-fn an_atexit_handler_that_blocks_is_given_up(engine: Engine) {
+fn an_atexit_handler_that_blocks_is_aborted(engine: Engine) {
     let mut nginx = running_with(engine, "atexit.register(lambda: threading.Event().wait())", LIMITED);
     end(&mut nginx, libc::SIGQUIT);
 }
@@ -339,7 +339,7 @@ def application(environ, start_response):
     assert_threads_end(engine, source, &["first", "second"]);
 }
 
-fn an_endless_thread_is_given_up(engine: Engine) {
+fn an_endless_thread_is_aborted(engine: Engine) {
     let source = r#"
 import ngx_wsgi
 ngx_wsgi.on_shutdown(lambda: event("on_shutdown"))
@@ -354,7 +354,7 @@ threading.Thread(target=work).start()
     assert_eq!(nginx.events(), ["on_shutdown", "atexit"]);
 }
 
-fn an_endless_job_of_an_executor_is_given_up(engine: Engine) {
+fn an_endless_job_of_an_executor_is_aborted(engine: Engine) {
     let source = r#"
 from concurrent.futures import ThreadPoolExecutor
 import ngx_wsgi
@@ -368,7 +368,7 @@ executor.submit(time.sleep, 1000)
 }
 
 /// A call that never ends must not hold the worker, whatever it waits for.
-fn assert_blocked_call_is_given_up(how: &str, signal: i32) {
+fn assert_blocked_call_is_aborted(how: &str, signal: i32) {
     let source = format!(
         r#"
 import ctypes
@@ -398,33 +398,33 @@ def application(environ, start_response):
 }
 
 #[test]
-fn a_call_that_sleeps_for_ever_is_given_up_on_quit() {
-    assert_blocked_call_is_given_up("time.sleep(1000)", libc::SIGQUIT);
+fn a_call_that_sleeps_for_ever_is_aborted_on_quit() {
+    assert_blocked_call_is_aborted("time.sleep(1000)", libc::SIGQUIT);
 }
 
 #[test]
-fn a_call_that_sleeps_for_ever_is_given_up_on_stop() {
-    assert_blocked_call_is_given_up("threading.Event().wait()", libc::SIGTERM);
+fn a_call_that_sleeps_for_ever_is_aborted_on_stop() {
+    assert_blocked_call_is_aborted("threading.Event().wait()", libc::SIGTERM);
 }
 
 #[test]
-fn a_call_that_loops_for_ever_is_given_up_on_quit() {
-    assert_blocked_call_is_given_up("while True: pass", libc::SIGQUIT);
+fn a_call_that_loops_for_ever_is_aborted_on_quit() {
+    assert_blocked_call_is_aborted("while True: pass", libc::SIGQUIT);
 }
 
 #[test]
-fn a_call_that_holds_the_gil_for_ever_is_given_up_on_quit() {
-    assert_blocked_call_is_given_up("ctypes.PyDLL(None).pause()", libc::SIGQUIT);
+fn a_call_that_holds_the_gil_for_ever_is_aborted_on_quit() {
+    assert_blocked_call_is_aborted("ctypes.PyDLL(None).pause()", libc::SIGQUIT);
 }
 
 #[test]
-fn a_call_that_holds_the_gil_for_ever_is_given_up_on_stop() {
-    assert_blocked_call_is_given_up("ctypes.PyDLL(None).pause()", libc::SIGTERM);
+fn a_call_that_holds_the_gil_for_ever_is_aborted_on_stop() {
+    assert_blocked_call_is_aborted("ctypes.PyDLL(None).pause()", libc::SIGTERM);
 }
 
 /// Even an import that never ends does not keep a worker.
 #[test]
-fn an_import_that_blocks_for_ever_is_given_up() {
+fn an_import_that_blocks_for_ever_is_aborted() {
     let mut nginx =
         site(Engine::Threads, "event('started')\ntime.sleep(1000)").http("wsgi_shutdown_timeout 1s;").start();
     let mut conn = asked(&nginx);
@@ -476,7 +476,7 @@ for _ in range(2):
     end(&mut nginx, libc::SIGQUIT);
 }
 
-fn a_client_that_does_not_read_is_given_up(engine: Engine) {
+fn a_client_that_does_not_read_is_aborted(engine: Engine) {
     let source = r#"
 def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])

@@ -312,7 +312,7 @@ fn load<'scope>(
     soak: &Soak,
     stats: &'scope SoakStats,
     limits: bool,
-    workers_may_retire: bool,
+    workers_are_recycled: bool,
 ) {
     let (address, engine) = (soak.nginx.address(), soak.engine);
     // Clients of everything, small and large, each on one connection.
@@ -348,12 +348,12 @@ fn load<'scope>(
             }
         });
     }
-    // Calls that run too long. One that cannot be interrupted makes its worker retire.
+    // Calls that run too long. One that cannot be interrupted gets its worker recycled.
     if limits {
         scope.spawn(move || {
             let mut visitor = Visitor::new(address);
             for number in 1.. {
-                let kind = if workers_may_retire && number % 40 == 0 { "asleep" } else { "stuck" };
+                let kind = if workers_are_recycled && number % 40 == 0 { "asleep" } else { "stuck" };
                 let response = visitor.ask(&Ask::too_long(kind));
                 stats.count(&stats.timed_out, response);
                 for _ in 0..5 {

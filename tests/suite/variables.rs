@@ -115,8 +115,9 @@ fn a_subrequest_has_its_own(engine: Engine) {
         .location("= /protected", "auth_request /sleep; wsgi_pass app.py;")
         .start();
     nginx.get("/protected").expect(200);
-    assert!(milliseconds(&fields(&nginx, "/sleep")[7]) >= 500);
-    assert!(milliseconds(&fields(&nginx, "/protected")[7]) < 400);
+    let of_subrequest = milliseconds(&fields(&nginx, "/sleep")[7]);
+    assert!(of_subrequest >= 500);
+    assert!(milliseconds(&fields(&nginx, "/protected")[7]) < of_subrequest);
 }
 
 fn a_map_can_choose_by_them(engine: Engine) {
@@ -141,7 +142,7 @@ fn the_time_in_the_queue_is_not_that_of_the_application() {
     nginx.get("/?behind").expect(200);
     let line = fields(&nginx, "/");
     assert!(milliseconds(&line[5]) >= 250, "{line:?}");
-    assert!(milliseconds(&line[7]) < 250, "{line:?}");
+    assert!(milliseconds(&line[7]) < milliseconds(&line[5]), "{line:?}");
     first.response().expect(200);
 }
 
@@ -162,7 +163,7 @@ fn calls_that_end_by_a_limit_are_in_the_log() {
     let spin = fields(&nginx, "/spin");
     assert_eq!((spin[1].as_str(), spin[8].as_str()), ("504", "ngx_wsgi.RequestTimeout"));
     assert_eq!((spin[4].as_str(), spin[6].as_str()), ("wsgi-1", "-"));
-    assert!((600..3000).contains(&milliseconds(&spin[7])), "{spin:?}");
+    assert!(milliseconds(&spin[7]) >= 600, "{spin:?}");
     // The one that never started.
     let late = fields(&nginx, "/late");
     assert!(milliseconds(&late[5]) >= 90, "{late:?}");

@@ -156,7 +156,7 @@ impl Client {
     pub fn wait_events(&self, wanted: &[&str]) {
         let start = Instant::now();
         while self.events() != wanted {
-            assert!(start.elapsed() < PATIENCE / 3, "events: {:?}, wanted: {wanted:?}", self.events());
+            assert!(start.elapsed() < PATIENCE, "events: {:?}, wanted: {wanted:?}", self.events());
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -1,4 +1,4 @@
-//! Workers that retire: by their calls, their memory or a stuck thread; one at a time, and no request is lost.
+//! Recycling of workers: for their calls, their memory or a stuck thread; one at a time, and no request is lost.
 
 use crate::harness::{Engine, Load, Nginx, Process, Site, both_engines, wait_for};
 use std::collections::BTreeSet;
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 both_engines!(
     calls_wear_workers_out_and_no_request_is_lost,
-    a_worker_retires_after_its_calls,
+    a_worker_is_recycled_after_its_calls,
     jitter_adds_some_calls,
-    memory_wears_a_worker_out,
-    a_single_process_never_retires,
-    workers_retire_after_a_reload_too,
-    a_call_is_not_cut_by_retirement,
+    a_worker_that_exceeds_its_memory_is_recycled,
+    a_single_process_is_never_recycled,
+    workers_are_recycled_after_a_reload_too,
+    a_call_is_not_cut_when_its_worker_is_recycled,
 );
 
 const APP: &str = r#"
@@ -47,15 +47,15 @@ fn pid(nginx: &Nginx) -> i32 {
     conn.response().expect(200).text().parse().unwrap()
 }
 
-/// Waits until so many workers more have retired.
+/// Waits until so many more workers have been recycled.
 #[track_caller]
-fn wait_retirements(nginx: &Nginx, count: usize) {
-    let retired = || nginx.logged("worker shutting down gracefully").len();
-    let before = retired();
-    wait_for(&format!("{count} retirements"), || (retired() >= before + count).then_some(()));
+fn wait_recycled(nginx: &Nginx, count: usize) {
+    let recycled = || nginx.logged("worker shutting down gracefully").len();
+    let before = recycled();
+    wait_for(&format!("{count} recycled workers"), || (recycled() >= before + count).then_some(()));
 }
 
-/// By the log, no worker has retired before the one that followed the last had been started.
+/// By the log, no worker is recycled before the one that followed the last had been started.
 #[track_caller]
 pub fn assert_one_at_a_time(log: &str) {
     let mut missing: Option<String> = None;
@@ -79,7 +79,7 @@ pub fn assert_one_at_a_time(log: &str) {
 fn calls_wear_workers_out_and_no_request_is_lost(engine: Engine) {
     let nginx = site(engine, "wsgi_max_requests 200 100;").workers(3).start();
     let load = Load::start(&nginx, "/", 6);
-    wait_retirements(&nginx, 5);
+    wait_recycled(&nginx, 5);
     load.stop().assert_good();
     assert_one_at_a_time(&nginx.error_log());
 }
@@ -90,12 +90,12 @@ fn calls_of_one_worker(nginx: &Nginx) -> usize {
     let mut count = 1;
     while pid(nginx) == first {
         count += 1;
-        assert!(count < 1000, "it does not retire");
+        assert!(count < 1000, "it is not recycled");
     }
     count
 }
 
-fn a_worker_retires_after_its_calls(engine: Engine) {
+fn a_worker_is_recycled_after_its_calls(engine: Engine) {
     let nginx = site(engine, "wsgi_max_requests 10;").start();
     assert_eq!(calls_of_one_worker(&nginx), 10);
     // The first call of the next one was made to find it.
@@ -115,7 +115,7 @@ fn jitter_adds_some_calls(engine: Engine) {
     assert!(counts.iter().any(|count| *count != counts[0]), "{counts:?}");
 }
 
-fn memory_wears_a_worker_out(engine: Engine) {
+fn a_worker_that_exceeds_its_memory_is_recycled(engine: Engine) {
     let nginx = site(engine, "wsgi_max_memory 90m;").start();
     let first = pid(&nginx);
     // It stays as long as it is below.
@@ -128,7 +128,7 @@ fn memory_wears_a_worker_out(engine: Engine) {
     assert_ne!(pid(&nginx), first);
 }
 
-fn a_single_process_never_retires(engine: Engine) {
+fn a_single_process_is_never_recycled(engine: Engine) {
     let nginx = site(engine, "wsgi_max_requests 3; wsgi_max_memory 1m;").main("master_process off;").start();
     for _ in 0..10 {
         assert_eq!(pid(&nginx), nginx.master());
@@ -138,18 +138,18 @@ fn a_single_process_never_retires(engine: Engine) {
     assert_eq!(nginx.logged("worker cannot be recycled with \"master_process off\"").len(), 1);
 }
 
-fn workers_retire_after_a_reload_too(engine: Engine) {
+fn workers_are_recycled_after_a_reload_too(engine: Engine) {
     let nginx = site(engine, "wsgi_max_requests 100 20;").workers(2).start();
     let load = Load::start(&nginx, "/", 4);
-    wait_retirements(&nginx, 1);
+    wait_recycled(&nginx, 1);
     // The worker that recycles now is replaced by the reload, and passes the lock on.
     nginx.signal(libc::SIGHUP);
     nginx.wait_log("reconfiguring");
-    wait_retirements(&nginx, 4);
+    wait_recycled(&nginx, 4);
     load.stop().assert_good();
 }
 
-fn a_call_is_not_cut_by_retirement(engine: Engine) {
+fn a_call_is_not_cut_when_its_worker_is_recycled(engine: Engine) {
     let nginx = site(engine, "wsgi_max_requests 1;").start();
     let mut conn = nginx.connect();
     conn.send("GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -160,7 +160,7 @@ fn a_call_is_not_cut_by_retirement(engine: Engine) {
 
 /// Two workers with a stuck thread each; their applications take a while to be imported.
 #[test]
-fn of_two_stuck_workers_one_retires_at_a_time() {
+fn of_two_stuck_workers_one_is_recycled_at_a_time() {
     let source = format!("{APP}\ntime.sleep(0.7)\nprint('imported by', os.getpid())\n");
     let nginx = Site::plain()
         .workers(2)
@@ -190,13 +190,13 @@ fn of_two_stuck_workers_one_retires_at_a_time() {
         Process(*pid).wait_gone();
     }
     let log = nginx.error_log();
-    let retirements: Vec<usize> = log.match_indices("worker shutting down gracefully").map(|(at, _)| at).collect();
-    assert_eq!(retirements.len(), 2, "{log}");
-    let between = &log[retirements[0]..retirements[1]];
+    let recycled: Vec<usize> = log.match_indices("worker shutting down gracefully").map(|(at, _)| at).collect();
+    assert_eq!(recycled.len(), 2, "{log}");
+    let between = &log[recycled[0]..recycled[1]];
     assert!(between.contains("exited with code 0") && between.contains("imported by"), "{log}");
 }
 
-/// The token of a worker that is killed while it retires goes to its successor, and on.
+/// The lock of a worker that is killed while it is recycled goes to its successor, and on.
 #[test]
 fn a_holder_that_dies_does_not_keep_the_token() {
     let mut nginx = Site::plain().app(APP).http("wsgi_threads 2; wsgi_max_requests 2;").errors_expected().start();
