@@ -69,8 +69,8 @@ impl Check<'_> {
                     return Err(CheckFailed);
                 }
                 Err(error) => {
-                    let place = self.conf.source_location(application);
-                    self.log(Level::Emerg, &format!("wsgi_pass \"{application}\" in {place}: {error}"));
+                    let source_location = self.conf.source_location(application);
+                    self.log(Level::Emerg, &format!("wsgi_pass \"{application}\" in {source_location}: {error}"));
                     self.log(Level::Emerg, &import.output);
                     result = Err(CheckFailed);
                 }

@@ -34,10 +34,11 @@ pub type PreflightServer = Result<Arc<ForkServer>, String>;
 pub fn warn_without_master(conf: &MainConf, cycle: NewCycle) {
     if !cycle.has_master()
         && cycle.read_reason() != ReadReason::Signal
-        && let Some(place) = conf.source_location_of_mechanism(Mechanism::Process)
+        && let Some(source_location) = conf.source_location_of_mechanism(Mechanism::Process)
     {
         let message = format!(
-            "\"wsgi_reload_mechanism process\" has no effect with \"master_process off\", for the application in {place}"
+            "\"wsgi_reload_mechanism process\" has no effect with \"master_process off\", for the application in \
+             {source_location}"
         );
         cycle.log().write(Level::Warn, &message);
     }

@@ -6,8 +6,7 @@ use std::time::Duration;
 use super::environment;
 use crate::conf::interpreters::{Configured, Interpreter};
 use crate::conf::main::MainConf;
-use crate::conf::values::MaxRequests;
-use crate::conf::values::Threads;
+use crate::conf::values::{MaxRequests, Threads};
 use crate::engine::interpreter::{Configuration, InterpreterKind, InterpreterSpec};
 use crate::nginx::worker_process::{self, NGINX_VERSION, SERVER_SOFTWARE};
 

@@ -1,4 +1,4 @@
-//! One process' life: its configuration, engine, applications, active requests and recycling.
+//! Life of one worker process: its configuration, engine, applications, active requests and recycling.
 
 pub mod active_requests;
 pub mod config;
@@ -20,8 +20,7 @@ use crate::conf::values::Threads;
 use crate::engine::Engine;
 use crate::engine::inline::Inline;
 use crate::engine::versions::{InterpreterVersions, PoolConfig};
-use crate::nginx::sockets;
-use crate::nginx::worker_process;
+use crate::nginx::{sockets, worker_process};
 use crate::python::{after_fork, fork, log};
 use crate::sync::RwLock;
 use active_requests::ActiveRequests;
