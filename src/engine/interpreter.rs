@@ -92,11 +92,11 @@ impl PreparedInterpreter {
     pub fn start(configuration: &Configuration, spec: &InterpreterSpec) -> Result<(Self, AttachedThread), String> {
         let (mut attached, environment) = match &spec.kind {
             InterpreterKind::Main => {
-                runtime::start(&configuration.settings)?;
+                runtime::start(&configuration.settings).map_err(|error| error.to_string())?;
                 (InterpreterHandle::MAIN.attach_thread(), None)
             }
             InterpreterKind::Sub(gil, environment) => {
-                runtime::started()?;
+                runtime::started().map_err(|error| error.to_string())?;
                 let created = AttachedThread::create(*gil);
                 (created.map_err(|error| format!("interpreter \"{}\": {error}", spec.name))?, Some(environment))
             }

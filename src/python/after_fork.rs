@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::errno::Errno;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
@@ -13,7 +14,7 @@ static IN_CHILD: OnceLock<fn()> = OnceLock::new();
 ///
 /// # Errors
 /// When the system has no memory for it.
-pub fn register() -> Result<(), String> {
+pub fn register() -> Result<(), Errno> {
     extern "C" fn after_fork() {
         IS_CHILD.store(true, Ordering::Relaxed);
         if let Some(hook) = IN_CHILD.get() {
@@ -23,7 +24,7 @@ pub fn register() -> Result<(), String> {
     // SAFETY: the function is static. Neither it nor its hook allocates memory or takes a lock.
     match unsafe { libc::pthread_atfork(None, None, Some(after_fork)) } {
         0 => Ok(()),
-        error => Err(format!("cannot register a handler for forks: {}", std::io::Error::from_raw_os_error(error))),
+        error => Err(Errno::from_raw(error)),
     }
 }
 

@@ -4,14 +4,16 @@
 //! Finalisation aborts the process if there are other threads, and Python cannot be initialised twice. So a worker
 //! calls [`Interpreter::shut_down`](crate::python::interpreter::Interpreter::shut_down) and ends by `_exit`.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, NulError};
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::errno::Errno;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use thiserror::Error;
 
 use super::{access, after_fork, crash, log, traceback};
 
@@ -33,6 +35,33 @@ pub struct Settings {
     pub optimize: u8,
     /// Whether no byte code is written.
     pub leave_no_byte_code: bool,
+}
+
+/// The reason why Python could not be started.
+#[derive(Clone, Debug, Error)]
+pub enum StartError {
+    #[error("Python was started before in this process")]
+    StartedBefore,
+    #[error("cannot register a handler for forks: {0}")]
+    ForkHandler(#[from] Errno),
+    /// The sentence names the file or directory that this user cannot access.
+    #[error("Python cannot be started: {0}")]
+    AccessDenied(String),
+    #[error("invalid path: {0}")]
+    InvalidPath(#[from] NulError),
+    #[error("Python cannot be initialised: {0}")]
+    Initialisation(#[from] StatusError),
+    /// Initialisation failed, probably because this user cannot access the standard library.
+    #[error("{error}: {problem}")]
+    LibraryAccessDenied { error: Box<StartError>, problem: String },
+}
+
+/// An error that CPython has returned as a `PyStatus`.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{message} ({function})")]
+pub struct StatusError {
+    message: String,
+    function: String,
 }
 
 /// Returns the version of libpython in this process, such as `3.11.2`. Python need not be initialised.
@@ -152,18 +181,18 @@ pub unsafe fn set_environment(variables: &[(String, String)]) {
     }
 }
 
-static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
+static STARTED: OnceLock<Result<(), StartError>> = OnceLock::new();
 
 /// Initialises Python. The calling thread becomes its main thread, and is left detached.
 ///
 /// # Errors
-/// One sentence on the failure. A second start in the same process is an error.
-pub fn start(settings: &Settings) -> Result<(), String> {
+/// Python cannot be initialised, or was started before.
+pub fn start(settings: &Settings) -> Result<(), StartError> {
     static CALLED: AtomicBool = AtomicBool::new(false);
     if CALLED.swap(true, Ordering::Relaxed) {
-        return Err("Python was started before in this process".to_owned());
+        return Err(StartError::StartedBefore);
     }
-    let result = after_fork::register().and_then(|()| start_first(settings));
+    let result = after_fork::register().map_err(StartError::from).and_then(|()| start_first(settings));
     if result.is_ok() {
         // SAFETY: initialisation left this thread attached; the state is kept by the thread's PyGILState slot.
         unsafe { ffi::PyEval_SaveThread() };
@@ -179,14 +208,14 @@ pub fn start(settings: &Settings) -> Result<(), String> {
     STARTED.get_or_init(|| result).clone()
 }
 
-fn start_first(settings: &Settings) -> Result<(), String> {
+fn start_first(settings: &Settings) -> Result<(), StartError> {
     // The error of Python itself would be a list of all directories that it has searched.
     if let Some(problem) = settings.access_problem() {
-        return Err(format!("Python cannot be started: {problem}"));
+        return Err(StartError::AccessDenied(problem));
     }
-    let started = preinitialize().and_then(|()| initialize(settings));
+    let started = preinitialize().map_err(StartError::from).and_then(|()| initialize(settings));
     started.map_err(|error| match settings.library_access_problem() {
-        Some(problem) => format!("{error}: {problem}"),
+        Some(problem) => StartError::LibraryAccessDenied { error: Box::new(error), problem },
         None => error,
     })
 }
@@ -195,7 +224,7 @@ fn start_first(settings: &Settings) -> Result<(), String> {
 ///
 /// # Errors
 /// The error of [`start`].
-pub fn started() -> Result<(), String> {
+pub fn started() -> Result<(), StartError> {
     STARTED.wait().clone()
 }
 
@@ -209,7 +238,7 @@ pub fn start_for_tests() {
 }
 
 /// Enables UTF-8 mode: nginx's environment has no locale, so the encoding of paths and files would be ASCII.
-fn preinitialize() -> Result<(), String> {
+fn preinitialize() -> Result<(), StatusError> {
     let mut config = MaybeUninit::<ffi::PyPreConfig>::zeroed();
     // SAFETY: PyPreConfig is plain integers, zeroed and then filled by its initialiser.
     unsafe {
@@ -221,7 +250,7 @@ fn preinitialize() -> Result<(), String> {
     }
 }
 
-fn initialize(settings: &Settings) -> Result<(), String> {
+fn initialize(settings: &Settings) -> Result<(), StartError> {
     let mut config = MaybeUninit::<ffi::PyConfig>::zeroed();
     let config = config.as_mut_ptr();
     // SAFETY: the config is zeroed, filled by its initialiser, and cleared on every path; the string pointers are to
@@ -236,7 +265,7 @@ fn initialize(settings: &Settings) -> Result<(), String> {
         (*config).write_bytecode = i32::from(!settings.leave_no_byte_code);
         let result = set_path(config, &raw mut (*config).program_name, settings.program().as_deref())
             .and_then(|()| set_path(config, &raw mut (*config).home, settings.prefix()))
-            .and_then(|()| check(ffi::Py_InitializeFromConfig(config)));
+            .and_then(|()| Ok(check(ffi::Py_InitializeFromConfig(config))?));
         ffi::PyConfig_Clear(config);
         result
     }
@@ -250,16 +279,16 @@ unsafe fn set_path(
     config: *mut ffi::PyConfig,
     field: *mut *mut libc::wchar_t,
     path: Option<&Path>,
-) -> Result<(), String> {
+) -> Result<(), StartError> {
     use std::os::unix::ffi::OsStrExt;
     let Some(path) = path else { return Ok(()) };
-    let text = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
+    let text = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: by the caller's promise; Python copies the text.
-    unsafe { check(ffi::PyConfig_SetBytesString(config, field.cast(), text.as_ptr())) }
+    Ok(unsafe { check(ffi::PyConfig_SetBytesString(config, field.cast(), text.as_ptr())) }?)
 }
 
 /// Converts a `PyStatus` into a result. `Py_ExitStatusException` would exit the process.
-pub(super) fn check(status: ffi::PyStatus) -> Result<(), String> {
+pub(super) fn check(status: ffi::PyStatus) -> Result<(), StatusError> {
     // SAFETY: plain reads of a status that a Python function returned; its texts are static.
     unsafe {
         if ffi::PyStatus_Exception(status) == 0 {
@@ -268,7 +297,7 @@ pub(super) fn check(status: ffi::PyStatus) -> Result<(), String> {
         let text = |pointer: *const std::ffi::c_char| {
             if pointer.is_null() { String::new() } else { CStr::from_ptr(pointer).to_string_lossy().into_owned() }
         };
-        Err(format!("Python cannot be initialised: {} ({})", text(status.err_msg), text(status.func)))
+        Err(StatusError { message: text(status.err_msg), function: text(status.func) })
     }
 }
 

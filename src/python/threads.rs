@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use thiserror::Error;
 
 use crate::sync::Mutex;
 
@@ -32,6 +33,20 @@ impl Gil {
     /// 3.13, only threads of its own interpreter release it on request; a thread of another one keeps it until it
     /// blocks.
     pub const IS_FAIR: bool = cfg!(Py_3_13);
+}
+
+/// The reason why a sub-interpreter could not be created.
+#[derive(Debug, Error)]
+pub enum CreateError {
+    #[cfg(not(Py_3_12))]
+    #[error("an interpreter with a GIL of its own needs Python 3.12 or later")]
+    OwnGilUnsupported,
+    #[cfg(not(Py_3_12))]
+    #[error("Python cannot create an interpreter")]
+    Failed,
+    #[cfg(Py_3_12)]
+    #[error("Python cannot create an interpreter: {0}")]
+    Status(#[from] super::runtime::StatusError),
 }
 
 /// A handle to the main interpreter or a sub-interpreter, for threads to attach to.
@@ -72,7 +87,7 @@ unsafe fn new_state(interpreter: *mut ffi::PyInterpreterState) -> NonNull<ffi::P
 /// # Safety
 /// The thread is attached to the main interpreter.
 #[cfg(Py_3_12)]
-unsafe fn new_interpreter(gil: Gil) -> Result<*mut ffi::PyThreadState, String> {
+unsafe fn new_interpreter(gil: Gil) -> Result<*mut ffi::PyThreadState, CreateError> {
     let config = match gil {
         Gil::Shared => ffi::_PyInterpreterConfig_LEGACY_INIT,
         // The default forbids daemon threads, which could outlive the interpreter. Ours are not ended while they have
@@ -82,7 +97,8 @@ unsafe fn new_interpreter(gil: Gil) -> Result<*mut ffi::PyThreadState, String> {
     let mut state = std::ptr::null_mut();
     // SAFETY: attached, by the caller's promise; both pointers are to live variables.
     let status = unsafe { ffi::Py_NewInterpreterFromConfig(&mut state, &config) };
-    crate::python::runtime::check(status).map(|()| state)
+    super::runtime::check(status)?;
+    Ok(state)
 }
 
 /// Creates an interpreter, whose first thread state becomes current. On an error the old state stays current.
@@ -90,13 +106,13 @@ unsafe fn new_interpreter(gil: Gil) -> Result<*mut ffi::PyThreadState, String> {
 /// # Safety
 /// The thread is attached to the main interpreter.
 #[cfg(not(Py_3_12))]
-unsafe fn new_interpreter(gil: Gil) -> Result<*mut ffi::PyThreadState, String> {
+unsafe fn new_interpreter(gil: Gil) -> Result<*mut ffi::PyThreadState, CreateError> {
     if gil == Gil::Own {
-        return Err("an interpreter with a GIL of its own needs Python 3.12 or later".to_owned());
+        return Err(CreateError::OwnGilUnsupported);
     }
     // SAFETY: attached, by the caller's promise.
     let state = unsafe { ffi::Py_NewInterpreter() };
-    if state.is_null() { Err("Python cannot make another interpreter".to_owned()) } else { Ok(state) }
+    if state.is_null() { Err(CreateError::Failed) } else { Ok(state) }
 }
 
 /// Deletes the current thread state, which leaves the thread detached.
@@ -130,8 +146,8 @@ impl AttachedThread {
     /// Python must have been initialised.
     ///
     /// # Errors
-    /// One sentence.
-    pub fn create(gil: Gil) -> Result<Self, String> {
+    /// When Python cannot create it.
+    pub fn create(gil: Gil) -> Result<Self, CreateError> {
         // CPython does not guarantee that interpreters can be created at the same time.
         static CREATION: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
         let _guard = CREATION.lock();

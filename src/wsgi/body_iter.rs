@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
+use thiserror::Error;
 
 use super::file::FileBody;
 use super::response::{Completion, Response, Stage};
@@ -41,16 +42,14 @@ pub enum Progress {
 }
 
 /// The reason why a response failed.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum Failure {
-    Raised(PyErr),
-    /// `start_response` was not called before the first data.
+    #[error(transparent)]
+    Raised(#[from] PyErr),
+    #[error("did not call start_response before its first data")]
     NotStarted,
-    /// The body is shorter than its Content-Length.
-    Short {
-        sent: u64,
-        declared: u64,
-    },
+    #[error("sent {sent} of the {declared} bytes of its Content-Length")]
+    Short { sent: u64, declared: u64 },
 }
 
 impl Failure {
@@ -60,12 +59,6 @@ impl Failure {
             Self::Raised(error) => Some(error),
             Self::NotStarted | Self::Short { .. } => None,
         }
-    }
-}
-
-impl From<PyErr> for Failure {
-    fn from(error: PyErr) -> Self {
-        Self::Raised(error)
     }
 }
 

@@ -179,10 +179,7 @@ impl Running {
                     self.response.replace(headers, &body);
                 }
             }
-            Failure::NotStarted => self.log_error("did not call start_response before its first data"),
-            Failure::Short { sent, declared } => {
-                self.log_error(&format!("sent {sent} of the {declared} bytes of its Content-Length"));
-            }
+            Failure::NotStarted | Failure::Short { .. } => self.log_error(&failure.to_string()),
         }
         self.response.fail();
     }

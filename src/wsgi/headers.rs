@@ -1,10 +1,9 @@
 //! Status and headers of a response, checked by the rules of PEP 3333 and RFC 9110 when `start_response` is called.
 
-use std::fmt;
-
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple};
+use thiserror::Error;
 
 use crate::python::text::latin1_bytes;
 
@@ -24,13 +23,19 @@ pub struct ResponseHeaders {
 }
 
 /// The reason why a status or a header was refused.
-#[derive(Debug, PartialEq, Eq)]
-pub struct InvalidHeader(String);
-
-impl fmt::Display for InvalidHeader {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum InvalidHeader {
+    #[error("invalid status {status:?}: {reason}")]
+    Status { status: String, reason: &'static str },
+    #[error("invalid header name {0:?}")]
+    Name(String),
+    /// The value is left out, as it may be an attack on the log.
+    #[error("the value of header {0:?} holds a control character")]
+    Value(String),
+    #[error("invalid Content-Length {0:?}")]
+    ContentLength(String),
+    #[error("Content-Length is given twice")]
+    DuplicateContentLength,
 }
 
 /// Headers about the connection, which belongs to the server (RFC 9110, section 7.6.1).
@@ -52,8 +57,10 @@ impl ResponseHeaders {
     /// The status is not three digits, alone or followed by a space and a reason phrase; it is informational (only the
     /// server sends those); or it contains a control character.
     pub fn new(status: &[u8]) -> Result<Self, InvalidHeader> {
-        let invalid =
-            |why: &str| Err(InvalidHeader(format!("invalid status {:?}: {why}", String::from_utf8_lossy(status))));
+        let invalid = |reason| {
+            let status = String::from_utf8_lossy(status).into_owned();
+            Err(InvalidHeader::Status { status, reason })
+        };
         if status.iter().any(|byte| byte.is_ascii_control()) {
             return invalid("it holds a control character");
         }
@@ -86,11 +93,10 @@ impl ResponseHeaders {
     pub fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), InvalidHeader> {
         let shown = || String::from_utf8_lossy(name).into_owned();
         if !is_header_name(name) {
-            return Err(InvalidHeader(format!("invalid header name {:?}", shown())));
+            return Err(InvalidHeader::Name(shown()));
         }
-        // The value is left out of the message: it may be an attack on the log.
         if value.iter().any(|byte| (byte.is_ascii_control() && *byte != b'\t') || *byte == 0x7f) {
-            return Err(InvalidHeader(format!("the value of header {:?} holds a control character", shown())));
+            return Err(InvalidHeader::Value(shown()));
         }
         if name.eq_ignore_ascii_case(b"content-length") {
             return self.set_content_length(value);
@@ -107,11 +113,10 @@ impl ResponseHeaders {
         let text = str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
         let length = text.and_then(|text| text.parse::<u64>().ok()).filter(|length| *length <= i64::MAX as u64);
         let Some(length) = length else {
-            let shown = String::from_utf8_lossy(value);
-            return Err(InvalidHeader(format!("invalid Content-Length {shown:?}")));
+            return Err(InvalidHeader::ContentLength(String::from_utf8_lossy(value).into_owned()));
         };
         if self.content_length.replace(length).is_some() {
-            return Err(InvalidHeader("Content-Length is given twice".to_owned()));
+            return Err(InvalidHeader::DuplicateContentLength);
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
+use thiserror::Error;
 
 use super::body::{BodySource, Interrupt};
 use super::transport::{Disconnected, Transport};
@@ -39,33 +40,37 @@ struct State {
 /// The size of the blocks that are read ahead.
 const BLOCK: usize = 64 * 1024;
 
-enum Failure {
+/// The reason why reading has failed.
+#[derive(Debug, Error)]
+enum ReadError {
+    #[error("wsgi.input is used after its request has ended")]
     RequestEnded,
-    Io(io::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
-impl From<Failure> for PyErr {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::RequestEnded => PyValueError::new_err("wsgi.input is used after its request has ended"),
-            Failure::Io(error) => error.into(),
+impl From<ReadError> for PyErr {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::RequestEnded => PyValueError::new_err(error.to_string()),
+            ReadError::Io(error) => error.into(),
         }
     }
 }
 
 impl State {
-    fn source(&mut self) -> Result<&mut Box<dyn BodySource>, Failure> {
-        self.source.as_mut().ok_or(Failure::RequestEnded)
+    fn source(&mut self) -> Result<&mut Box<dyn BodySource>, ReadError> {
+        self.source.as_mut().ok_or(ReadError::RequestEnded)
     }
 
     /// Returns the number of unread bytes of a complete body, `None` for a body that is still being received.
-    fn available(&mut self) -> Result<Option<u64>, Failure> {
+    fn available(&mut self) -> Result<Option<u64>, ReadError> {
         let ahead = (self.ahead.len() - self.position) as u64;
         Ok(self.source()?.remaining().map(|remaining| remaining + ahead))
     }
 
     /// Fills `buffer`, except at the end of the body.
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ReadError> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.read_some(&mut buffer[filled..])? {
@@ -77,10 +82,10 @@ impl State {
     }
 
     /// Returns bytes that were read ahead, or else reads at least one byte; 0 at the end.
-    fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
+    fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, ReadError> {
         let ahead = &self.ahead[self.position..];
         if ahead.is_empty() {
-            return self.source()?.read(buffer).map_err(Failure::Io);
+            return Ok(self.source()?.read(buffer)?);
         }
         let count = ahead.len().min(buffer.len());
         buffer[..count].copy_from_slice(&ahead[..count]);
@@ -89,7 +94,7 @@ impl State {
     }
 
     /// Reads up to `limit` bytes of a body of unknown length; with `once`, with a single read.
-    fn read_growing(&mut self, limit: usize, once: bool) -> Result<Vec<u8>, Failure> {
+    fn read_growing(&mut self, limit: usize, once: bool) -> Result<Vec<u8>, ReadError> {
         let mut bytes = Vec::new();
         while bytes.len() < limit {
             let length = bytes.len();
@@ -104,19 +109,19 @@ impl State {
     }
 
     /// Reads one more block ahead; false at the end.
-    fn read_ahead(&mut self) -> Result<bool, Failure> {
+    fn read_ahead(&mut self) -> Result<bool, ReadError> {
         self.ahead.drain(..self.position);
         self.position = 0;
-        let source = self.source.as_mut().ok_or(Failure::RequestEnded)?;
+        let source = self.source.as_mut().ok_or(ReadError::RequestEnded)?;
         let length = self.ahead.len();
         self.ahead.resize(length + source.remaining().map_or(BLOCK, |left| left.min(BLOCK as u64) as usize), 0);
         let read = source.read(&mut self.ahead[length..]);
         self.ahead.truncate(length + read.as_ref().copied().unwrap_or(0));
-        Ok(read.map_err(Failure::Io)? > 0)
+        Ok(read? > 0)
     }
 
     /// Returns the next line, with its end, or its first `limit` bytes.
-    fn line(&mut self, limit: usize) -> Result<Vec<u8>, Failure> {
+    fn line(&mut self, limit: usize) -> Result<Vec<u8>, ReadError> {
         self.source()?;
         let mut searched = 0;
         let length = loop {
@@ -167,10 +172,10 @@ impl Input {
     }
 
     /// Fails if the client has left, so that the application can stop.
-    fn check_client(&self) -> Result<(), Failure> {
+    fn check_client(&self) -> Result<(), ReadError> {
         match &self.0.transport {
             Some(transport) if transport.is_disconnected() => {
-                Err(Failure::Io(io::Error::new(io::ErrorKind::ConnectionReset, Disconnected.to_string())))
+                Err(ReadError::Io(io::Error::new(io::ErrorKind::ConnectionReset, Disconnected.to_string())))
             }
             _ => Ok(()),
         }

@@ -1,21 +1,17 @@
 //! The interface between WSGI and the server: the response of one request on its way out.
 
-use std::fmt;
 use std::sync::Arc;
+
+use thiserror::Error;
 
 use super::file::FileBody;
 use super::headers::ResponseHeaders;
 use crate::python::log::Sink;
 
 /// The error of a response that has no receiver: the client has left, or nginx has given the request up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the client has closed the connection")]
 pub struct Disconnected;
-
-impl fmt::Display for Disconnected {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("the client has closed the connection")
-    }
-}
 
 /// How a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
