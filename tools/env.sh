@@ -91,6 +91,15 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 # shellcheck disable=SC2034 # for the scripts beside this one
 module=$target/release/libngx_http_wsgi_module.so
 
+# Prints a path that nginx was configured with: the argument of configure, or the default, both relative to the prefix.
+configured_path() {
+    local arguments prefix path
+    arguments=$("$nginx" -V 2>&1)
+    prefix=$(grep -oP -- '--prefix=\K\S+' <<<"$arguments") || prefix=/usr/local/nginx
+    path=$(grep -oP -- "--$1=\K\S+" <<<"$arguments") || path=$2
+    if [[ $path == /* ]]; then echo "$path"; else echo "$prefix/$path"; fi
+}
+
 # nginx and its source: a source that is configured already, or a copy below target/ that setup.sh configures.
 nginx=${NGINX:-$(command -v nginx || echo /usr/sbin/nginx)}
 export NGINX=$nginx

@@ -29,14 +29,8 @@ if [[ ${1:-} != --remove ]]; then
 fi
 command -v "$nginx" >/dev/null || die "nginx is not installed (NGINX=/path/sbin/nginx names one)."
 
-configured() { "$nginx" -V 2>&1 | grep -oP -- "--$1=\K\S+" || true; }
-prefix=$(configured prefix)
-prefix=${prefix:-/usr/local/nginx}
-below_prefix() { if [[ $1 == /* ]]; then echo "$1"; else echo "$prefix/$1"; fi; }
-modules=$(configured modules-path)
-modules=$(below_prefix "${modules:-modules}")
-configuration=$(configured conf-path)
-configuration=${DESTDIR:-}$(below_prefix "${configuration:-conf/nginx.conf}")
+modules=$(configured_path modules-path modules)
+configuration=${DESTDIR:-}$(configured_path conf-path conf/nginx.conf)
 
 name=ngx_http_wsgi_module.so
 destination=${DESTDIR:-}$modules/$name

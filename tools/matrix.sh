@@ -51,7 +51,7 @@ build_debug_nginx() {
     local name source modules=()
     [[ ! -x $debug_nginx ]] || return 0
     source=$(fetch_source)
-    for name in addition auth_request gunzip realip slice ssl sub v2; do
+    for name in addition auth_request gunzip gzip_static realip slice ssl stub_status sub v2; do
         modules+=("--with-http_${name}_module")
     done
     say "Building nginx for debugging in ${debug_nginx%/*}"
@@ -59,8 +59,8 @@ build_debug_nginx() {
     cp -r "$source" "$matrix/debug/nginx"
     (
         cd "$matrix/debug/nginx"
-        auto/configure --with-compat --with-debug --with-threads "${modules[@]}" \
-            --with-cc-opt="-g -O1 -DNGX_DEBUG_PALLOC=1" && make -j "$(nproc)" -f objs/Makefile binary
+        auto/configure --prefix="$PWD" --conf-path="$PWD/conf/nginx.conf" --with-compat --with-debug --with-threads \
+            --with-cc-opt="-g -O1 -DNGX_DEBUG_PALLOC=1" "${modules[@]}" && make -j "$(nproc)" -f objs/Makefile binary
     ) >"$matrix/debug/build.log" 2>&1 || die "nginx could not be built: see $matrix/debug/build.log"
 }
 

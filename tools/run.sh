@@ -110,7 +110,7 @@ access_log=off
 ! (: >>/dev/stdout) 2>/dev/null || access_log=/dev/stdout
 
 # The table of file types is in the directory of nginx's own configuration.
-types=$("$nginx" -V 2>&1 | grep -oP -- '--conf-path=\K\S+(?=/)' || echo /usr/local/nginx/conf)/mime.types
+types=$(dirname "$(configured_path conf-path conf/nginx.conf)")/mime.types
 
 run=$PWD/target/run/$port
 mkdir -p "$run/temp"
