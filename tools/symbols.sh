@@ -5,12 +5,12 @@
 
 source "$(dirname "$0")/env.sh"
 
-if ! exported=$(nm -D --defined-only -P "$(command -v "$nginx")" 2>/dev/null); then
-    say "Undefined symbols of the module are not checked: $nginx is not a binary whose symbols can be read."
+# ldd binds the module to its libraries only, so the symbols of nginx are among those that it reports.
+if ! exported=$(nm -D --defined-only -P "$(command -v "$nginx")" 2>/dev/null) || ! bound=$(ldd -r "$1" 2>&1); then
+    say "Undefined symbols are not checked: nm cannot read $nginx, or ldd cannot read $1."
     exit
 fi
-# ldd binds the module to its libraries only, so the symbols of nginx are among those that it reports.
-undefined=$(ldd -r "$1" 2>&1 | sed -n 's/^undefined symbol: \([^[:space:],@]*\).*/\1/p' | sort -u)
+undefined=$(sed -n 's/^undefined symbol: \([^[:space:],@]*\).*/\1/p' <<<"$bound" | sort -u)
 missing=$(comm -23 <(echo "$undefined") <(cut -d' ' -f1 <<<"$exported" | sort -u))
 [[ -z $missing ]] || die "The module needs symbols that neither $nginx nor a library provides:
 $missing
