@@ -77,7 +77,7 @@ fn items_beyond_the_length_are_not_requested(engine: Engine) {
         assert_eq!(nginx.get("/length").expect(200).text(), "xxxxx");
     }
     wait_closed(&nginx, TIMES);
-    assert!(nginx.wait_log("more than its Content-Length").contains("GET /length"));
+    assert!(nginx.wait_log("exceeded its Content-Length").contains("GET /length"));
 }
 
 fn the_code_after_the_last_item_runs(engine: Engine) {
