@@ -65,7 +65,10 @@ impl Client {
     /// body is sent for methods that usually have one.
     #[track_caller]
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.address());
+        let mut request = format!("{method} {path} HTTP/1.1\r\n");
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Host")) {
+            request += &format!("Host: {}\r\n", self.address());
+        }
         for (name, value) in headers {
             request += &format!("{name}: {value}\r\n");
         }
