@@ -8,12 +8,13 @@ source "$(dirname "$0")/env.sh"
 # Subjects of tests/suite that do not depend on the version of Python: the code that they test does not call Python, or in
 # the same way as a subject that is not listed.
 independent_of_python=(
-    accel ranges handed_on      # nginx's filters and redirects of a response
-    directives mounts variables # nginx's configuration and log
-    protocols                   # nginx's connections
-    endless slow spill          # the event loop and its timers, with clients that are slow
-    chapters configurations documentation documents install make_run # documents, examples and scripts
-    valgrind                    # memory of nginx and Rust
+    accel intercept ranges handed_on        # nginx's filters and redirects of a response
+    directives inheritance mounts variables # nginx's configuration and log
+    protocols                               # nginx's connections
+    endless slow spill                      # the event loop and its timers, with clients that are slow
+    chapters configurations documentation documents messages # documents and examples
+    install make_run                        # scripts
+    valgrind                                # memory of nginx and Rust
 )
 
 current='' times=()
