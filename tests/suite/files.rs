@@ -222,7 +222,7 @@ fn stalled(nginx: &Nginx) -> Conn {
 
 /// Little of a response fits into the kernel's buffers.
 fn narrow(site: Site) -> Site {
-    site.listen("listen 127.0.0.1:@port@ sndbuf=32k;")
+    site.listen("listen 127.0.0.1:@port@ sndbuf=32k;").http("send_timeout 600s;")
 }
 
 fn a_file_is_sent_from_its_position(engine: Engine) {
