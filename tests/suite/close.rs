@@ -1,15 +1,12 @@
 //! `close()` of the iterable: called once for each call, and on its thread.
 
-use crate::harness::{Engine, Framing, both_engines, wait_for};
+use crate::harness::{Engine, both_engines, wait_for};
 use crate::response::{ask, functions};
 
 both_engines!(
-    close_is_called_once_after_the_last_item,
-    close_is_called_once_after_a_failure,
     close_is_called_once_when_there_is_no_body_to_send,
     close_is_called_once_when_the_client_has_gone,
     close_runs_on_the_thread_of_the_call,
-    an_error_in_close_is_logged_and_not_sent,
 );
 
 const CLOSING: &str = r#"
@@ -115,36 +112,6 @@ def generator(environ, start_response):
         event("generator closed")
 "#;
 
-fn close_is_called_once_after_the_last_item(engine: Engine) {
-    let nginx = functions(engine, CLOSING).start_shared();
-    let mut wanted = Vec::new();
-    for (path, event) in [
-        ("/normal", "closed on 1 thread"),
-        ("/empty", "closed on 1 thread"),
-        ("/list_with_close", "closed list"),
-        // Were it called twice for one of those, it would have been by now.
-        ("/normal", "closed on 1 thread"),
-    ] {
-        ask(&nginx, "GET", path).expect(200);
-        wanted.push(event);
-        nginx.wait_events(&wanted);
-    }
-}
-
-fn close_is_called_once_after_a_failure(engine: Engine) {
-    let nginx = functions(engine, CLOSING).errors_expected().start();
-    for path in ["/first_step", "/second_step", "/no_start", "/wrong_item", "/short", "/long"] {
-        let before = nginx.events().len();
-        let mut conn = nginx.connect();
-        conn.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
-        conn.read_to_end();
-        wait_for(path, || (nginx.events().len() > before).then_some(()));
-    }
-    nginx.wait_events(&["closed on 1 thread"; 6]);
-    ask(&nginx, "GET", "/iter_fails").expect(500);
-    wait_for("close after __iter__ failed", || (nginx.events().last()? == "closed anyway").then_some(()));
-}
-
 fn close_is_called_once_when_there_is_no_body_to_send(engine: Engine) {
     let nginx = functions(engine, CLOSING).start_shared();
     ask(&nginx, "HEAD", "/normal").expect(200);
@@ -181,13 +148,4 @@ fn close_runs_on_the_thread_of_the_call(engine: Engine) {
         ask(&nginx, "GET", "/normal").expect(200);
     }
     nginx.wait_events(&["closed on 1 thread"; 20]);
-}
-
-fn an_error_in_close_is_logged_and_not_sent(engine: Engine) {
-    let nginx = functions(engine, CLOSING).errors_expected().start();
-    let response = ask(&nginx, "GET", "/in_close").expect(200);
-    assert_eq!(response.text(), "whole body");
-    assert_eq!(response.framing, Framing::Chunked);
-    nginx.wait_log("RuntimeError: in close");
-    nginx.wait_events(&["close fails"]);
 }

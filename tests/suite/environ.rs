@@ -6,7 +6,6 @@ use serde_json::{Map, Value};
 both_engines!(
     keys_of_cgi_and_of_wsgi_are_there,
     every_cgi_value_is_a_plain_str,
-    environ_is_a_fresh_dict_of_its_own,
     length_and_type_are_absent_without_a_body,
     length_and_type_of_a_body_are_given,
     headers_become_http_keys,
@@ -18,7 +17,6 @@ both_engines!(
     the_first_content_type_counts,
     underscored_headers_are_dropped,
     an_underscored_name_never_meets_the_dashed_one,
-    the_proxy_header_is_never_passed,
     path_bytes_are_latin_1,
     query_and_request_uri_stay_raw,
     header_bytes_are_latin_1,
@@ -124,26 +122,6 @@ fn every_cgi_value_is_a_plain_str(engine: Engine) {
         assert_eq!(response["types"][key], "bool", "{key}");
     }
     assert_eq!(response["types"]["wsgi.version"], "tuple");
-}
-
-fn environ_is_a_fresh_dict_of_its_own(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(
-            r#"
-def application(environ, start_response):
-    marks = [k for k in environ if k.startswith("my.")]
-    environ["my.mark"] = object()
-    environ["PATH_INFO"] = "changed"
-    del environ["REQUEST_METHOD"]
-    environ.clear()
-    start_response("200 OK", [])
-    return [repr(marks).encode()]
-"#,
-        )
-        .start_shared();
-    for _ in 0..3 {
-        assert_eq!(nginx.get("/").expect(200).text(), "[]");
-    }
 }
 
 fn length_and_type_are_absent_without_a_body(engine: Engine) {
@@ -281,12 +259,6 @@ fn an_underscored_name_never_meets_the_dashed_one(engine: Engine) {
     for key in ["CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING"] {
         assert!(!environ.contains_key(key), "{key}: {}", environ[key]);
     }
-}
-
-fn the_proxy_header_is_never_passed(engine: Engine) {
-    let nginx = site(engine).start_shared();
-    let environ = environ_of_raw(&nginx, request("GET /", b"Proxy: http://evil/\r\npROXY: http://evil/\r\n"));
-    assert!(!environ.contains_key("HTTP_PROXY"));
 }
 
 fn path_bytes_are_latin_1(engine: Engine) {

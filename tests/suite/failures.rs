@@ -1,13 +1,11 @@
 //! Applications that fail: the response and the log.
 
-use crate::harness::{Engine, Framing, both_engines, wait_for};
+use crate::harness::{Engine, Framing, both_engines};
 use crate::response::{ask, functions};
 
 both_engines!(
     an_exception_in_mid_stream_ends_without_a_last_chunk,
     an_exception_in_mid_stream_cuts_a_compressed_response_too,
-    an_item_that_is_no_bytes_is_a_type_error,
-    a_result_that_cannot_be_iterated_is_a_type_error,
     exceptions_that_end_programs_end_only_the_request,
     a_strange_exception_is_logged_all_the_same,
     a_500_is_nginxs_own_page,
@@ -53,66 +51,6 @@ fn an_exception_in_mid_stream_cuts_a_compressed_response_too(engine: Engine) {
     let response = conn.response().expect(200);
     assert_eq!(response.header("Content-Encoding"), Some("gzip"));
     assert_eq!(response.framing, Framing::Cut);
-}
-
-fn an_item_that_is_no_bytes_is_a_type_error(engine: Engine) {
-    let nginx = functions(
-        engine,
-        r#"
-ITEMS = {"str": "text", "none": None, "int": 5, "list": [b"x"], "bytearray": bytearray(b"x"), "array": (b"x",)}
-
-def first(environ, start_response):
-    start_response("200 OK", [])
-    return [ITEMS[environ["QUERY_STRING"]]]
-
-def second(environ, start_response):
-    start_response("200 OK", [])
-    yield b"begun"
-    yield ITEMS[environ["QUERY_STRING"]]
-
-def result(environ, start_response):
-    start_response("200 OK", [])
-    return "text"
-"#,
-    )
-    .errors_expected()
-    .start_shared();
-    for item in ["str", "none", "int", "list", "bytearray", "array"] {
-        let before = nginx.logged("TypeError").len();
-        ask(&nginx, "GET", &format!("/first?{item}")).expect(500);
-        let response = ask(&nginx, "GET", &format!("/second?{item}")).expect(200);
-        assert_eq!(response.framing, Framing::Cut, "{item}");
-        assert_eq!(response.text(), "begun", "{item}");
-        wait_for("two more TypeErrors", || (nginx.logged("TypeError").len() >= before + 2).then_some(()));
-    }
-    ask(&nginx, "GET", "/result").expect(500);
-}
-
-fn a_result_that_cannot_be_iterated_is_a_type_error(engine: Engine) {
-    let nginx = functions(
-        engine,
-        r#"
-class Broken:
-    def __iter__(self):
-        return 5
-    def close(self):
-        event("closed")
-
-RESULTS = {"none": None, "int": 200, "object": object(), "broken": Broken()}
-
-def result(environ, start_response):
-    start_response("200 OK", [])
-    return RESULTS[environ["QUERY_STRING"]]
-"#,
-    )
-    .errors_expected()
-    .start_shared();
-    for result in ["none", "int", "object", "broken"] {
-        let before = nginx.logged("TypeError").len();
-        ask(&nginx, "GET", &format!("/result?{result}")).expect(500);
-        wait_for("a TypeError", || (nginx.logged("TypeError").len() > before).then_some(()));
-    }
-    nginx.wait_events(&["closed"]);
 }
 
 fn exceptions_that_end_programs_end_only_the_request(engine: Engine) {

@@ -3,13 +3,7 @@
 use crate::harness::{Engine, Framing, Site, both_engines};
 use crate::response::{ask, functions};
 
-both_engines!(
-    file_wrapper_sends_a_file,
-    file_wrapper_begins_where_the_file_stands,
-    file_wrapper_takes_an_object_that_only_reads,
-    file_wrapper_closes_its_file_once,
-    file_wrapper_never_invents_bytes,
-);
+both_engines!(file_wrapper_sends_a_file, file_wrapper_begins_where_the_file_stands, file_wrapper_never_invents_bytes);
 
 const FILES: &str = r#"
 import io
@@ -92,25 +86,6 @@ fn file_wrapper_begins_where_the_file_stands(engine: Engine) {
     assert_eq!(response.text(), "0123456789");
     let response = ask(&nginx, "HEAD", "/whole").expect(200);
     assert_eq!(response.framing, Framing::None);
-}
-
-fn file_wrapper_takes_an_object_that_only_reads(engine: Engine) {
-    let nginx = files(engine).start_shared();
-    for (path, body) in
-        [("/bytes_io", "in memory"), ("/pipe", "through a pipe"), ("/nul", "\0first"), ("/wrapped_again", "ONCE MORE")]
-    {
-        let response = ask(&nginx, "GET", path).expect(200);
-        assert_eq!(response.text(), body, "{path}");
-    }
-}
-
-fn file_wrapper_closes_its_file_once(engine: Engine) {
-    let nginx = files(engine).errors_expected().start_shared();
-    ask(&nginx, "GET", "/closing").expect(200);
-    ask(&nginx, "HEAD", "/closing").expect(200);
-    ask(&nginx, "GET", "/fails").expect(500);
-    nginx.wait_log("disk on fire");
-    nginx.wait_events(&["file closed"; 3]);
 }
 
 fn file_wrapper_never_invents_bytes(engine: Engine) {

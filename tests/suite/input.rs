@@ -4,10 +4,7 @@ use crate::harness::{Engine, Site, both_engines};
 
 both_engines!(
     input_behaves_as_bytes_io_does,
-    wrong_arguments_are_refused_as_bytes_io_refuses_them,
-    input_at_its_end_gives_empty_bytes_for_ever,
     input_of_a_request_without_a_body_is_empty,
-    iteration_gives_lines,
     input_can_be_read_by_another_thread,
 );
 
@@ -83,52 +80,6 @@ fn input_behaves_as_bytes_io_does(engine: Engine) {
     }
 }
 
-fn wrong_arguments_are_refused_as_bytes_io_refuses_them(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(
-            r#"
-import io
-
-def application(environ, start_response):
-    start_response("200 OK", [])
-    differences = []
-    for name in ("read", "readline", "readlines"):
-        for args in [("x",), (1.5,), (b"1",), ([],), (1, 2), (object(),)]:
-            found = []
-            for file in (environ["wsgi.input"], io.BytesIO(b"abc")):
-                try:
-                    getattr(file, name)(*args)
-                    found.append("accepted")
-                except Exception as e:
-                    found.append(type(e).__name__)
-            if found[0] != found[1]:
-                differences.append((name, args, found))
-    # Nothing was consumed by all that.
-    rest = environ["wsgi.input"].read()
-    return [repr((differences, rest)).encode()]
-"#,
-        )
-        .start_shared();
-    assert_eq!(nginx.post("/", "abc").expect(200).text(), "([], b'abc')");
-}
-
-fn input_at_its_end_gives_empty_bytes_for_ever(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(
-            r#"
-def application(environ, start_response):
-    file = environ["wsgi.input"]
-    everything = file.read()
-    after = [file.read(), file.read(1), file.read(-1), file.readline(), file.readline(5), file.readlines(),
-             list(file), file.read()]
-    start_response("200 OK", [])
-    return [repr((everything, after)).encode()]
-"#,
-        )
-        .start_shared();
-    assert_eq!(nginx.post("/", "ab\nc").expect(200).text(), "(b'ab\\nc', [b'', b'', b'', b'', b'', [], [], b''])");
-}
-
 fn input_of_a_request_without_a_body_is_empty(engine: Engine) {
     let nginx = Site::new(engine)
         .app(
@@ -144,24 +95,6 @@ def application(environ, start_response):
         let response = nginx.request(method, "/", &[], b"").expect(200);
         assert_eq!(response.text(), "[b'', b'', [], b'']");
     }
-}
-
-fn iteration_gives_lines(engine: Engine) {
-    let nginx = Site::new(engine)
-        .app(
-            r#"
-def application(environ, start_response):
-    file = environ["wsgi.input"]
-    first = next(iter(file))
-    start_response("200 OK", [])
-    return [repr([first, file.read(2), [line for line in file]]).encode()]
-"#,
-        )
-        .start_shared();
-    assert_eq!(
-        nginx.post("/", "one\ntwo\r\n\nlast").expect(200).text(),
-        "[b'one\\n', b'tw', [b'o\\r\\n', b'\\n', b'last']]"
-    );
 }
 
 fn input_can_be_read_by_another_thread(engine: Engine) {

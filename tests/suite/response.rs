@@ -6,21 +6,16 @@ use std::time::{Duration, Instant};
 both_engines!(
     a_generator_is_sent_in_chunks,
     http_1_0_gets_no_chunks,
-    a_single_item_gets_its_length,
-    several_items_are_not_counted,
     an_empty_response_is_empty,
-    empty_chunks_are_skipped,
     items_of_any_length_arrive_whole,
     many_tiny_items_arrive_whole,
     each_chunk_is_passed_on_at_once,
     head_has_the_same_headers_and_no_body,
-    head_is_given_no_guessed_length,
     a_204_has_neither_length_nor_body,
     a_304_keeps_its_headers_and_has_no_body,
     a_content_length_of_the_applications_own_is_kept,
     surplus_over_the_content_length_is_cut_off,
     a_body_shorter_than_its_length_breaks_the_connection,
-    an_invalid_content_length_is_an_error,
     a_length_beyond_4_gib_is_kept,
     a_generator_of_any_size_is_not_held_in_memory,
     written_data_of_any_size_is_not_held_in_memory,
@@ -82,44 +77,6 @@ def parts(environ, start_response):
     assert_eq!(response.text(), "one, two");
 }
 
-fn a_single_item_gets_its_length(engine: Engine) {
-    let nginx = functions(
-        engine,
-        r#"
-def one(environ, start_response):
-    start_response("200 OK", [])
-    return [b"12345"]
-
-def one_in_a_tuple(environ, start_response):
-    start_response("200 OK", [])
-    return (b"12345",)
-
-def one_that_is_empty(environ, start_response):
-    start_response("200 OK", [])
-    return [b""]
-"#,
-    )
-    .start_shared();
-    for (path, length) in [("/one", "5"), ("/one_in_a_tuple", "5"), ("/one_that_is_empty", "0")] {
-        let response = ask(&nginx, "GET", path).expect(200);
-        assert_eq!(response.header("Content-Length"), Some(length), "{path}");
-    }
-}
-
-fn several_items_are_not_counted(engine: Engine) {
-    let nginx = functions(
-        engine,
-        r#"
-def two(environ, start_response):
-    start_response("200 OK", [])
-    return [b"1", b"2"]
-"#,
-    )
-    .start_shared();
-    let response = ask(&nginx, "GET", "/two").expect(200);
-    assert_eq!(response.text(), "12");
-}
-
 fn an_empty_response_is_empty(engine: Engine) {
     let nginx = functions(
         engine,
@@ -146,24 +103,6 @@ def zero(environ, start_response):
         assert_ne!(response.framing, Framing::Cut, "{path}");
         assert_ne!(response.framing, Framing::Close, "{path}");
     }
-}
-
-fn empty_chunks_are_skipped(engine: Engine) {
-    let nginx = functions(
-        engine,
-        r#"
-def holes(environ, start_response):
-    start_response("200 OK", [])
-    for _ in range(100000):
-        yield b""
-    for part in (b"a", b"", b"", b"b", b""):
-        yield part
-"#,
-    )
-    .start_shared();
-    let response = ask(&nginx, "GET", "/holes").expect(200);
-    assert_eq!(response.text(), "ab");
-    assert_eq!(response.framing, Framing::Chunked);
 }
 
 fn items_of_any_length_arrive_whole(engine: Engine) {
@@ -280,20 +219,6 @@ def nothing(environ, start_response):
         }
     }
     nginx.wait_events(&["closed"; 6]);
-}
-
-fn head_is_given_no_guessed_length(engine: Engine) {
-    let nginx = functions(
-        engine,
-        r#"
-def one(environ, start_response):
-    start_response("200 OK", [])
-    return [b"" if environ["REQUEST_METHOD"] == "HEAD" else b"body"]
-"#,
-    )
-    .start_shared();
-    let response = ask(&nginx, "HEAD", "/one").expect(200);
-    assert_eq!(response.header("Content-Length"), None);
 }
 
 fn a_204_has_neither_length_nor_body(engine: Engine) {
@@ -432,35 +357,6 @@ def nothing(environ, start_response):
     let text = crate::harness::latin1(&conn.read_to_end());
     assert!(!text.contains("200 OK") || text.ends_with("\r\n\r\n"), "{text}");
     nginx.wait_log("Content-Length");
-}
-
-fn an_invalid_content_length_is_an_error(engine: Engine) {
-    let nginx = functions(
-        engine,
-        r#"
-def check(environ, start_response):
-    wrong = []
-    for lengths in (["+1"], ["-1"], ["1 "], [" 1"], [""], ["1x"], ["0x1"], ["1.0"], ["1_0"], ["1e1"], ["1,1"],
-                    ["\u00b2"], ["99999999999999999999"], ["1", "1"], ["1", "2"]):
-        try:
-            start_response("200 OK", [("Content-Length", length) for length in lengths])
-            wrong.append(repr(lengths))
-            break
-        except ValueError:
-            pass
-    else:
-        start_response("200 OK", [])
-    return [" ".join(wrong).encode()]
-
-def uncaught(environ, start_response):
-    start_response("200 OK", [("Content-Length", "-1")])
-    return [b"x"]
-"#,
-    )
-    .errors_expected()
-    .start_shared();
-    assert_eq!(ask(&nginx, "GET", "/check").expect(200).text(), "");
-    ask(&nginx, "GET", "/uncaught").expect(500);
 }
 
 fn a_length_beyond_4_gib_is_kept(engine: Engine) {
