@@ -33,7 +33,7 @@ impl Watcher {
     /// Starts a thread that calls `check` after files may have changed.
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// If the system has no thread left.
     pub fn start(check: impl Fn() + Send + 'static) -> io::Result<Self> {
         let (hints, hinted) = mpsc::channel();
         let settle = move || {
@@ -84,7 +84,7 @@ impl Watcher {
     }
 }
 
-/// Starts the thread that turns inotify's events into hints.
+/// Starts the thread that sends a hint for each batch of inotify events.
 fn listen(mut inotify: Inotify, hints: Sender<()>) -> io::Result<Mutex<Directories>> {
     let directories = Directories { watches: inotify.watches(), known: BTreeMap::new() };
     let listen = move || {

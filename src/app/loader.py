@@ -231,7 +231,7 @@ def find_refusal(error, imported):
     return None
 
 
-def find_callable(module, place, callable_, directive):
+def find_callable(module, source, callable_, directive):
     name, is_factory = callable_
     found = module
     for attribute in name.split("."):
@@ -239,14 +239,14 @@ def find_callable(module, place, callable_, directive):
             found = getattr(found, attribute)
         except AttributeError:
             error = AttributeError(
-                f"{place!r} has no {name!r}; the name of the callable is the second argument of {directive}"
+                f"{source!r} has no {name!r}; the name of the callable is the second argument of {directive}"
             )
             error.obj = module
             raise error from None
     if is_factory:
         found = found()
     if not callable(found):
-        raise TypeError(f"{name!r} of {place!r} is not callable, it is of type {type(found).__name__!r}")
+        raise TypeError(f"{name!r} of {source!r} is not callable, it is of type {type(found).__name__!r}")
     return found
 
 

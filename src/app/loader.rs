@@ -33,7 +33,7 @@ impl Loader {
     /// Creates the loader of the current interpreter, which has this name.
     ///
     /// # Errors
-    /// When Python cannot run the loader's code.
+    /// If Python cannot run the loader's code.
     pub fn new(py: Python<'_>, interpreter: Arc<str>, is_main: bool) -> PyResult<Self> {
         let namespace = PyDict::new(py);
         namespace.set_item("__name__", "_ngx_wsgi_loader")?;
@@ -185,7 +185,7 @@ impl Loader {
         self.callables().get(&application.number()).map(|callable| callable.bind(py).clone())
     }
 
-    /// Whether an application is loaded here. Need not be called attached.
+    /// Returns whether an application is loaded here. Need not be called attached.
     pub fn has(&self, application: &Application) -> bool {
         self.callables().contains_key(&application.number())
     }

@@ -75,9 +75,9 @@ pub struct Files {
     script: Mutex<Script>,
     /// Locked while all files are checked, which may take long. Taken before `script`, if both are.
     others: Mutex<Others>,
-    /// Whether the files are known to have changed.
+    /// True if the files are known to have changed.
     is_stale: AtomicBool,
-    /// Whether a call was the first to see the change.
+    /// True if a call was the first to see the change.
     is_discovered: AtomicBool,
     watcher: OnceLock<Arc<Watcher>>,
 }
@@ -129,7 +129,7 @@ impl Files {
         self.watch(&self.others());
     }
 
-    /// Whether imported modules are watched. Pass those that calls import to [`Files::add`].
+    /// Returns whether imported modules are watched. Pass those that calls import to [`Files::add`].
     pub fn has_modules(&self) -> bool {
         self.patterns.modules
     }
@@ -172,14 +172,14 @@ impl Files {
         self.is_discovered.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the script has changed since it was loaded (one stat). A missing script is not a change: it may be
-    /// mid-replacement.
+    /// Returns whether the script has changed since it was loaded (one stat). A missing script is not a change: it may
+    /// be mid-replacement.
     pub fn is_script_new(&self) -> bool {
         self.is_stale() || self.script().is_new()
     }
 
-    /// Whether this check is the first to find a changed script; [`Files::are_new`] counts, too. Triggers a check of
-    /// all files by the watcher then, and also when it is time for another attempt to load them.
+    /// Returns whether this check is the first to find a changed script; [`Files::are_new`] counts, too. Then, and when
+    /// it is time for another attempt to load them, the watcher checks all files.
     pub fn discover(&self) -> bool {
         let is_discovery = self.is_script_new() && !self.is_discovered.swap(true, Ordering::Relaxed);
         if is_discovery {
@@ -188,7 +188,7 @@ impl Files {
         is_discovery && self.script().has_changed()
     }
 
-    /// Whether any file has changed, is new, or was removed since the files were loaded.
+    /// Returns whether any file has changed, is new, or was removed since the files were loaded.
     pub fn are_new(&self) -> bool {
         let mut others = self.others();
         self.watch(&others);
@@ -216,7 +216,7 @@ impl Files {
         self.is_stale.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`Files::make_stale`] was called since the files were recorded.
+    /// Returns whether [`Files::make_stale`] was called since the files were recorded.
     pub fn is_stale(&self) -> bool {
         self.is_stale.load(Ordering::Relaxed)
     }

@@ -16,7 +16,7 @@ pub enum Target {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Callable {
     pub name: String,
-    /// Whether it is called once, to create the application.
+    /// True if it is called once, to create the application.
     pub is_factory: bool,
 }
 
@@ -57,7 +57,7 @@ impl Specification {
         }
     }
 
-    /// Whether both run in the same interpreter.
+    /// Returns whether both run in the same interpreter.
     pub fn shares_interpreter(&self, other: &Self) -> bool {
         match &self.placement {
             Placement::Main | Placement::Named(_) => self.placement == other.placement,
@@ -115,7 +115,7 @@ fn is_path(text: &str) -> bool {
     text.contains('/') || text.ends_with(".py") || text.ends_with(".wsgi")
 }
 
-/// Whether `text` consists of Python identifiers joined by dots.
+/// Returns whether `text` consists of Python identifiers joined by dots.
 pub fn is_dotted_name(text: &str) -> bool {
     text.split('.').all(|name| {
         let mut characters = name.chars();

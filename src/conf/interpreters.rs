@@ -52,7 +52,7 @@ pub struct Configured {
     pub specification: Arc<Specification>,
     /// File and line of its first `wsgi_pass`.
     pub source_location: String,
-    /// Whether it is loaded when the worker process starts.
+    /// True if it is loaded when the worker process starts.
     pub preload: bool,
     pub reloading: Option<Reloading>,
 }
@@ -129,7 +129,7 @@ pub fn count_replaced(applications: &[RegisteredApplication]) -> usize {
 /// Checks the settings of each location, and those of all locations against each other.
 ///
 /// # Errors
-/// When they contradict each other; the message names file and line of each `wsgi_pass`.
+/// If they contradict each other; the message names file and line of each `wsgi_pass`.
 pub fn check(applications: &[RegisteredApplication]) -> Result<(), String> {
     for (index, application) in applications.iter().enumerate() {
         check_alone(application)?;

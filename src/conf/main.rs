@@ -85,7 +85,7 @@ impl MainConf {
     /// Checks the libpython that nginx has loaded, and the settings of all applications against each other.
     ///
     /// # Errors
-    /// When they do not fit; the message names file and line.
+    /// If they do not fit; the message names file and line.
     pub fn validate(&self) -> Result<(), String> {
         if self.applications.is_empty() {
             return Ok(());

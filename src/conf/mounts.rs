@@ -77,11 +77,11 @@ pub fn resolve(locations: &[MountedLocation]) {
         group.sort_by_key(|location| (!matches!(location.path, LocationPath::Prefix(_)), location.path.prefix().len()));
         for location in group.iter() {
             let own = || Mount { script_name: location.script_name, prefix: location.path.prefix().to_vec() };
-            let candidate =
+            let enclosing =
                 |outer: &&MountedLocation| Some((location.path.depth_within(&outer.path)?, outer.mount.get()?.clone()));
             let outer = group
                 .iter()
-                .filter_map(candidate)
+                .filter_map(enclosing)
                 .reduce(|longest, next| if next.0 > longest.0 { next } else { longest });
             let mount = match outer {
                 Some((_, mount)) if location.script_name.is_none() => mount,

@@ -31,7 +31,7 @@ impl Conf {
     /// Returns the directive's name and arguments.
     ///
     /// # Errors
-    /// When one of them is not UTF-8.
+    /// If one of them is not UTF-8.
     pub fn arguments(&self) -> Result<Vec<&str>, String> {
         // SAFETY: at a directive `args` has its name and arguments, which live as long as the configuration.
         let args = unsafe { (*(*self.0).args).as_slice::<sys::ngx_str_t>() };
@@ -73,7 +73,7 @@ impl Conf {
     /// Returns the absolute path.
     ///
     /// # Errors
-    /// When the directory is used with other levels, or without memory. nginx has logged the cause.
+    /// If the directory is used with other levels, or without memory. nginx has logged the cause.
     pub fn add_path(&self, path: &str, levels: [usize; 3]) -> Result<PathBuf, ()> {
         let path = self.full_path(path).ok_or(())?;
         // SAFETY: the complete description is in the configuration's pool. The name of the configuration file lives as long as
@@ -140,7 +140,7 @@ impl Conf {
     /// Compiles a parameter that may contain variables.
     ///
     /// # Errors
-    /// When a variable is unknown, or without memory. nginx has logged the cause.
+    /// If a variable is unknown, or without memory. nginx has logged the cause.
     pub fn complex_value(&self, text: &str) -> Result<ComplexValue, ()> {
         // SAFETY: text and value are in the configuration's pool and live as long as the configuration.
         unsafe {

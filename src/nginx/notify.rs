@@ -33,7 +33,7 @@ impl<T: Send> Notifier<T> {
     /// Creates an empty queue.
     ///
     /// # Errors
-    /// When the process has no descriptors left.
+    /// If the process has no descriptors left.
     pub fn new() -> io::Result<Self> {
         let wakeup = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Self { messages: Mutex::new(Vec::new()), wakeup })
@@ -68,7 +68,7 @@ pub fn drain<H: NotifyHandler>(handler: &H) {
 /// Registers the notifier of `handler` with the event loop of this worker, for the worker's life.
 ///
 /// # Errors
-/// When nginx has no free connection (`worker_connections`) or cannot watch the eventfd.
+/// If nginx has no free connection (`worker_connections`) or cannot watch the eventfd.
 pub fn attach<H: NotifyHandler>(handler: &'static H) -> Result<(), &'static str> {
     // SAFETY: called in init_process on the event loop thread. The connection belongs to nginx and remains until the exit;
     // the handler is static. `channel` marks it as no client's connection, which nginx neither closes nor reports at exit.

@@ -26,9 +26,9 @@ impl ShmZone {
     /// the same name and size in the next configuration is the same memory.
     ///
     /// # Errors
-    /// When there is no memory, or another module has a zone of that name. nginx has logged the cause.
+    /// If there is no memory, or another module has a zone of that name. nginx has logged the cause.
     pub fn add(conf: &Conf, name: &str, count: usize) -> Result<Self, ()> {
-        // nginx tells the zones of modules apart by an address that belongs to the module.
+        // nginx distinguishes the zones of modules by an address that belongs to the module.
         static TAG: u8 = 0;
         // SAFETY: the name is a copy in the configuration's pool, and the zone belongs to the cycle that is being read.
         unsafe {
@@ -87,7 +87,7 @@ impl AnonymousShm {
     /// Maps `count` words, which are 0 at first.
     ///
     /// # Errors
-    /// When the system has no memory.
+    /// If the system has no memory.
     pub fn new(count: usize) -> io::Result<Self> {
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
         // SAFETY: maps new pages, which the system fills with zeros.

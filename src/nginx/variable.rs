@@ -13,7 +13,7 @@ pub struct Variable {
 /// Registers `variables`. To be called in preconfiguration.
 ///
 /// # Errors
-/// When there is no memory, or the name is taken. nginx has logged the cause.
+/// If there is no memory, or the name is taken. nginx has logged the cause.
 pub fn register(conf: &Conf, variables: &'static [Variable]) -> Result<(), ()> {
     for variable in variables {
         // SAFETY: the state of the parser in preconfiguration. nginx copies the name.

@@ -51,7 +51,7 @@ impl ChildProcess {
     /// Forks a child that calls `set_title`, runs `body` and exits. To be called while this process has one thread.
     ///
     /// # Errors
-    /// When the system has no descriptors or processes left.
+    /// If the system has no descriptors or processes left.
     pub fn start(set_title: impl FnOnce(), deadline: Instant, body: impl FnOnce(&Reporter)) -> io::Result<Self> {
         let (output, writer) = io::pipe()?;
         fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;

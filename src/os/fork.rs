@@ -31,7 +31,7 @@ pub(super) const CANNOT_REPORT: i32 = 74;
 /// To be called while this process has one thread.
 ///
 /// # Errors
-/// When the system cannot create another process.
+/// If the system cannot create another process.
 pub(super) fn fork(
     set_title: impl FnOnce(),
     socket: MessageSocket,
@@ -63,8 +63,8 @@ pub(super) fn exit(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Gives up everything that the child has from its parent, apart from `socket` and `output`. Ends the process if that
-/// fails.
+/// Closes and resets everything that the child has from its parent, apart from `socket` and `output`. Ends the process
+/// if that fails.
 fn separate_from_parent(socket: MessageSocket, output: Option<OwnedFd>) -> MessageSocket {
     let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     reset_signals(1..=libc::SIGRTMAX());

@@ -31,7 +31,7 @@ impl ForkServer {
     /// this process has one thread.
     ///
     /// # Errors
-    /// When the system has no descriptors or processes left.
+    /// If the system has no descriptors or processes left.
     pub fn start(set_title: impl FnOnce(), run: impl Fn(&[u32]) -> Report) -> io::Result<Self> {
         let (here, there) = MessageSocket::pair()?;
         let parent = getpid();
@@ -45,7 +45,7 @@ impl ForkServer {
     /// Has the tasks with these numbers run, and waits for the report on all of them.
     ///
     /// # Errors
-    /// When the server has exited.
+    /// If the server has exited.
     pub fn run(&self, tasks: &[u32]) -> Result<Report, ForkServerGone> {
         if tasks.is_empty() {
             return Ok(Report::Done);

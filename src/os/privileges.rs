@@ -18,8 +18,8 @@ pub enum PrivilegeError {
     Reversible,
 }
 
-/// Turns this process of root into one of the user `name`, `user`, with the user's groups and `group`, and verifies that
-/// it cannot go back.
+/// Changes this process from root to the user `name`, `user`, with the user's groups and `group`, and verifies that it
+/// cannot become root again.
 ///
 /// # Errors
 /// The process must end: it may still have the privileges of root.

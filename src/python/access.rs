@@ -81,7 +81,7 @@ fn components(path: &Path) -> Vec<OsString> {
     components.map(|component| component.as_os_str().to_owned()).rev().collect()
 }
 
-/// Whether the kernel refuses this kind of access.
+/// Returns whether the kernel refuses this kind of access.
 fn is_denied(path: &Path, access: libc::c_int) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
     // SAFETY: the path is null-terminated and outlives the call.

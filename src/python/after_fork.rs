@@ -13,7 +13,7 @@ static IN_CHILD: OnceLock<fn()> = OnceLock::new();
 /// Registers a handler for all forks of this process, by Python or by C code. Call it once, before Python is started.
 ///
 /// # Errors
-/// When the system has no memory for it.
+/// If the system has no memory for it.
 pub fn register() -> Result<(), Errno> {
     extern "C" fn after_fork() {
         IS_CHILD.store(true, Ordering::Relaxed);
@@ -35,7 +35,7 @@ pub fn set_in_child(hook: fn()) {
     let _ = IN_CHILD.set(hook);
 }
 
-/// Whether this process was forked from the one that Python was started in. It is a copy of a worker with one thread.
+/// Returns whether this process was forked from the one that started Python: a copy of a worker, with one thread.
 pub fn is_child() -> bool {
     IS_CHILD.load(Ordering::Relaxed)
 }

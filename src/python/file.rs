@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 /// Duplicates the descriptor of an open file, which Python may close at any time after.
 ///
 /// # Errors
-/// When the process has no descriptor left, or `descriptor` is not open.
+/// If the process has no descriptor left, or `descriptor` is not open.
 pub fn duplicate(descriptor: i32) -> io::Result<File> {
     if descriptor < 0 {
         return Err(io::ErrorKind::InvalidInput.into());

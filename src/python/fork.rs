@@ -49,8 +49,8 @@ unsafe extern "C" fn audit(event: *const c_char, _arguments: *mut ffi::PyObject,
     0
 }
 
-/// Whether there are interpreters beside the main one. A forked child would have to remove them, where Python 3.11
-/// deadlocks and Python 3.13 aborts.
+/// Returns whether there are interpreters beside the main one. A forked child would have to remove them, where Python
+/// 3.11 deadlocks and Python 3.13 aborts.
 fn has_sub_interpreters() -> bool {
     // SAFETY: the list contains at least the main interpreter, and the calling thread is attached; the newest one is
     // first.

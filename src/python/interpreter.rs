@@ -41,7 +41,7 @@ impl Interpreter {
     /// Prepares the current interpreter; the calling thread becomes the one that `threading` calls the main thread.
     ///
     /// # Errors
-    /// When Python cannot run the bootstrap.
+    /// If Python cannot run the bootstrap.
     pub fn prepare(py: Python<'_>, preparation: &Preparation<'_>) -> PyResult<Self> {
         let globals = PyDict::new(py);
         globals.set_item("__name__", "_ngx_wsgi_bootstrap")?;
@@ -73,7 +73,7 @@ impl Interpreter {
     /// Registers the calling thread in the module `threading`, named `name`.
     ///
     /// # Errors
-    /// When Python is out of memory.
+    /// If Python is out of memory.
     pub fn adopt_thread(&self, py: Python<'_>, name: &str) -> PyResult<()> {
         self.bootstrap(py, "adopt_thread")?.call1((name,)).map(drop)
     }

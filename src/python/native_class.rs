@@ -20,7 +20,7 @@ use pyo3::types::{PyString, PyTuple, PyType};
 pub trait Class: Sized + Send + Sync + 'static {
     /// Qualified name, `module.Class`.
     const NAME: &'static CStr;
-    /// Whether the instances are their own iterators, see [`Class::next`].
+    /// True if the instances are their own iterators, see [`Class::next`].
     const ITERATOR: bool = false;
 
     /// Returns the methods, terminated by [`Method::END`].
@@ -257,9 +257,9 @@ fn slot(slot: c_int, pfunc: *mut c_void) -> ffi::PyType_Slot {
     ffi::PyType_Slot { slot, pfunc }
 }
 
-/// Runs `body` attached, and turns its error or panic into a Python exception.
+/// Runs `body` attached, and converts its error or panic to a Python exception.
 fn guarded<R>(error_value: R, body: impl for<'py> FnOnce(Python<'py>) -> PyResult<R>) -> R {
-    // The caller holds the GIL already. Attaching again tells pyo3, also on threads that the application has started.
+    // The caller holds the GIL already. Attaching again informs pyo3, also on threads that the application has started.
     Python::attach(|py| match catch_unwind(AssertUnwindSafe(|| body(py))) {
         Ok(Ok(value)) => value,
         Ok(Err(error)) => {
@@ -302,7 +302,7 @@ unsafe fn call_arguments<'a, 'py, T>(
     names: *mut ffi::PyObject,
 ) -> Arguments<'a, 'py, T> {
     // SAFETY: by the protocol `names` is null or a tuple, and `values` holds the positional arguments, then one value
-    // per name. The receiver of a free function is null; None takes its place and is not used.
+    // per name. The receiver of a free function is null; None stands for it and is not used.
     unsafe {
         let names = (!names.is_null()).then(|| Borrowed::from_ptr(py, names).cast_unchecked::<PyTuple>());
         let positional = positional as usize;

@@ -33,7 +33,7 @@ pub struct Settings {
     pub path: Vec<PathBuf>,
     /// `wsgi_python_optimize`: 0, 1 or 2.
     pub optimize: u8,
-    /// Whether no byte code is written.
+    /// True if no byte code is written.
     pub leave_no_byte_code: bool,
 }
 
@@ -71,7 +71,7 @@ pub fn library_version() -> String {
     version.to_string_lossy().split_whitespace().next().unwrap_or_default().to_owned()
 }
 
-/// Whether `version`, such as `3.11.2`, has the minor version this module is linked with.
+/// Returns whether `version`, such as `3.11.2`, has the minor version this module is linked with.
 pub fn is_build_version(version: &str) -> bool {
     version.strip_prefix(BUILD_VERSION).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
@@ -121,7 +121,7 @@ impl Settings {
 /// Checks that `home` is a virtual environment or a prefix of this module's Python.
 ///
 /// # Errors
-/// One sentence that names the path and what is wrong with it.
+/// One sentence that names the path and the fault.
 pub fn check_home(home: &Path) -> Result<(), String> {
     if !home.is_dir() {
         return Err(format!("\"{}\" is not a directory", home.display()));

@@ -26,10 +26,10 @@ pub enum Gil {
 }
 
 impl Gil {
-    /// Whether this module's Python supports interpreters with a lock of their own.
+    /// True if this module's Python supports interpreters with a lock of their own.
     pub const CAN_BE_OWN: bool = cfg!(Py_3_12);
 
-    /// Whether a thread that waits for a shared lock can request it from threads of all interpreters. Before Python
+    /// True if a thread that waits for a shared lock can request it from threads of all interpreters. Before Python
     /// 3.13, only threads of its own interpreter release it on request; a thread of another one keeps it until it
     /// blocks.
     pub const IS_FAIR: bool = cfg!(Py_3_13);
@@ -133,7 +133,7 @@ pub struct AttachedThread {
     /// `None` in the main interpreter: pyo3 and extension modules create the thread's state there themselves, and would
     /// conflict with a second one.
     state: Option<NonNull<ffi::PyThreadState>>,
-    /// Whether the interpreter was created on this thread. Its state is kept then: Python 3.11 aborts when an
+    /// True if the interpreter was created on this thread. Its state is kept then: Python 3.11 aborts when an
     /// interpreter without thread states gets a new one.
     is_creator: bool,
     /// Not `Send`.
@@ -146,7 +146,7 @@ impl AttachedThread {
     /// Python must have been initialised.
     ///
     /// # Errors
-    /// When Python cannot create it.
+    /// If Python cannot create it.
     pub fn create(gil: Gil) -> Result<Self, CreateError> {
         // CPython does not guarantee that interpreters can be created at the same time.
         static CREATION: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
@@ -198,7 +198,7 @@ impl AttachedThread {
         // time.
         unsafe { ffi::PyEval_RestoreThread(state.as_ptr()) };
         let _detach = Detach;
-        // Finds the current thread state, and tells pyo3 about it.
+        // Finds the current thread state, and informs pyo3.
         Python::attach(body)
     }
 
@@ -337,12 +337,12 @@ mod tests {
         let stopped = stop.clone();
         let busy = thread::spawn(move || {
             InterpreterHandle::MAIN.attach_thread().attach(|py| {
-                let mut turns = 0;
+                let mut rounds = 0;
                 while !py.detach(|| stopped.load(Ordering::Relaxed)) {
                     py.run(c"sum(range(1000))", None, None).unwrap();
-                    turns += 1;
+                    rounds += 1;
                 }
-                turns
+                rounds
             })
         });
         for gil in GILS.iter().cycle().take(6) {

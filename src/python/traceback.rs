@@ -98,7 +98,7 @@ fn without_own(frames: Bound<'_, PyAny>) -> PyResult<Option<Bound<'_, PyAny>>> {
     Ok(kept.into_iter().next())
 }
 
-/// Whether this file belongs to this module or to importlib.
+/// Returns whether this file belongs to this module or to importlib.
 fn is_own(file: &Bound<'_, PyAny>) -> bool {
     let file = file.cast::<PyString>().map(|file| utf8_lossless(file)).unwrap_or_default();
     file.starts_with("ngx_wsgi/") || file.starts_with("<frozen importlib.")

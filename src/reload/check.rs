@@ -28,7 +28,7 @@ pub struct CheckFailed;
 /// must not keep the others down, and the workers, which would wait for the check, log the same.
 ///
 /// # Errors
-/// When an application cannot be imported.
+/// If an application cannot be imported.
 pub fn run(conf: &MainConf, cycle: NewCycle) -> Result<(), CheckFailed> {
     process::warn_without_master(conf, cycle);
     let interpreters = conf.interpreters().into_iter();

@@ -335,10 +335,10 @@ mod tests {
                 });
             }
             let client = scope.spawn(|| {
-                let (mut seen, mut turn) = (0, 0);
+                let (mut seen, mut request) = (0, 0);
                 while !is_over.load(Ordering::Relaxed) {
-                    turn += 1;
-                    let response = workers[turn * 7 % WORKERS].lock().unwrap().respond();
+                    request += 1;
+                    let response = workers[request * 7 % WORKERS].lock().unwrap().respond();
                     assert!(response >= seen, "{response} after {seen}");
                     seen = response;
                 }

@@ -41,7 +41,7 @@ pub struct ActiveRequests {
 struct Registry {
     requests: RefCell<FxHashMap<CallNumber, Weak<dyn ActiveRequest>>>,
     next: Cell<CallNumber>,
-    /// When the first check saw that the worker was told to quit.
+    /// Time of the first check after the worker was told to quit.
     quit: Cell<Option<Instant>>,
 }
 

@@ -30,7 +30,7 @@ impl EventLoop {
     /// Registers the message queue with nginx's event loop, for the life of the process. On the event loop thread.
     ///
     /// # Errors
-    /// When there is no file descriptor or nginx connection left for it.
+    /// If there is no file descriptor or nginx connection left for it.
     pub fn attach() -> io::Result<&'static Self> {
         let event_loop = Box::leak(Box::new(Self { notifier: Notifier::new()?, log: LogQueue::default() }));
         notify::attach(event_loop).map_err(io::Error::other)?;

@@ -58,7 +58,7 @@ pub fn get() -> Option<&'static Worker> {
 /// Starts the worker. With threads it returns at once, and Python starts beside the event loop.
 ///
 /// # Errors
-/// When there is no file descriptor, nginx connection or thread left; never because of an application.
+/// If there is no file descriptor, nginx connection or thread left; never because of an application.
 pub fn start(config: WorkerConfig) -> io::Result<&'static Worker> {
     let event_loop = EventLoop::attach()?;
     log::set_worker_sink(Arc::new(WorkerSink::new(event_loop)));

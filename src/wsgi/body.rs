@@ -12,13 +12,13 @@ pub trait BodySource: Send {
     /// Reads into `buffer` as [`io::Read::read`] does; may block.
     ///
     /// # Errors
-    /// When the file or the client fails.
+    /// If the file or the client fails.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// Returns the number of unread bytes of a complete body, `None` for a body that is still being received.
     fn remaining(&self) -> Option<u64>;
 
-    /// Whether reading may take time, so that other Python threads should run meanwhile.
+    /// Returns whether reading may take time, so that other Python threads should run meanwhile.
     fn may_block(&self) -> bool;
 
     /// Returns a handle that ends a `read` in another thread that waits for the client.

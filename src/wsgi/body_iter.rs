@@ -24,7 +24,7 @@ enum Source {
     /// A list or tuple, at this index. No code runs between its items, so they are sent together.
     Sequence(usize),
     Iterator(Py<PyIterator>),
-    /// `wsgi.file_wrapper` around a regular file that nginx sends; `None` once it was handed over.
+    /// `wsgi.file_wrapper` around a regular file that nginx sends; `None` once the transport has it.
     File(Option<FileBody>),
 }
 

@@ -40,12 +40,12 @@ pub struct Running {
     context: Context,
 }
 
-/// A call that is over, of which its transport has yet to be told. Needs no Python.
+/// A call that is over; its transport is not notified yet. Needs no Python.
 #[must_use]
 pub struct Finished(Response);
 
 impl Finished {
-    /// Tells the transport that the call is over.
+    /// Notifies the transport that the call is over.
     pub fn close(self) {
         self.0.close();
     }
@@ -184,12 +184,12 @@ impl Running {
         self.response.fail();
     }
 
-    /// Whether an error only says that the client has left.
+    /// Returns whether an error only says that the client has left.
     fn is_disconnect(&self, py: Python<'_>, error: &PyErr) -> bool {
         self.response.transport().is_disconnected() && error.is_instance_of::<PyOSError>(py)
     }
 
-    /// Whether `error` is the exception that was raised in the call because its time is over.
+    /// Returns whether `error` is the exception that was raised in the call because its time is over.
     fn is_timeout(&self, py: Python<'_>, error: &PyErr) -> bool {
         self.response.transport().has_timed_out() && traceback::class_name(error, py) == "ngx_wsgi.RequestTimeout"
     }
@@ -203,10 +203,10 @@ impl Running {
     }
 
     /// Logs an exception, and returns its traceback.
-    fn log_exception(&self, py: Python<'_>, error: &PyErr, place: &str) -> String {
+    fn log_exception(&self, py: Python<'_>, error: &PyErr, context: &str) -> String {
         let text = traceback::format(error, py);
         let summary = traceback::summary(error, py);
-        self.log_error(&format!("raised {summary}{place}\n{text}"));
+        self.log_error(&format!("raised {summary}{context}\n{text}"));
         text
     }
 }

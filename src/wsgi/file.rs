@@ -23,8 +23,8 @@ impl FileBody {
     }
 }
 
-/// Whether a file of this size ends there. Files of /proc claim to be empty, those of /sys to have a page, and a file
-/// system in user space may claim anything. `size_now` reads the size again, as the file may have grown since.
+/// Returns whether a file of this size ends there. Files of /proc claim to be empty, those of /sys to have a page, and a
+/// file system in user space may claim anything. `size_now` reads the size again, as the file may have grown since.
 fn is_size_true(
     size: u64,
     read_at: impl FnOnce(&mut [u8], u64) -> io::Result<usize>,

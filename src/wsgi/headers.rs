@@ -18,7 +18,7 @@ pub struct ResponseHeaders {
     pub content_length: Option<u64>,
     /// Names of hop-by-hop headers that were dropped.
     pub dropped: Vec<String>,
-    /// Whether this is the page of `wsgi_debug`, which no error page replaces.
+    /// True if this is the page of `wsgi_debug`, which no error page replaces.
     pub is_report: bool,
 }
 
@@ -132,7 +132,7 @@ impl ResponseHeaders {
         self.header("X-Accel-Redirect")
     }
 
-    /// Whether a response with this status can have a body (RFC 9110, section 6.4.1).
+    /// Returns whether a response with this status can have a body (RFC 9110, section 6.4.1).
     pub fn has_body(&self) -> bool {
         !matches!(self.status, 204 | 304)
     }
@@ -166,12 +166,12 @@ impl ResponseHeaders {
     }
 }
 
-/// Whether `name` is a valid header name: a `token` of RFC 9110.
+/// Returns whether `name` is a valid header name: a `token` of RFC 9110.
 pub fn is_header_name(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|byte| is_token(*byte))
 }
 
-/// Whether `byte` may be part of a `token` of RFC 9110.
+/// Returns whether `byte` may be part of a `token` of RFC 9110.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

@@ -62,9 +62,9 @@ pub enum Key<'a> {
 pub struct CgiParams {
     arena: Vec<u8>,
     entries: Vec<Entry>,
-    /// Whether the request method is HEAD, so that the response has no body.
+    /// True if the request method is HEAD, so that the response has no body.
     pub is_head: bool,
-    /// Whether the client accepts HTML.
+    /// True if the client accepts HTML.
     pub accepts_html: bool,
 }
 

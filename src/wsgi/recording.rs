@@ -36,7 +36,7 @@ impl Recorded {
 pub struct RecordingTransport {
     /// The most bytes that are taken at once; 0 for all.
     pub room: usize,
-    /// Whether the client has a copy of the response already, and wants no body.
+    /// True if the client has a copy of the response already, and wants no body.
     pub wants_no_body: bool,
     is_disconnected: AtomicBool,
     has_timed_out: AtomicBool,

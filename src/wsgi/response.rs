@@ -39,9 +39,9 @@ struct State {
     reserved: u64,
     /// Bytes of the body that were sent.
     sent: u64,
-    /// Whether data beyond Content-Length was discarded.
+    /// True if data beyond Content-Length was discarded.
     has_surplus: bool,
-    /// Whether the response has no body, whatever the application yields (HEAD, 204, 304, an internal redirect).
+    /// True if the response has no body, whatever the application yields (HEAD, 204, 304, an internal redirect).
     is_bodyless: bool,
 }
 
@@ -56,7 +56,7 @@ impl State {
         self.headers = None;
     }
 
-    /// Whether no header block has been sent, so that the headers can be set or replaced.
+    /// Returns whether no header block has been sent, so that the headers can be set or replaced.
     fn takes_headers(&self) -> bool {
         matches!(self.stage, Stage::NotStarted | Stage::Started)
     }
@@ -110,7 +110,7 @@ impl Response {
         self.lock().stage
     }
 
-    /// Whether a response with these headers has a body: not for HEAD, 204, 304, nor with an internal redirect.
+    /// Returns whether a response with these headers has a body: not for HEAD, 204, 304, nor with an internal redirect.
     fn has_body(&self, headers: &ResponseHeaders) -> bool {
         !self.0.is_head && headers.has_body() && headers.redirect().is_none()
     }
@@ -255,7 +255,7 @@ impl Response {
         }
     }
 
-    /// Whether the body exceeds its Content-Length; the surplus was discarded.
+    /// Returns whether the body exceeds its Content-Length; the surplus was discarded.
     pub fn has_surplus(&self) -> bool {
         self.lock().has_surplus
     }

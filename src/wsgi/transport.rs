@@ -8,12 +8,12 @@ use super::file::FileBody;
 use super::headers::ResponseHeaders;
 use crate::python::log::Sink;
 
-/// The error of a response that has no receiver: the client has left, or nginx has given the request up.
+/// The error of a response that has no receiver: the client has left, or nginx has ended the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the client has closed the connection")]
 pub struct Disconnected;
 
-/// How a response ended.
+/// End of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The body is complete.
@@ -38,7 +38,7 @@ pub trait Suspended: Send {
 /// `end(Failed)` may come at any time.
 pub trait Transport: Send + Sync {
     /// Records that the named thread, in the named interpreter, starts the call. Returns false if the request has been
-    /// given up; then the call must not run.
+    /// aborted; then the call must not run.
     fn start(&self, thread: &Arc<str>, interpreter: &Arc<str>) -> bool;
 
     /// Records that a thread continues a suspended call.
@@ -50,7 +50,7 @@ pub trait Transport: Send + Sync {
     /// Replaces the response of a call that has exceeded its time limit by an error.
     fn time_out(&self);
 
-    /// Whether [`Transport::time_out`] was called.
+    /// Returns whether [`Transport::time_out`] was called.
     fn has_timed_out(&self) -> bool;
 
     /// Takes status and headers. They go out with the first data or the end.
@@ -89,7 +89,7 @@ pub trait Transport: Send + Sync {
     /// The client has left.
     fn wait_for_room(&self) -> Result<(), Disconnected>;
 
-    /// Whether the application may stop as soon as its body is known to be unwanted (`wsgi_optimize_send_headers`).
+    /// Returns whether the iteration ends as soon as the body is known to be unwanted (`wsgi_optimize_send_headers`).
     fn optimizes(&self) -> bool;
 
     /// Sends the header block and waits until it is known whether a body is to follow: none does after a 304. Call it
@@ -103,7 +103,7 @@ pub trait Transport: Send + Sync {
     /// Records that the call is over, `close()` of its iterable included. Nothing of the call uses the transport after.
     fn closed(&self);
 
-    /// Whether the client has left or the request was given up.
+    /// Returns whether the client has left or the request was aborted.
     fn is_disconnected(&self) -> bool;
 
     /// Returns the log of this request.

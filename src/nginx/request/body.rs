@@ -75,7 +75,7 @@ impl Request {
     /// Returns the parts of a buffered body in order.
     ///
     /// # Errors
-    /// When the descriptor of the temporary file cannot be duplicated.
+    /// If the descriptor of the temporary file cannot be duplicated.
     pub fn body(&self) -> io::Result<Vec<BodyPart<'_>>> {
         let mut parts = Vec::new();
         // SAFETY: the buffers are a null-terminated chain. The last one may be neither in memory nor in a file (empty and

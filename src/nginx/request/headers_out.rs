@@ -131,7 +131,7 @@ impl Request {
     /// They do not apply to the new response: nginx, or a server behind the next location, would respond with 412.
     ///
     /// # Errors
-    /// When nginx has no memory.
+    /// If nginx has no memory.
     pub(super) fn drop_conditions(&self) -> Result<(), NoMemory> {
         const CONDITIONS: [&str; 6] =
             ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "range"];
@@ -171,7 +171,7 @@ impl Request {
         }
     }
 
-    /// Closes the connection after this response, and tells the client.
+    /// Closes the connection after this response, and announces that to the client.
     pub fn end_connection(&self) {
         self.set_keepalive(0);
     }

@@ -57,7 +57,7 @@ impl Request {
 /// Withholds a body that is read without buffering from the subrequests of its request. To be called in postconfiguration.
 ///
 /// # Errors
-/// When nginx has no memory.
+/// If nginx has no memory.
 pub fn withhold_from_subrequests(conf: &Conf) -> Result<(), ()> {
     // SAFETY: in an http block the core module has a main configuration. Modules add handlers to its phases in this step;
     // nginx builds the phase engine afterwards.
