@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::ReloadMechanism;
+use super::mechanism::ReloadMechanism;
 use super::version_commit::{CommitStatus, VersionCommit};
 use crate::app::application::Application;
 use crate::app::source_files::Files;

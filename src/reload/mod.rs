@@ -6,6 +6,7 @@
 
 pub mod check;
 mod interpreter;
+mod mechanism;
 mod module;
 mod preflight;
 pub mod process;
@@ -23,30 +24,12 @@ use crate::nginx::timer::Timer;
 use crate::nginx::worker_process;
 use crate::worker::{Worker, WorkerApplication};
 use interpreter::InterpreterReload;
+use mechanism::ReloadMechanism;
 use module::ModuleReload;
 use process::{PreflightServer, ProcessReload};
 use version_commit::VersionCommit;
 
 static RELOADS: OnceLock<Reloads> = OnceLock::new();
-
-/// Mechanism by which one application is reloaded.
-trait ReloadMechanism: Send + Sync {
-    /// Called for each request, on the event loop thread. Returns true if the response should carry `Refresh: 0` because
-    /// it is the first to see changed code.
-    fn before_call(&self, files: &Files) -> bool;
-
-    /// Checks all files of the application, and acts on changes. On the watcher thread.
-    fn check_files(&'static self, files: &'static Files);
-
-    /// Checks for changes that another worker has found first. On the event loop thread. Returns true if it is to be
-    /// called again.
-    fn check_other_workers(&self, _files: &Files) -> bool {
-        false
-    }
-
-    /// Announces to the other workers that this one does not reload any more.
-    fn leave(&self) {}
-}
 
 /// Applications of this worker that are reloaded.
 struct Reloads {

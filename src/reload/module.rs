@@ -1,6 +1,6 @@
 //! `wsgi_reload_mechanism module`: the module of the script is loaded again in the same interpreter.
 
-use super::ReloadMechanism;
+use super::mechanism::ReloadMechanism;
 use crate::app::source_files::Files;
 use crate::worker::{Worker, WorkerApplication};
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
-use super::ReloadMechanism;
+use super::mechanism::ReloadMechanism;
 use super::preflight::{self, Preflight};
 use crate::app::application::Reload;
 use crate::app::source_files::{Files, Mechanism};
