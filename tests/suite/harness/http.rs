@@ -1,15 +1,15 @@
-//! Plain sockets for what must be exact to the byte, and one shape for every response.
+//! Connections on which tests send and read exact bytes, and the type of responses.
 
 use super::PATIENCE;
+use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd};
 use std::time::Duration;
 
 /// Framing of a response's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// There is none by the rules: HEAD, 204, 304.
+    /// None by the rules of HTTP: HEAD, 204, 304.
     None,
     Length,
     Chunked,
@@ -17,7 +17,7 @@ pub enum Framing {
     Close,
     /// The connection ended before the body did.
     Cut,
-    /// Whatever it was, the HTTP client accepted it.
+    /// Unknown: the response came by way of curl, which accepted it.
     Client,
 }
 
@@ -25,7 +25,7 @@ pub enum Framing {
 #[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
-    /// Empty when it came through the HTTP client, which does not keep it.
+    /// Empty with HTTP/2, which has none.
     pub reason: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
@@ -134,19 +134,7 @@ impl Conn {
 
     /// Ends the connection by a reset rather than in good order.
     pub fn reset(self) {
-        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-        let fd = self.stream.as_raw_fd();
-        // SAFETY: the descriptor is open, and the option's value is a whole `linger`.
-        let done = unsafe {
-            libc::setsockopt(
-                fd,
-                libc::SOL_SOCKET,
-                libc::SO_LINGER,
-                (&raw const linger).cast(),
-                size_of::<libc::linger>() as libc::socklen_t,
-            )
-        };
-        assert_eq!(done, 0, "SO_LINGER");
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
     }
 
     /// More bytes into `pending`; false at the end of the stream.
@@ -188,7 +176,7 @@ impl Conn {
         }
     }
 
-    /// The response to a request that was no HEAD.
+    /// Reads the response to a request whose method is not HEAD.
     #[track_caller]
     pub fn response(&mut self) -> Response {
         self.response_to("GET")
@@ -197,11 +185,11 @@ impl Conn {
     /// The next response on the connection; the method says whether it may have a body.
     #[track_caller]
     pub fn response_to(&mut self, method: &str) -> Response {
-        let head = self.read_until("\r\n\r\n");
-        let mut response = parse_head(&head);
+        let block = self.read_until("\r\n\r\n");
+        let mut response = parse_headers(&block);
         let length = response.header("Content-Length").map(|v| v.parse::<usize>().expect("Content-Length"));
         let chunked = response.header("Transfer-Encoding") == Some("chunked");
-        assert!(!(chunked && length.is_some()), "both Content-Length and chunked: {:?}", latin1(&head));
+        assert!(!(chunked && length.is_some()), "both Content-Length and chunked: {:?}", latin1(&block));
         (response.framing, response.body) = if method == "HEAD" || matches!(response.status, 100..200 | 204 | 304) {
             (Framing::None, Vec::new())
         } else if chunked {
@@ -255,32 +243,21 @@ impl Conn {
 
 /// `TcpStream::connect` from a given address.
 fn connect_from(source: Ipv4Addr, address: SocketAddr) -> std::io::Result<TcpStream> {
-    let SocketAddr::V4(address) = address else { return TcpStream::connect(address) };
-    let socket_address = |ip: Ipv4Addr, port: u16| libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: port.to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from(ip).to_be() },
-        sin_zero: [0; 8],
-    };
-    let check = |result: libc::c_int| if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) };
-    let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-    // SAFETY: the addresses are whole and live for the calls; the descriptor is new and has one owner.
-    unsafe {
-        let stream =
-            TcpStream::from_raw_fd(check(libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?);
-        let source = socket_address(source, 0);
-        check(libc::bind(stream.as_raw_fd(), (&raw const source).cast(), length))?;
-        let target = socket_address(*address.ip(), address.port());
-        check(libc::connect(stream.as_raw_fd(), (&raw const target).cast(), length))?;
-        Ok(stream)
-    }
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect(&address.into())?;
+    Ok(socket.into())
 }
 
-fn parse_head(head: &[u8]) -> Response {
+fn parse_headers(block: &[u8]) -> Response {
     let mut headers = [httparse::EMPTY_HEADER; 256];
     let mut parsed = httparse::Response::new(&mut headers);
-    let status = parsed.parse(head);
-    assert!(matches!(status, Ok(httparse::Status::Complete(_))), "no HTTP head ({status:?}): {:?}", latin1(head));
+    let status = parsed.parse(block);
+    assert!(
+        matches!(status, Ok(httparse::Status::Complete(_))),
+        "no HTTP header block ({status:?}): {:?}",
+        latin1(block)
+    );
     Response {
         status: parsed.code.unwrap(),
         reason: parsed.reason.unwrap_or_default().to_owned(),
