@@ -52,7 +52,7 @@ def home(environ, start_response):
 
 
 def stream(environ, start_response):
-    """An answer in pieces: each arrives when it is yielded, and no piece waits for the next."""
+    """Streams a response: each piece arrives when it is yielded."""
     start_response("200 OK", [("Content-Type", "text/html; charset=utf-8")])
     return stream_pieces(environ)
 
@@ -60,13 +60,13 @@ def stream(environ, start_response):
 def stream_pieces(environ, pieces=10, pause=0.5):
     started = time.monotonic()
     content = "<ol class=card>PIECES</ol>" + back(environ)
-    head, _, tail = page("A streamed answer", content).partition("PIECES")
+    start, _, end = page("A streamed response", content).partition("PIECES")
     try:
-        yield head.encode()
+        yield start.encode()
         for number in range(1, pieces + 1):
             time.sleep(pause)
             yield f"<li>piece {number} of {pieces}, after {time.monotonic() - started:.1f} s</li>\n".encode()
-        yield tail.encode()
+        yield end.encode()
     finally:
         # Also when the client has gone away: PEP 3333 promises that the iterable is closed.
         log.info("the stream was closed after %.1f s", time.monotonic() - started)
@@ -231,7 +231,7 @@ $facts
 <h2>Try it</h2>
 <div class=grid>
   <section>
-    <h3><a href="${root}stream">A streamed answer</a></h3>
+    <h3><a href="${root}stream">A streamed response</a></h3>
     <p>Ten pieces in five seconds. Each is on its way as soon as the application yields it: nothing on the way holds
     it back.</p>
     <code>curl -N $address/stream</code>
@@ -247,7 +247,7 @@ $facts
   </section>
   <section>
     <h3><a href="${root}error">An exception</a></h3>
-    <p>With <code>wsgi_debug on</code> its traceback is the answer; without it, nginx's own error page is. The error
+    <p>With <code>wsgi_debug on</code> the response is its traceback; without it, nginx's own error page. The error
     log has it in both cases.</p>
     <code>curl $address/error</code>
   </section>
@@ -292,8 +292,8 @@ form.addEventListener("submit", async event => {
   event.preventDefault();
   output.textContent = "…";
   try {
-    const answer = await fetch(form.action, { method: "POST", body: form.elements.file.files[0] });
-    output.textContent = await answer.text();
+    const response = await fetch(form.action, { method: "POST", body: form.elements.file.files[0] });
+    output.textContent = await response.text();
   } catch (error) {
     output.textContent = error;
   }
