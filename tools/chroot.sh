@@ -25,7 +25,7 @@ mount_read_only "$cargo_home/registry" "$root/opt/cargo/registry"
 mount_read_only . "$root/src"
 mount --bind "$directory/target" "$root/src/target"
 
-# Files that tell how this machine reaches package archives.
+# Files that configure how this machine reaches package archives.
 for file in /etc/{resolv.conf,hosts,pip.conf,ssl/certs/ca-certificates.crt}; do
     [[ ! -f $file ]] || install -D -m 644 "$file" "$root$file"
 done

@@ -36,7 +36,7 @@ nginx give its source: make NGINX=/path/sbin/nginx NGINX_SOURCE_DIR=/path/nginx-
     [[ $new_service == no ]] || as_root update-rc.d nginx disable >&2
 }
 
-# Without apt the names of the packages are unknown: prints what is missing, as far as that can be seen.
+# Without apt the names of the packages are unknown: prints the missing programs and files, as far as these are known.
 check_by_hand() {
     local missing=() headers
     headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null) || headers=

@@ -8,8 +8,8 @@ set -euo pipefail
 shopt -s inherit_errexit
 main=$1 root=${2:-}
 
-# Prints one directive a line: its line number and its words, separated by tabs. As in nginx, # and quotes have a meaning
-# only where a word begins.
+# Prints one directive a line: its line number, name and arguments, separated by tabs. As in nginx, # and quotes have a
+# meaning only at the start of an argument.
 directives() {
     tr '\t\r' '  ' <"$1" | awk '
         function end_word() { words = words "\t" word; word = ""; in_word = 0 }
@@ -48,7 +48,7 @@ walk() {
             done < <(compgen -G "$included" || true)
         elif [[ $name == wsgi_* || $words =~ \$\{?wsgi_ ]] ||
             [[ $name == load_module && $words == */ngx_http_wsgi_module.so ]]; then
-            # Without the other words, which may be secrets.
+            # Without the other arguments, which may be secrets.
             printf '%s:%s: %s %s\n' "$file" "$line" "$name" "${words%%$'\t'*}"
         fi
     done < <(directives "$file")

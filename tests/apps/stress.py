@@ -1,6 +1,6 @@
 """Calls of every kind, which count how they begin and end: what `harness::stress` asks for.
 
-An answer's byte at offset i is i % 251, so that one that is cut, mixed up or another's is noticed.
+The byte at offset i of a response is i % 251, so that a response that is cut or mixed up is noticed.
 """
 
 import gc
@@ -25,7 +25,7 @@ living = weakref.WeakSet()
 
 
 class Call:
-    """Lives as long as its environ, or the answer if that lives longer."""
+    """Lives as long as its environ, or the response if that lives longer."""
 
 
 def count(name):
@@ -45,7 +45,7 @@ def dripping(chunks):
         yield chunk
 
 
-class Answer:
+class Response:
     def __init__(self, call, chunks, pause=0):
         self.call, self.chunks, self.pause = call, chunks, pause
         self.is_complete = False
@@ -85,7 +85,7 @@ def written(write, size):
 
 def state(environ, start_response):
     gc.collect()
-    classes = type(environ["wsgi.input"]), type(start_response.__self__), environ["wsgi.file_wrapper"], Answer
+    classes = type(environ["wsgi.input"]), type(start_response.__self__), environ["wsgi.file_wrapper"], Response
     with lock:
         report = dict(counts, worker=os.getpid(), living=len(living), objects=len(gc.get_objects()), threads=threading.active_count())
     # An instance holds a reference to its class, so these are counts of what lives.
@@ -107,13 +107,13 @@ def application(environ, start_response):
         headers.append(("Content-Length", str(size)))
     if kind == "stream":
         start_response("200 OK", headers)
-        return Answer(call, pattern(size, 16_000))
+        return Response(call, pattern(size, 16_000))
     if kind == "drip":
         start_response("200 OK", headers)
-        return Answer(call, dripping(pattern(size, size // 4 + 1)))
+        return Response(call, dripping(pattern(size, size // 4 + 1)))
     if kind == "closing":
         start_response("200 OK", headers)
-        return Answer(call, pattern(size, size), 0.003)
+        return Response(call, pattern(size, size), 0.003)
     if kind == "file":
         start_response("200 OK", headers + [("Content-Length", str(size))])
         file = open(FILE, "rb")
@@ -125,10 +125,10 @@ def application(environ, start_response):
 
         file.close = closing
         return environ["wsgi.file_wrapper"](file)
-    # What has no close() is over for the application when it returns.
+    # A response without close() is over for the application when it returns.
     try:
         if kind == "read":
-            answer = read(environ["wsgi.input"])
+            body = read(environ["wsgi.input"])
         if kind == "slow":
             time.sleep(0.003)
         if kind == "asleep":
@@ -137,7 +137,7 @@ def application(environ, start_response):
             time.sleep(0.01)
         write = start_response("200 OK", headers)
         if kind == "read":
-            return [answer]
+            return [body]
         if kind == "write":
             written(write, size)
             return []

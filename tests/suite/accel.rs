@@ -1,4 +1,4 @@
-//! Response headers with a meaning for nginx: X-Accel headers, hidden headers, error pages in place of responses.
+//! Response headers with a meaning for nginx: X-Accel headers, hidden headers, error pages instead of responses.
 
 use crate::harness::{Client, Conn, Engine, Process, Response, Site, both_engines, wait_for};
 use std::time::{Duration, Instant};
@@ -116,7 +116,7 @@ fn a_protected_file_is_served(engine: Engine) {
         conn.send("GET /app HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(conn.response().expect(200).text(), "plain");
     }
-    // The status is that of the file, whatever the application says; and its length is nobody's.
+    // The status is that of the file, whatever the application sends. Its Content-Length is dropped.
     let response =
         say(&nginx, "'404 Not Found', [('x-accel-redirect', '/protected/digits.txt'), ('Content-Length', '999')], []");
     assert_eq!(response.expect(200).text(), DIGITS);

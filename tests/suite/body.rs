@@ -186,11 +186,11 @@ fn the_application_never_starts_on_broken_chunks(engine: Engine) {
     assert_not_started(&nginx);
 }
 
-/// Two requests on one connection, the first with a body that nobody reads.
+/// Two requests on one connection, the first with a body that the application does not read.
 #[track_caller]
 fn assert_next_request_undisturbed(nginx: &Client, head: &str, body: &[u8]) {
     let mut conn = nginx.connect();
-    // In one write: what is not read of the first must not be taken for the second.
+    // In one write: the unread rest of the first must not be taken for the second request.
     let next = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
     conn.send([head.as_bytes(), body, next].concat());
     conn.response().expect(200);

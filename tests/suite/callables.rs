@@ -93,7 +93,7 @@ mock = unittest.mock.MagicMock(side_effect=answer)
 specified = unittest.mock.create_autospec(answer, side_effect=answer)
 
 class Signature:
-    # Says of itself what is not so.
+    # A wrong signature.
     import inspect
     __signature__ = inspect.signature(three)
 

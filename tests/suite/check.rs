@@ -114,7 +114,7 @@ fn an_importable_application_is_accepted() {
 
 #[test]
 fn every_broken_application_is_reported() {
-    // File and arguments, source, what is said.
+    // File and arguments, source, expected message.
     let broken = [
         ("missing.py", "import not_there", "ModuleNotFoundError: No module named 'not_there'"),
         ("syntax.py", "def (", "SyntaxError: "),
@@ -429,7 +429,7 @@ fn open_to_all(site: &Site, directory: &str) {
     std::fs::set_permissions(site.prefix().join(directory), std::fs::Permissions::from_mode(0o777)).unwrap();
 }
 
-/// Files that only root can read, where workers are somebody else.
+/// A site whose application only root can read, while workers have another user.
 fn app_for_root_alone() -> Option<Site> {
     if !is_root() || !python_is_for_everybody() {
         eprintln!("skipped: this needs root, and a Python that everybody can read");

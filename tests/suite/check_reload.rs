@@ -11,7 +11,7 @@ both_engines!(a_reload_with_broken_code_changes_nothing,);
 fn a_reload_with_broken_code_changes_nothing(engine: Engine) {
     let app = format!("{NOTE}\nimport ngx_wsgi, os\nif not ngx_wsgi.checking: note(os.getpid())\n{FINE}");
     let mut nginx = Site::new(engine).http("wsgi_check on;").workers(2).app(&app).start();
-    // A worker that has not imported it yet would import what is there by then.
+    // A worker that has not imported the old version yet would import the new one.
     wait_for("the import in both workers", || (nginx.events().len() == 2).then_some(()));
     let workers = nginx.workers();
     let load = Load::start(&nginx, "/", 2);
@@ -126,7 +126,7 @@ fn a_master_that_waits_for_an_import_can_be_ended() {
     }
 }
 
-/// As `reload::reloads_leave_the_master_as_it_was`; `WSGI_TEST_RELOADS=200` for more than a glance.
+/// Like `reload::reloads_leave_the_master_as_it_was`; `WSGI_TEST_RELOADS=200` for more reloads.
 #[test]
 fn checks_leave_the_master_as_it_was() {
     let reloads = std::env::var("WSGI_TEST_RELOADS").map_or(20, |n| n.parse().expect("a number"));

@@ -7,14 +7,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The folder that nginx is started in, with the ports in place of those that the files name.
+/// The directory that nginx is started in, with the ports that replace those of the files.
 struct Prefix {
     site: Site,
     ports: Vec<(u16, u16)>,
 }
 
 impl Prefix {
-    /// A folder with everything of `nginx-conf/`.
+    /// Makes a directory with everything of `nginx-conf/`.
     fn new() -> Prefix {
         let site = Site::plain();
         let ports = [8080, 8081, 8082, 8443].map(|named| (named, site.another_port()));
@@ -48,7 +48,7 @@ impl Prefix {
         found.expect("a port that the files name").1
     }
 
-    /// What the files say, with the module under test, free ports, a user that is there, and folders that are ours.
+    /// Returns the text of a file with the module under test, free ports, an existing user, and the test's directories.
     fn rewritten(&self, text: &str) -> String {
         let mut text = text.replace("/usr/lib/nginx/modules/ngx_http_wsgi_module.so", module().to_str().unwrap());
         for (named, free) in &self.ports {
@@ -76,7 +76,7 @@ impl Prefix {
         command
     }
 
-    /// Tests the configuration, then runs it until the first of the ports that the file names answers.
+    /// Tests the configuration, then runs it until the first of the ports that the file names accepts connections.
     fn start(&self, conf: &str, named: u16) -> Running {
         let check = self.nginx(conf).arg("-t").output().expect("run nginx -t");
         assert!(check.status.success(), "{conf}: {}", String::from_utf8_lossy(&check.stderr));
@@ -350,7 +350,7 @@ fn a_front_spreads_requests_over_its_back_ends_and_outlives_them() {
     let plain = curl(&["-4", &format!("http://localhost:{}/x?y", front.port(8080))]).expect(301);
     assert_eq!(plain.header("Location"), Some("https://localhost/x?y"));
 
-    // One back end goes: nobody notices. Both go: the page for that.
+    // Without one back end the site works. Without both, clients get the page for that.
     drop(first);
     for _ in 0..4 {
         let text = get("/page").expect(200).text();

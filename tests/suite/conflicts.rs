@@ -286,7 +286,7 @@ fn compatible_directives_are_accepted() {
             .location("/a", "wsgi_pass one.py;")
             .location("/b", "wsgi_pass two.py;"),
         two_modules(checked().http("wsgi_enable_subinterpreters on;"), &app(NOW, "0"), &app(NOW, "0")),
-        // One project in two places, by two callables, by two scripts.
+        // One project in two locations, by two callables, by two scripts.
         checked()
             .file("one.py", &format!("{}\nother = application\n", with_settings("same.settings")))
             .file("two.py", &with_settings("same.settings"))
@@ -361,7 +361,7 @@ fn an_application_that_cannot_be_loaded_leaves_no_directory_behind(engine: Engin
     }
 }
 
-/// As `ROOT_URLCONF` of Django: no code of the application is on the stack, and its text does not tell the name.
+/// As `ROOT_URLCONF` of Django: no code of the application is on the stack, and its text does not have the name.
 fn an_import_by_a_framework_gets_no_file_of_another(engine: Engine) {
     let framework = "
 from importlib import import_module

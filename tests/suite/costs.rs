@@ -63,7 +63,7 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Answers a second, of `clients` that ask for `paths` in turn on kept connections.
+/// Returns the responses per second of `clients` that request `paths` one after the other on keep-alive connections.
 fn rate(nginx: &Nginx, paths: &[String], clients: usize) -> f64 {
     let start = Instant::now();
     let answers: usize = std::thread::scope(|scope| {
@@ -169,7 +169,7 @@ fn many_interpreters_in_a_worker() {
     }
 }
 
-/// Memory and time until all of `count` interpreters have answered.
+/// Memory and time until all of `count` interpreters have responded.
 fn start(count: usize, site: Site, pass: &str, directives: &str, path: &str) -> (f64, f64) {
     let start = Instant::now();
     let nginx = many(site, count, pass, directives).start();

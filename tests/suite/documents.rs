@@ -41,7 +41,7 @@ fn target(page: &Page, file: &str) -> PathBuf {
     path
 }
 
-/// Whether the file that a link names exists, and has the section that the link names.
+/// Returns whether the file that a link names exists, and has the section that the link names.
 fn is_found(page: &Page, link: &str) -> bool {
     let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
     let target = target(page, file);

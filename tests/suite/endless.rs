@@ -1,4 +1,4 @@
-//! Answers without an end: they end with their client, let others have their turn, and never keep a worker.
+//! Endless responses: they end with their client, let other requests run, and never keep a worker from exiting.
 
 use crate::harness::{Engine, Nginx, Process, Site, both_engines, wait_for};
 
@@ -48,7 +48,7 @@ fn site(engine: Engine) -> Site {
     Site::new(engine).app(APP).location("= /static", "return 200 static;")
 }
 
-/// As many as there are threads: all of them would be gone if one did not come back.
+/// As many requests as there are threads: none would be left if one call did not return.
 const TIMES: usize = 4;
 
 fn wait_event(nginx: &Nginx, name: &str, times: usize) {

@@ -64,7 +64,7 @@ fn environ_of_raw(nginx: &Client, request: impl AsRef<[u8]>) -> Map<String, Valu
     environ_of(conn.send(request).response())
 }
 
-/// Head lines between a request line and the end.
+/// Header lines between a request line and the end.
 fn request(line: &str, headers: &[u8]) -> Vec<u8> {
     let mut all = format!("{line} HTTP/1.1\r\nHost: localhost\r\n").into_bytes();
     all.extend_from_slice(headers);
@@ -253,7 +253,7 @@ fn an_underscored_name_never_meets_the_dashed_one(engine: Engine) {
         let environ = environ_of_raw(&nginx, request("GET /", headers));
         assert_eq!(environ["HTTP_X_REAL_IP"], "true");
     }
-    // Neither may it pose as one of the keys that tell how the body came.
+    // Neither may it pose as one of the keys that describe the framing of the body.
     let headers = b"Content_Length: 7\r\nContent_Type: forged\r\nTransfer_Encoding: chunked\r\n";
     let environ = environ_of_raw(&nginx, request("GET /", headers));
     for key in ["CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING"] {

@@ -120,7 +120,7 @@ fn a_file_that_is_more_than_a_socket_holds_arrives_whole(engine: Engine) {
     }
 }
 
-/// The call has ended its response and is not over; nobody but the event loop is there to send on.
+/// The call has ended its response and still runs; only the event loop can send the rest.
 #[test]
 fn the_rest_of_a_response_is_sent_while_close_runs() {
     let nginx = Site::new(Engine::Threads)

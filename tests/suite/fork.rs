@@ -1,4 +1,4 @@
-//! A process that an application forks, at any place of a call: it is not the worker, and has no part in the request.
+//! A process that an application forks, at any point of a call: it is not the worker, and has no part in the request.
 
 use crate::harness::{Engine, Nginx, Site, both_engines, wait_for};
 
@@ -206,7 +206,7 @@ def application(environ, start_response):
     assert_eq!(nginx.events(), ["child ended 0"]);
 }
 
-/// Neither Python's hooks nor its audit events tell of such a program.
+/// Neither Python's hooks nor its audit events notice such a program.
 fn a_program_started_by_c_code_inherits_no_socket(engine: Engine) {
     let nginx = Site::new(engine)
         .app(

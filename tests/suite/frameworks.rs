@@ -283,7 +283,7 @@ fn log_in(browser: &mut Browser, password: &str) -> Response {
     )
 }
 
-/// As docs/static-files.md has it.
+/// The configuration of docs/static-files.md.
 fn django_hands_files_to_nginx(engine: Engine) {
     let nginx = django(engine, "/")
         .file("media/private/a b?%.txt", "0123456789")
@@ -310,7 +310,7 @@ fn django_admin_logs_in_and_out(engine: Engine) {
     assert!(browser.cookie("sessionid").is_some());
     let page = browser.get("/admin/").expect(200);
     assert!(page.text().contains("Site administration"));
-    // Another client is nobody.
+    // Another client is not logged in.
     Browser::new(&nginx).get("/admin/").expect(302);
 
     let token = token(&page);

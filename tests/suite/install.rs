@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
-/// A folder that everybody may enter.
+/// A directory that every user may enter.
 fn folder() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
@@ -25,13 +25,13 @@ fn write_program(path: impl AsRef<Path>, content: &str) {
     fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
 }
 
-/// All files called so below a folder.
+/// Returns the paths of all files of this name below a directory.
 fn found(below: &Path, name: &str) -> Vec<PathBuf> {
     let output = Command::new("find").arg(below).args(["-name", name]).output().unwrap();
     String::from_utf8(output.stdout).unwrap().lines().map(PathBuf::from).collect()
 }
 
-/// A folder of links to the system's programs, without Rust's.
+/// Makes a directory of links to the system's programs, without Rust's.
 fn programs_without_rust(dir: &Path) -> PathBuf {
     let programs = dir.join("programs");
     fs::create_dir(&programs).unwrap();
@@ -47,7 +47,7 @@ fn programs_without_rust(dir: &Path) -> PathBuf {
     programs
 }
 
-/// Where the nginx under test looks for its configuration, below the folder.
+/// Returns the path of the configuration of the nginx under test, below the directory.
 fn configuration(destination: &Path) -> PathBuf {
     let nginx = std::env::var("NGINX").unwrap_or_else(|_| "/usr/sbin/nginx".to_owned());
     let output = Command::new(nginx).arg("-V").output().unwrap();
@@ -170,7 +170,7 @@ fn rust_is_asked_for_before_packages_are_installed() {
     assert!(!dir.path().join("asked").exists(), "{said}");
 }
 
-/// Says that it is new enough, and builds a module that tells who has built it.
+/// A cargo of a version that is new enough. The module that it builds names the user who has built it.
 const CARGO: &str = r#"#!/bin/sh
 if [ "$1" = --version ]; then
     echo cargo 9.9.9

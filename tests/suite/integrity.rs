@@ -6,7 +6,7 @@ use std::time::Duration;
 
 both_engines!(responses_arrive_as_they_were_given);
 
-/// Answers in the way and size that the query says, and writes what it gives to a file.
+/// Responds in the way and size that the query names, and writes the same data to a file.
 const APP: &str = r#"
 import os
 import random

@@ -1,4 +1,4 @@
-//! `wsgi_intercept_errors`: error pages of nginx in place of responses.
+//! `wsgi_intercept_errors`: error pages of nginx instead of responses.
 
 use crate::accel::{LONG, ask, say, saying, site};
 use crate::harness::{Client, Engine, Response, Site, both_engines};

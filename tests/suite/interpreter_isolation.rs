@@ -4,7 +4,7 @@ use crate::harness::{Site, venv};
 use crate::interpreters::{ON, found, gils, minor, reporting};
 use serde_json::json;
 
-/// The environment of each: that of the configuration, its own writes, and nobody else's.
+/// Each environment has the values of the configuration and the interpreter's own changes, and no others.
 #[test]
 fn each_interpreter_has_an_environment_of_its_own() {
     let source = reporting(

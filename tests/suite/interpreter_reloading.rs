@@ -279,7 +279,7 @@ fn a_version_that_one_worker_cannot_load_goes_live_nowhere() {
     }
 }
 
-/// A worker that comes in the middle has nothing but what is there, and nobody waits for one that is gone.
+/// A worker that starts during the change loads the files as they are. The others do not wait for one that is gone.
 #[test]
 fn workers_may_come_and_go() {
     let mut nginx = site().workers(2).errors_expected().start();

@@ -1,4 +1,4 @@
-//! Sub-interpreters: which application lives where, what is separate there and what is not, their GIL, their end.
+//! Sub-interpreters: which application lives where, the separate and the shared, their GIL, their end.
 
 use crate::harness::{Check, Nginx, Site, wait_for};
 use serde_json::{Value, json};

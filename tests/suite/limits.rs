@@ -1,4 +1,4 @@
-//! Limits of a call: how many may wait, how long one may wait and run, and what is done about one that goes on.
+//! Limits of a call: how many may wait, how long one may wait and run, and what happens to one that does not end.
 
 use crate::harness::{Conn, Engine, Framing, Load, Nginx, Process, Response, Site, both_engines, wait_for};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ both_engines!(
     a_location_has_limits_of_its_own,
 );
 
-/// Answers "fine" after what the path says.
+/// Responds with "fine" after the steps that the path names.
 const APP: &str = r#"
 import ctypes
 import os
@@ -525,7 +525,7 @@ fn a_thread_that_comes_back_keeps_serving() {
         nginx.get("/fine").expect(200);
     }
     wait_for("the first thread to serve", || (nginx.get("/ident").expect(200).text() == first).then_some(()));
-    // Its substitutes have ended; one thread more looks into calls.
+    // The replacement threads have ended; the stack-dump thread is one more.
     wait_for("the substitutes to end", || (worker.threads() <= threads + 1).then_some(()));
     assert_eq!(nginx.get("/names").expect(200).text(), names);
     assert_eq!(nginx.workers(), [worker.0]);

@@ -139,7 +139,7 @@ logging.warning("in its parent")
     assert_eq!(nginx.logged("in a child"), ["WARNING:root:in a child"]);
 }
 
-/// As docs/logging.md has it for Django, whose LOGGING this is.
+/// The LOGGING of Django, as in docs/logging.md.
 fn a_log_handler_can_be_configured(engine: Engine) {
     let nginx = does(
         engine,

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// An application's folder, and the port that it is to be served on.
+/// An application's directory, and the port that it is to be served on.
 struct Project {
     site: Site,
     port: u16,
@@ -180,7 +180,7 @@ fn a_django_project_has_its_static_files_and_takes_edits() {
     let settings = fs::read_to_string(project.path("mysite/settings.py")).unwrap()
         + "STATICFILES_DIRS = [BASE_DIR / 'assets']\nSTATIC_ROOT = BASE_DIR / 'collected'\n";
     project.write("mysite/settings.py", &settings);
-    // The folder of the project is found from the script.
+    // The directory of the project is found from the script.
     let mut running = project.serve(project.script("mysite/wsgi.py").set("VENV", venv()).unset("PYTHON"));
 
     assert_eq!(project.get("/").expect(200).text(), "first /static/site.css /static/admin/css/base.css");
@@ -188,7 +188,7 @@ fn a_django_project_has_its_static_files_and_takes_edits() {
     assert_eq!(style.header("Content-Type"), Some("text/css"));
     assert_eq!(style.text(), "body { color: #222 }\n");
     project.get("/static/admin/css/base.css").expect(200);
-    // What collectstatic has renamed is found in its folder.
+    // What collectstatic has renamed is found in its directory.
     assert_eq!(project.get("/static/site.0123456789ab.css").expect(200).text(), "body { color: #333 }\n");
     project.get("/static/none.css").expect(404);
     project.get("/static/../mysite/settings.py").expect(404);

@@ -49,13 +49,13 @@ fn occurrences(part: &str, message: &str) -> impl Iterator<Item = Range<usize>> 
     ranges.filter(move |range| !is_in_a_word(range.start) && !is_in_a_word(range.end))
 }
 
-/// Whether the fixed parts of `text` are in `message`, in their order.
+/// Returns whether the fixed parts of `text` are in `message`, in their order.
 fn is_part(text: &str, message: &str) -> bool {
     let after = |end: usize, part| occurrences(part, message).find(|range| range.start >= end).map(|range| range.end);
     parts(text).try_fold(0, after).is_some()
 }
 
-/// Whether a literal is a message, or a part that has to be documented.
+/// Returns whether a literal is a message, or a part that has to be documented.
 fn is_message(text: &str) -> bool {
     let words = text.split([' ', VARIABLE]).filter(|word| word.contains(char::is_alphabetic));
     text.contains(' ') && words.count() > 1
@@ -148,7 +148,7 @@ fn next_group(tokens: &mut Peekable<impl Iterator<Item = TokenTree>>) -> Option<
     }
 }
 
-/// Whether the condition of a `cfg` is `test`, alone or in `all`.
+/// Returns whether the condition of a `cfg` is `test`, alone or in `all`.
 fn is_for_tests(condition: TokenTree) -> bool {
     let condition = condition.to_string();
     condition == "(test)" || condition.starts_with("(all") && condition.contains("test")

@@ -1,4 +1,4 @@
-//! Where an application is mounted that several locations of a server have.
+//! Mount points of an application that several locations of a server have.
 
 use crate::harness::{Engine, Nginx, Site, both_engines};
 

@@ -586,7 +586,7 @@ fn files_are_served_while_a_library_holds_the_gil() {
     assert_files_are_served_while("hold_gil()");
 }
 
-/// A response that is being sent belongs to the event loop alone: that nobody gives the GIL back does not matter.
+/// A response that is being sent belongs to the event loop alone: it does not matter that the GIL is held.
 #[test]
 fn responses_go_on_and_clients_leave_while_a_library_holds_the_gil() {
     let source = r#"

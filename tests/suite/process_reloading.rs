@@ -30,7 +30,7 @@ both_engines!(
 
 const PROCESS: &str = "wsgi_script_reloading on; wsgi_reload_mechanism process;";
 
-/// Responds with `version`, the process and its place among the workers; at `/call` when `@prefix@/go` is there.
+/// Responds with `version`, the process and its worker slot; at `/call` when `@prefix@/go` is there.
 fn app(version: &str) -> String {
     format!(
         "
@@ -65,7 +65,7 @@ fn site(engine: Engine) -> Site {
     Site::new(engine).http(PROCESS).http("keepalive_requests 100000;").app(&app("one")).errors_expected()
 }
 
-/// Version, process and place of a response.
+/// Version, process and worker slot of a response.
 fn all_parts(response: &Response) -> (String, i32, usize) {
     let text = response.text();
     let parts: Vec<&str> = text.split(' ').collect();
@@ -172,7 +172,7 @@ fn a_switched_link(engine: Engine) {
 
 fn an_older_date(engine: Engine) {
     let (nginx, old) = start(site(engine), "one");
-    // The same length, with a date of long ago, and nobody sees anything in between.
+    // The same length, with an old date, and never another file in between.
     nginx.write("new.py", &app("two"));
     let new = nginx.prefix().join("new.py");
     let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
@@ -281,7 +281,7 @@ fn an_application_that_was_never_called(engine: Engine) {
     assert_eq!(nginx.workers(), old);
 }
 
-/// As it has the old code; and nobody else is, for this change.
+/// Its response is of the old code. No other client gets one for the same change.
 fn the_first_client_after_a_change_gets_a_refresh(engine: Engine) {
     let (nginx, mut pid) = start(site(engine).file("app.py", &app("v0")), "v0");
     for round in 1..20 {
@@ -396,8 +396,8 @@ fn without_a_master_the_configuration_is_warned_of() {
     assert!(with.ok && !with.output.contains("[warn]"), "{}", with.output);
 }
 
-/// Not in a process, and so on no connection; and not among the processes that follow each other in a worker's place.
-/// Between connections they do, for as long as old and new workers serve side by side.
+/// Neither in a process, and so on a connection, nor among the processes that follow each other in a worker slot.
+/// Different connections may see both versions, as long as old and new workers serve side by side.
 fn versions_do_not_go_back(engine: Engine) {
     let (nginx, _) = start(site(engine).workers(4), "one");
     let old = nginx.workers();
@@ -459,7 +459,7 @@ fn four_workers_are_replaced_during_a_long_call() {
     assert_eq!(nginx.logged("worker shutting down gracefully").len(), 4);
 }
 
-/// The one that waits for its turn tries the code when that comes.
+/// A worker that waits for the recycle lock has its preflight once it has the lock.
 #[test]
 fn code_that_breaks_before_a_worker_is_replaced() {
     let (nginx, _) = start(site(Engine::Threads).workers(2).http("wsgi_shutdown_timeout 60s;"), "one");
@@ -470,7 +470,7 @@ fn code_that_breaks_before_a_worker_is_replaced() {
         if calls.iter().any(|(known, _)| *known == pid) {
             continue;
         }
-        // Whoever takes this one is known by its response; so first make sure that it is on the same connection.
+        // The response names the worker that has this connection. The call must run there, too.
         let mut conn = nginx.connect();
         conn.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         let (_, pid) = parts(&conn.response().expect(200));
@@ -494,7 +494,7 @@ fn code_that_breaks_before_a_worker_is_replaced() {
     wait_all(&nginx, "three", &old);
 }
 
-/// As they are there in the next worker as well.
+/// The next worker has it as well.
 #[test]
 fn another_application_of_the_worker_is_tried_too() {
     let site = site(Engine::Threads).file("other.py", &app("other")).file("bad.py", "import missing_module\n");
@@ -564,7 +564,7 @@ fn without_its_preflight_process_a_worker_stays() {
     wait_version(&nginx, "two", old);
 }
 
-/// It has none of the worker's descriptors, and goes with it, whoever else has a copy of its socket.
+/// It has none of the worker's descriptors, and ends with the worker even if another process has a copy of its socket.
 #[test]
 fn the_preflight_process_ends_with_its_worker() {
     let source = format!(

@@ -245,7 +245,7 @@ fn proxy_protocol_may_set_the_address(engine: Engine) {
 
 // ---- subrequests ----------------------------------------------------------------------------------------------------
 
-/// Who may enter; counts what it is told of the body, which must agree with what it can read.
+/// Access check; compares the announced length of the body with the bytes that it can read.
 const GUARD: &str = r#"
 def application(environ, start_response):
     token = environ.get("HTTP_X_TOKEN")
@@ -321,7 +321,7 @@ fn ssi_includes_applications(engine: Engine) {
         let text = nginx.get("/pages/index.html").expect(200).text();
         let (one, rest) = text.split_once('|').unwrap();
         let (two, three) = rest.split_once('|').unwrap();
-        // The page's own URI is the request's; what is included is told in PATH_INFO.
+        // The page's own URI is the request's; PATH_INFO has that of the included page.
         assert!(one.starts_with("(<p>page of ") && two.starts_with("<p>page of "), "{text}");
         let seen: Value = serde_json::from_str(three.trim_end_matches(')')).expect(three);
         assert_eq!((&seen["SCRIPT_NAME"], &seen["PATH_INFO"]), (&json!(""), &json!("/app/three")));

@@ -173,7 +173,7 @@ fn a_slow_import_loses_no_request(engine: Engine) {
     load.stop().assert_good();
 }
 
-/// A worker that is told to quit while it imports owes responses to requests that wait for the import, but not for ever.
+/// A worker that is told to quit during an import responds to the requests that wait for it, within its time limit.
 #[test]
 fn a_request_that_waits_for_an_import_is_aborted_as_a_call_is() {
     let nginx = Site::new(Engine::Threads)

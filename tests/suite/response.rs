@@ -207,7 +207,7 @@ def nothing(environ, start_response):
     for (path, status, length) in [
         ("/length", 200, Some("5")),
         ("/chunks", 404, None),
-        // An application may well leave out a body that nobody wants.
+        // An application may leave out a body that is not sent.
         ("/nothing", 200, Some("5")),
     ] {
         // Two responses on a connection: a byte of a body between them would be no status line.

@@ -1,4 +1,4 @@
-//! `wsgi_script_reloading`: changed files are noticed whatever way they change, new code takes the place of the old
+//! `wsgi_script_reloading`: every change of a file is noticed, and new code replaces the old
 //! without a lost request, and code that cannot be loaded never does.
 
 use crate::harness::{Engine, Load, Nginx, Site, wait_for};

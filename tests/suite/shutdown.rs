@@ -434,7 +434,7 @@ fn an_import_that_blocks_for_ever_is_aborted() {
     conn.read_to_end();
 }
 
-/// A worker that ends during an import finishes that one, and begins none that nobody waits for.
+/// A worker that exits during an import finishes it, and begins no import that no request waits for.
 #[test]
 fn an_import_that_has_not_begun_is_left_out_at_the_end() {
     let first = "

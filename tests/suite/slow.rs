@@ -157,7 +157,7 @@ fn a_slow_reader_of_written_data_costs_no_memory(engine: Engine) {
     let nginx = site(engine).start();
     let memory = Memory::of(&nginx);
     let started = counted(&nginx, "started");
-    // With threads, write() waits; without, what cannot be sent goes to a file, as nobody else may be kept waiting.
+    // With threads, write() waits; without, unsent data goes to a file, as the event loop must not wait.
     let conn = stalled(&nginx, "/write", 100 * MIB);
     made_in_the_end(&nginx);
     memory.assert_flat();

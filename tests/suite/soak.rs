@@ -36,7 +36,7 @@ impl Holds {
         Holds { memory, descriptors, threads }
     }
 
-    /// The least of each: what is held for a request goes with it, what leaks stays.
+    /// Returns the least of each: memory of a request is freed with it, leaked memory stays.
     fn least(of: &[Holds]) -> Holds {
         let least = |part: fn(&Holds) -> u64| of.iter().map(part).min().unwrap_or(0);
         Holds { memory: least(|h| h.memory), descriptors: least(|h| h.descriptors), threads: least(|h| h.threads) }
@@ -95,7 +95,7 @@ impl SoakStats {
     }
 }
 
-/// Tells the clients at its end that it is over, also when that is a panic.
+/// Notifies the clients at its end, also after a panic.
 struct Over<'a>(&'a SoakStats);
 
 impl Drop for Over<'_> {
@@ -301,7 +301,7 @@ fn nothing_is_lost_and_nothing_grows() {
         stats.problem(format!("in the error log: {line}"));
     }
     let problems = std::mem::take(&mut *stats.problems());
-    // Looks for what is worse in the error log.
+    // Checks the error log for lines of a higher level.
     soak.nginx.quit();
     assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
 }

@@ -1,4 +1,4 @@
-//! Answers on their way to clients that are slower than the application: memory, the temporary file, then time.
+//! Responses to clients that are slower than the application: memory, the temporary file, then time.
 
 use crate::harness::{
     Conn, Engine, Framing, Nginx, Process, Site, both_engines, is_root, python_is_for_everybody, wait_for,
@@ -154,7 +154,7 @@ const MIB: usize = 1 << 20;
 
 /// A site whose kernel buffers hold little of a response.
 fn site(engine: Engine) -> Site {
-    // Answers above the limit for connections of a process would be another test.
+    // Responses above the limit for connections of a process would be another test.
     Site::new(engine).app(APP).listen("listen 127.0.0.1:@port@ sndbuf=32k;")
 }
 
@@ -458,7 +458,7 @@ fn chunks_are_joined_where_that_is_wanted(engine: Engine) {
     let response = conn.response().expect(200);
     assert_eq!(response.text(), "onetwo");
     if engine == Engine::Inline {
-        // Data that is there when its turn is over is sent.
+        // Data that is there when the event loop goes on is sent.
         return;
     }
     // One chunk of HTTP for as much as fits.

@@ -58,7 +58,7 @@ fn fields(nginx: &Nginx, start: &str) -> Vec<String> {
     line.split('|').map(str::to_owned).collect()
 }
 
-/// As nginx writes `$request_time`.
+/// The format of nginx's `$request_time`.
 #[track_caller]
 fn milliseconds(field: &str) -> u64 {
     let (seconds, fraction) = field.split_once('.').unwrap_or_else(|| panic!("no time: {field:?}"));

@@ -1,4 +1,4 @@
-//! Answers by way of curl: for TLS, HTTP/2 and Unix sockets.
+//! Requests by way of curl: for TLS, HTTP/2 and Unix sockets.
 
 use super::{Framing, Response, latin1};
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::process::Command;
 pub struct Curl {
     /// 0 when all went well; 18 for a body cut short, 92 for an HTTP/2 stream that was reset.
     pub code: i32,
-    /// As curl says it: `1.1` or `2`.
+    /// Version as curl prints it: `1.1` or `2`.
     pub version: String,
     pub response: Response,
     pub stderr: String,
@@ -44,7 +44,7 @@ pub fn curl(arguments: &[&str]) -> Curl {
         code: output.status.code().expect("curl was not killed"),
         version,
         response: Response {
-            status: status.unwrap_or_else(|| panic!("no answer: {stderr}")),
+            status: status.unwrap_or_else(|| panic!("no response: {stderr}")),
             reason: first.next().unwrap_or_default().to_owned(),
             headers: lines
                 .filter_map(|line| line.split_once(": "))

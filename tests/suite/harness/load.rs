@@ -59,7 +59,7 @@ impl Load {
 }
 
 impl LoadStats {
-    /// Every request was answered by a 200, and there were some.
+    /// Asserts that there were responses, all of them 200.
     #[track_caller]
     pub fn assert_good(&self) {
         assert!(self.bad.is_empty(), "{} good, {:?}", self.good, self.bad);
@@ -86,9 +86,9 @@ fn run(stop: &AtomicBool, address: SocketAddr, path: &str) -> LoadStats {
 /// One request, on the kept connection if there is one.
 ///
 /// A server may close an idle connection at any time, also while a request is on its way there; nginx does so when a
-/// worker is told to quit. If the connection ends before any byte of a response, the server says by it that no response will
-/// come, and whoever asks with an idempotent method, as GET is, asks again on a new connection: RFC 9112, 9.3.1, and 9.6
-/// for the end of a connection. Every HTTP client does. On a new connection nothing is asked twice.
+/// worker is told to quit. If the connection ends before any byte of a response, no response will come, and a client
+/// may send an idempotent request, as GET is, again on a new connection: RFC 9112, 9.3.1, and 9.6 for the end of a
+/// connection. Every HTTP client does. On a new connection no request is repeated.
 fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str, stats: &mut LoadStats) -> Result<u16, String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     if let Some(mut stream) = kept.take() {
@@ -113,7 +113,7 @@ fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str, stats: &mu
             *kept = keep.then_some(stream);
             Ok(status)
         }
-        None => Err("a new connection ended without an answer".to_owned()),
+        None => Err("a new connection ended without a response".to_owned()),
     }
 }
 
@@ -124,7 +124,7 @@ fn is_open(stream: &TcpStream) -> Result<bool, String> {
     stream.set_nonblocking(false).unwrap();
     match peeked {
         Ok(0) => Ok(false),
-        Ok(_) => Err("an answer that nobody asked for".to_owned()),
+        Ok(_) => Err("a response without a request".to_owned()),
         Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(true),
         Err(_) => Ok(false),
     }

@@ -21,7 +21,7 @@ struct LoggedClient {
     connections: PathBuf,
 }
 
-/// Tells the lines of a client from those of others.
+/// Distinguishes the lines of a client from those of others.
 pub struct LineFilter {
     address: String,
     connections: HashSet<String>,

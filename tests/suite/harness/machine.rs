@@ -1,7 +1,7 @@
-//! A machine as a document means it, in a folder: commands are run as they stand, on paths and ports of its own.
+//! Machine for the commands of a document, in a directory: they run unchanged, on paths and ports of its own.
 //!
-//! Two things are not as the document has them, both listed here: `paths` says which words stand for others, and
-//! `PROGRAMS` which programs are others: those that would change this machine, or fetch from another.
+//! Two things differ from the document, both listed here: `paths` has the texts that are replaced, and `PROGRAMS` the
+//! programs that are: those that would change this machine, or fetch from another.
 
 use super::{PYTHON, Process, Site, is_for_everybody, is_root, module, python_is_for_everybody, venv, wait_for};
 use std::cell::RefCell;
@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Programs in front of the others on PATH, as shell scripts. In them `@root@` is the machine's folder.
+/// Programs in front of the others on PATH, as shell scripts. In them `@root@` is the machine's directory.
 const PROGRAMS: [(&str, &str); 7] = [
     // Packages are there already: those of the test run.
     ("apt", "exit 0"),
@@ -77,7 +77,7 @@ pub struct Machine {
     words: Vec<(String, String)>,
     port: u16,
     has_user: bool,
-    folder: RefCell<PathBuf>,
+    directory: RefCell<PathBuf>,
 }
 
 impl Machine {
@@ -88,12 +88,12 @@ impl Machine {
         let has_user = is_root() && python_is_for_everybody() && is_for_everybody(&packages);
         let port = site.another_port();
         let words = paths(&site, port);
-        let folder = RefCell::new(site.prefix().to_owned());
-        let machine = Machine { site, words, port, has_user, folder };
-        for folder in
+        let directory = RefCell::new(site.prefix().to_owned());
+        let machine = Machine { site, words, port, has_user, directory };
+        for directory in
             ["srv", "etc/nginx/conf.d", "etc/nginx/sites-available", "etc/nginx/sites-enabled", "var/log/nginx"]
         {
-            fs::create_dir_all(machine.path(folder)).unwrap();
+            fs::create_dir_all(machine.path(directory)).unwrap();
         }
         machine.write("etc/nginx/nginx.conf", NGINX_CONF);
         for (name, text) in PROGRAMS {
@@ -131,15 +131,15 @@ impl Machine {
         fs::write(path, self.without_users(text)).unwrap();
     }
 
-    /// nginx warns of `user` where it is not root's, and makes no folders in places that are.
+    /// nginx warns of `user` if it does not run as root, and then cannot create its default directories.
     fn without_users(&self, text: String) -> String {
         if is_root() {
             return text;
         }
-        let folders = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        let directories = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|name| format!("    {name}_temp_path {}/{name}_temp;\n", self.site.prefix().display()))
             .concat();
-        text.replace("user root;", "").replace("\nhttp {\n", &format!("\nhttp {{\n{folders}"))
+        text.replace("user root;", "").replace("\nhttp {\n", &format!("\nhttp {{\n{directories}"))
     }
 
     /// A text of the document, with the paths and ports of this machine.
@@ -156,19 +156,19 @@ impl Machine {
         if self.has_user { "www-data" } else { "root" }
     }
 
-    /// A copy of a folder with documents, mapped.
+    /// Copies a directory with documents, mapped.
     pub fn copy(&self, from: &Path, to: &str) {
-        let folder = self.path(to);
-        fs::create_dir_all(&folder).unwrap();
+        let directory = self.path(to);
+        fs::create_dir_all(&directory).unwrap();
         for entry in fs::read_dir(from).unwrap() {
             let entry = entry.unwrap();
             let text = fs::read_to_string(entry.path()).unwrap();
-            fs::write(folder.join(entry.file_name()), self.mapped(&text)).unwrap();
+            fs::write(directory.join(entry.file_name()), self.mapped(&text)).unwrap();
         }
     }
 
-    /// Runs commands of a document, one after the other, in the folder that those before have changed to. The first that
-    /// fails is the last. Whether all succeeded, and what they said.
+    /// Runs commands of a document, one after the other, in the directory that earlier ones have changed to, until one
+    /// fails. Returns whether all succeeded, and their output.
     pub fn run(&self, commands: &str) -> (bool, String) {
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap_or_default());
         let script = self.path("pasted");
@@ -179,14 +179,14 @@ impl Machine {
         let output = Command::new("timeout")
             .args(["60", "bash"])
             .arg(&script)
-            .current_dir(&*self.folder.borrow())
+            .current_dir(&*self.directory.borrow())
             .env_clear()
             .env("PATH", path)
             .env("HOME", self.site.prefix())
             .env("USER", if is_root() { "root".to_owned() } else { std::env::var("USER").unwrap_or_default() })
             .output()
             .expect("run bash");
-        *self.folder.borrow_mut() = fs::read_to_string(left).expect("the folder at the end").trim_end().into();
+        *self.directory.borrow_mut() = fs::read_to_string(left).expect("the directory at the end").trim_end().into();
         let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
         (output.status.success(), said)
     }
@@ -225,7 +225,7 @@ impl Machine {
         self.nginx("worker")
     }
 
-    /// Waits until what was told to quit has done so.
+    /// Waits until nginx, which was told to quit, has exited.
     pub fn wait_stopped(&self) {
         wait_for("nginx to end", || self.nginx("master").is_empty().then_some(()));
     }
@@ -242,7 +242,7 @@ impl Drop for Machine {
     }
 }
 
-/// What words of a document are here, longest first where one is in another.
+/// Texts of a document and their replacements. A text stands before those that it contains.
 fn paths(site: &Site, port: u16) -> Vec<(String, String)> {
     let root = site.prefix().display().to_string();
     let mut words = vec![
@@ -251,8 +251,8 @@ fn paths(site: &Site, port: u16) -> Vec<(String, String)> {
         ("listen 80;".to_owned(), format!("listen 127.0.0.1:{port};")),
         ("http://127.0.0.1/".to_owned(), format!("http://127.0.0.1:{port}/")),
     ];
-    for folder in ["/srv/", "/etc/nginx/", "/var/log/nginx/"] {
-        words.push((folder.to_owned(), format!("{root}{folder}")));
+    for directory in ["/srv/", "/etc/nginx/", "/var/log/nginx/"] {
+        words.push((directory.to_owned(), format!("{root}{directory}")));
     }
     // Those of nginx-conf/.
     for named in [8000, 8080, 8081, 8082, 8443] {
@@ -261,7 +261,7 @@ fn paths(site: &Site, port: u16) -> Vec<(String, String)> {
     words
 }
 
-/// Where the packages of the tests are.
+/// Directory with the packages of the tests.
 fn packages() -> PathBuf {
     venv().join(format!("lib/python{}/site-packages", env!("WSGI_PYTHON_VERSION")))
 }

@@ -19,7 +19,7 @@ fn build() -> Result<PathBuf, String> {
     // TARGET/PROFILE/deps/suite-HASH
     let profile = executable.parent().and_then(Path::parent).unwrap();
     let module = profile.join("libngx_http_wsgi_module.so");
-    // Not set when somebody starts the test executable by hand: then what is there is tested.
+    // Not set if the test executable is started by hand: then the module that is there is tested.
     if let Some(cargo) = std::env::var_os("CARGO") {
         let name = match profile.file_name().and_then(|n| n.to_str()).unwrap() {
             "debug" => "dev",

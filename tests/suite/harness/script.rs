@@ -70,7 +70,7 @@ impl Script {
     }
 }
 
-/// A script that runs; it is told to end with this value, and so is what it has started.
+/// A running script. Dropping it ends the script and the processes that it has started.
 pub struct RunningScript {
     child: Child,
     said: PathBuf,

@@ -112,7 +112,7 @@ impl Drop for SharedNginx {
     }
 }
 
-/// Where a shared nginx finds what belongs to its tests. Workers of any user may write to it.
+/// Directory with the files of the tests of a shared nginx. Workers of any user may write to it.
 fn tests_directory(prefix: &Path) -> PathBuf {
     let directory = prefix.join("tests");
     if std::fs::create_dir(&directory).is_ok() {

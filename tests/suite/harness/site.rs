@@ -398,7 +398,7 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// A port nobody listens on, below those that the kernel gives to clients, so that none of these takes it meanwhile.
+/// Returns a free port, below those that the kernel gives to clients, so that no client takes it meanwhile.
 fn free_port() -> u16 {
     const FIRST: u16 = 10240;
     const COUNT: u16 = 22000;

@@ -16,7 +16,7 @@ const STREAMED: &str = "/streamed/";
 /// Location whose calls may run for a fifth of a second.
 const LIMITED: &str = "/limited/";
 
-/// The application in these places, on an engine, with sockets that do not swallow a whole response.
+/// The application in these locations, on an engine, with sockets too small for a whole response.
 pub fn site(engine: Engine) -> Site {
     let site = Site::new(engine)
         .listen("listen 127.0.0.1:@port@ sndbuf=16k; server_name localhost;")
@@ -31,7 +31,7 @@ pub fn site(engine: Engine) -> Site {
     }
 }
 
-/// Beside these the place for calls that run too long; what they log is not in the error log of the others.
+/// Adds the location for calls that run too long, with an error log of its own.
 pub fn with_limits(site: Site) -> Site {
     site.location(LIMITED, "wsgi_pass stress.py; wsgi_request_timeout 200ms; error_log logs/limited.log info;")
 }
@@ -45,7 +45,7 @@ pub struct Ask {
     response: Vec<u8>,
 }
 
-/// As `stress.py` makes it.
+/// The bytes that `stress.py` makes.
 fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i % 251) as u8).collect()
 }
@@ -89,7 +89,7 @@ impl Ask {
         if kind != "read" && rng.below(4) > 0 {
             return Ask::get(place, kind, size);
         }
-        // A body that somebody reads, or nobody.
+        // With a body, which the application may leave unread.
         let response = if kind == "read" { None } else { Some(pattern(size)) };
         let is_chunked = rng.below(2) == 0;
         Ask::post(place, kind, size, is_chunked.then_some(rng), response)
@@ -160,7 +160,7 @@ impl Visitor {
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let mut stream = BufReader::new(stream);
         if !self.try_ask(ask, &mut stream).map_err(describe)? {
-            return Err(describe("a new connection ended without an answer".to_owned()));
+            return Err(describe("a new connection ended without a response".to_owned()));
         }
         self.kept = Some(stream);
         Ok(())
@@ -175,13 +175,13 @@ impl Visitor {
             Ok(0) => return Ok(false),
             Ok(_) => {}
             Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => return Ok(false),
-            Err(e) => return Err(format!("no answer: {e}")),
+            Err(e) => return Err(format!("no response: {e}")),
         }
         let status = latin1(&line);
         if !status.starts_with(&format!("HTTP/1.1 {} ", ask.status)) {
             return Err(status.trim_end().to_owned());
         }
-        sent.map_err(|e| format!("answered before all was sent: {e}"))?;
+        sent.map_err(|e| format!("response before all was sent: {e}"))?;
         let (mut length, mut keeps) = (None, true);
         loop {
             let line = read_line(stream)?.to_ascii_lowercase();
