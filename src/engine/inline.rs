@@ -32,10 +32,10 @@ struct Started {
     limiter: &'static InlineLimiter,
 }
 
-/// Time that a response may take before the event loop serves other requests. A single piece is never interrupted.
-const TURN: Duration = Duration::from_millis(5);
+/// Time after which a response yields to the event loop. The piece of the body that is being produced is not interrupted.
+const TIME_SLICE: Duration = Duration::from_millis(5);
 
-/// Call whose response waits for the client, or for the event loop.
+/// Call whose response waits for the client or yields to the event loop.
 struct Suspended {
     running: Running,
     transport: Arc<dyn Transport>,
@@ -133,7 +133,7 @@ impl transport::Suspended for Suspended {
         let Self { mut running, transport, limiter, mut limited } = *self;
         let progressed = limiter.during(&mut limited, || {
             guarded(&transport, || {
-                Python::attach(|py| match running.advance(py, Some(TURN)) {
+                Python::attach(|py| match running.advance(py, Some(TIME_SLICE)) {
                     Progress::Done => {
                         running.finish(py).close();
                         None

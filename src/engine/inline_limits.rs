@@ -28,7 +28,7 @@ pub struct InlineLimiter {
 #[derive(Default)]
 struct State {
     running: Option<LimitedCall>,
-    /// Time of the thread's next check, if it does not wait for a notification.
+    /// Time of the thread's next check; `None` if the thread waits for a notification.
     next_check: Option<Instant>,
     has_thread: bool,
 }
@@ -57,7 +57,7 @@ impl LimitedCall {
         let directive = if timed_out { "wsgi_request_timeout" } else { "wsgi_slow_request" };
         let message = self.clock.message(&self.application, EVENT_LOOP_THREAD, directive);
         if timed_out {
-            // Before the stack is taken, as the GIL may not be free for long.
+            // Before the stack dump, which may wait for the GIL for long.
             self.transport.time_out();
             self.clock.set_timed_out();
         } else {
@@ -98,9 +98,9 @@ impl InlineLimiter {
         if !std::mem::replace(&mut state.has_thread, true)
             && let Err(error) = spawn("wsgi-watch".to_owned(), || self.watch())
         {
-            log::error(&format!("cannot start the thread that enforces timeouts: {error}"));
+            log::error(&format!("wsgi: cannot start the thread that enforces timeouts: {error}"));
         }
-        // Usually the thread checks soon enough, as it was told to for an earlier call.
+        // Usually the check that is due for an earlier call comes soon enough.
         if due.is_some_and(|due| state.next_check.is_none_or(|next| next > due)) {
             state.next_check = due;
             drop(state);
@@ -112,13 +112,14 @@ impl InlineLimiter {
         let call = self.lock().running.take()?;
         call.clock.pause();
         if call.clock.has_timed_out() {
-            // An exception that was raised and has not surfaced is not for the next call. In a later part of this call the
-            // thread may raise it all the same, after a long wait for the GIL.
+            // A pending exception must not reach the next call. The thread may raise it in a later part of this call, after
+            // a long wait for the GIL.
             Python::attach(|py| self.event_loop.cancel_exception(py));
         }
         Some(call)
     }
 
+    /// Enforces the limits of each call, on a thread of its own.
     fn watch(&self) {
         let mut state = self.lock();
         loop {

@@ -1,4 +1,4 @@
-//! An interpreter with everything that calls need in it.
+//! Interpreters of a worker: their specification, and an interpreter that is prepared for calls.
 
 use std::sync::Arc;
 
@@ -11,71 +11,71 @@ use crate::python::threads::{AttachedThread, Gil, InterpreterHandle};
 use crate::python::traceback;
 use crate::wsgi::environ::{EnvironTemplate, Server};
 
-/// What all interpreters of a worker have in common.
+/// Configuration that all interpreters of a worker share.
 #[derive(Clone, Debug)]
 pub struct Configuration {
     pub settings: Settings,
-    /// SERVER_SOFTWARE.
+    /// Value of `SERVER_SOFTWARE`.
     pub server_software: String,
-    /// Whether other processes serve requests beside this one.
+    /// Other processes may call the same application: `wsgi.multiprocess`.
     pub multiprocess: bool,
-    /// The number of this worker, for `ngx_wsgi.worker_number`.
+    /// Value of `ngx_wsgi.worker_number`.
     pub worker_number: usize,
-    /// For `ngx_wsgi.nginx_version`.
+    /// Value of `ngx_wsgi.nginx_version`.
     pub nginx_version: String,
-    /// Whether applications are only loaded to see whether they can be, for `ngx_wsgi.checking`.
+    /// Applications are imported for a check only: `ngx_wsgi.checking`.
     pub checking: bool,
 }
 
-/// An interpreter that is to be.
+/// Specification of an interpreter.
 #[derive(Clone, Debug)]
 pub struct InterpreterSpec {
-    /// What `ngx_wsgi.interpreter` and the log call it.
+    /// Name in `ngx_wsgi.interpreter` and in the log.
     pub name: Arc<str>,
     pub kind: InterpreterKind,
-    /// `wsgi.multithread`: whether several threads call an application in it.
+    /// Several threads may call an application in it: `wsgi.multithread`.
     pub multithread: bool,
-    /// Whether there are others with the same applications in this process.
+    /// The worker has several interpreters with the same applications.
     pub has_copies: bool,
-    /// Whether there are others at all.
-    pub has_company: bool,
-    /// Whether it is made while another serves, in whose place it is to come.
+    /// The worker has several interpreters.
+    pub has_others: bool,
+    /// It replaces an interpreter that keeps serving until then.
     pub is_replacement: bool,
 }
 
 impl InterpreterSpec {
-    /// Whether a call that computes here has to be asked for the GIL on behalf of other interpreters.
-    pub fn needs_turns(&self) -> bool {
-        !Gil::IS_FAIR && self.has_company && !matches!(self.kind, InterpreterKind::Sub(Gil::Own, _))
+    /// Returns true if a call that computes in this interpreter would keep the GIL from others.
+    pub fn needs_gil_yielder(&self) -> bool {
+        !Gil::IS_FAIR && self.has_others && !matches!(self.kind, InterpreterKind::Sub(Gil::Own, _))
     }
 
-    /// Whether it is Python's main interpreter.
+    /// Returns true for Python's main interpreter.
     pub fn is_main(&self) -> bool {
         matches!(self.kind, InterpreterKind::Main)
     }
 
-    /// What the names of its threads begin with: `wsgi` in the main interpreter, `wsgi-NAME` in others.
-    pub fn threads(&self) -> String {
+    /// Returns the prefix of its threads' names: `wsgi` for the main interpreter, `wsgi-NAME` for others.
+    pub fn thread_prefix(&self) -> String {
         if self.is_main() { "wsgi".to_owned() } else { format!("wsgi-{}", self.name) }
     }
 
-    /// The name of its main thread.
-    pub fn main_thread(&self) -> String {
+    /// Returns the name of its main thread.
+    pub fn main_thread_name(&self) -> String {
         if self.is_main() { "wsgi-main".to_owned() } else { format!("wsgi-main-{}", self.name) }
     }
 }
 
-/// Which of Python's interpreters.
+/// Kind of an interpreter.
 #[derive(Clone, Debug)]
 pub enum InterpreterKind {
     Main,
-    /// One of its own, with its `os.environ`.
+    /// A sub-interpreter with its own `os.environ`.
     Sub(Gil, Environment),
 }
 
-/// A started interpreter. Its objects are released when it is dropped: attached, in there.
+/// A started interpreter with the objects that calls need. Dropped attached to this interpreter.
 pub struct PreparedInterpreter {
-    /// Where its threads live.
+    /// Handle to attach threads with.
     pub handle: InterpreterHandle,
     pub interpreter: Interpreter,
     pub environ_template: EnvironTemplate,
@@ -83,12 +83,11 @@ pub struct PreparedInterpreter {
 }
 
 impl PreparedInterpreter {
-    /// Starts an interpreter; this thread, which has not used Python before, becomes its main thread.
-    ///
-    /// The main interpreter is the first to be started; others wait for it.
+    /// Starts an interpreter on this thread, which has not used Python before and becomes its main thread. A sub-interpreter
+    /// waits until the main interpreter has started.
     ///
     /// # Errors
-    /// One sentence or a traceback.
+    /// A message for the log, with a traceback after an exception.
     pub fn start(configuration: &Configuration, spec: &InterpreterSpec) -> Result<(Self, AttachedThread), String> {
         let (mut attached, environment) = match &spec.kind {
             InterpreterKind::Main => {
@@ -108,7 +107,7 @@ impl PreparedInterpreter {
         match prepared {
             Ok(prepared) => Ok((prepared, attached)),
             Err(error) => {
-                // Nothing runs in it; a thread that a .pth file has started would keep it.
+                // Fails only if a `.pth` file has started a thread; the interpreter then stays in memory.
                 let _ = attached.end();
                 Err(format!("interpreter \"{}\" cannot be prepared: {error}", spec.name))
             }

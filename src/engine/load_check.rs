@@ -1,4 +1,4 @@
-//! Loads applications as a worker would, one after the other, to see whether they can be.
+//! Check that applications can be loaded: loads them as a worker would, one after the other.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,20 +14,24 @@ use crate::python::crash::STANDARD_ERROR;
 use crate::python::log::{Level, Sink};
 use crate::python::{log, traceback};
 
-/// An interpreter with the applications to load there.
-pub type Candidates = (InterpreterSpec, Vec<Arc<Application>>);
+/// An interpreter and the applications to load in it.
+pub struct InterpreterCheck {
+    pub spec: InterpreterSpec,
+    pub applications: Vec<Arc<Application>>,
+}
 
-/// Starts Python on this thread, which has the main interpreter, the first of `interpreters`, and loads the applications
-/// of all, each with its callable and middleware. What they write, and tracebacks, goes to standard error; so does the
-/// stack of every thread shortly before `limit`, and at a crash.
+/// Loads the applications of all `interpreters`, each with its callable and middleware. This thread gets the main
+/// interpreter, which is the first. Output and tracebacks go to standard error, and so do the stacks of all threads shortly
+/// before `limit` and after a crash.
 ///
-/// `loaded` gets, for each, nothing or class and message of the exception. The process is good for nothing else after.
+/// Calls `loaded` for each application, with class and message of the exception if it has raised one. The process cannot be
+/// used for anything else afterwards.
 ///
 /// # Errors
-/// Why an interpreter cannot be started: nothing of it, or of those behind it, was loaded.
+/// The reason why an interpreter could not be started. Its applications, and those of later interpreters, were not loaded.
 pub fn load_all(
     configuration: &Configuration,
-    interpreters: &[Candidates],
+    interpreters: &[InterpreterCheck],
     limit: Duration,
     mut loaded: impl FnMut(Result<(), String>) + Send,
 ) -> Result<(), String> {
@@ -40,7 +44,8 @@ pub fn load_all(
         let loading = || load(configuration, other, deadline, &mut loaded);
         let builder = thread::Builder::new().stack_size(STACK_SIZE);
         thread::scope(|scope| {
-            let thread = builder.spawn_scoped(scope, loading).map_err(|error| format!("no thread: {error}"))?;
+            let thread =
+                builder.spawn_scoped(scope, loading).map_err(|error| format!("cannot start a thread: {error}"))?;
             thread.join().unwrap_or_else(|_| Err("internal error of the WSGI module".to_owned()))
         })?;
     }
@@ -49,14 +54,14 @@ pub fn load_all(
 
 fn load(
     configuration: &Configuration,
-    (spec, applications): &Candidates,
+    InterpreterCheck { spec, applications }: &InterpreterCheck,
     deadline: Instant,
     loaded: &mut impl FnMut(Result<(), String>),
 ) -> Result<(), String> {
     let (prepared, mut attach_thread) = PreparedInterpreter::start(configuration, spec)?;
     attach_thread.attach(move |py| {
         let left = deadline.saturating_duration_since(Instant::now());
-        show_stacks(py, left).map_err(|error| traceback::format(&error, py))?;
+        schedule_stack_dump(py, left).map_err(|error| traceback::format(&error, py))?;
         for application in applications {
             let result = prepared.loader.try_load(py, application);
             loaded(result.map_err(|failure| {
@@ -64,17 +69,17 @@ fn load(
                 failure.summary
             }));
         }
-        // In here, as its objects belong to the interpreter.
+        // While attached: its objects belong to the interpreter.
         drop(prepared);
         Ok(())
     })
 }
 
-/// Lets `faulthandler` write what an import that takes too long was doing.
-fn show_stacks(py: Python<'_>, limit: Duration) -> PyResult<()> {
+/// Makes `faulthandler` write the stacks of all threads shortly before `limit`.
+fn schedule_stack_dump(py: Python<'_>, limit: Duration) -> PyResult<()> {
     const BEFORE: Duration = Duration::from_secs(1);
     let Ok(faulthandler) = py.import("faulthandler") else {
-        // An interpreter with a GIL of its own cannot load it.
+        // An interpreter with its own GIL cannot import it.
         return Ok(());
     };
     let after = limit - BEFORE.min(limit / 4);
@@ -83,12 +88,12 @@ fn show_stacks(py: Python<'_>, limit: Duration) -> PyResult<()> {
     Ok(())
 }
 
-/// Where the text of the interpreter goes.
+/// Log of the check.
 struct StandardError;
 
 impl Sink for StandardError {
     fn write(&self, _: Level, text: &str) {
-        // One write a text, so that it is not mixed with that of another thread. Nobody can be told that it failed.
+        // One write for each text, so that texts of several threads do not mix. A failure cannot be reported.
         let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
     }
 }

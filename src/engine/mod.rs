@@ -25,7 +25,7 @@ use crate::python::native_class::panic_text;
 use crate::wsgi::call::Call;
 use crate::wsgi::transport::{End, Suspended, Transport};
 
-/// The calls of a worker run here.
+/// Engine that runs the calls of a worker.
 pub enum Engine {
     /// `wsgi_threads off`: calls run on the event loop thread, in the only interpreter.
     Inline(Box<Inline>),
@@ -33,15 +33,15 @@ pub enum Engine {
     Pools(Vec<InterpreterVersions>),
 }
 
-/// A call that the engine has accepted.
+/// Result of the submission of a call.
 pub enum Submission {
     /// A thread will run the call.
     Queued(CallHandle),
-    /// The call has run, to its end or until its response has to wait.
+    /// The call has run to its end, or until its response had to wait.
     Ran(Option<Box<dyn Suspended>>),
 }
 
-/// As many calls wait as `wsgi_queue` allows.
+/// Error: as many calls wait as `wsgi_queue` allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueFull;
 
@@ -97,8 +97,7 @@ impl Engine {
         }
     }
 
-    /// Ends all interpreters within `limit`. The calls have `calls` of it at most. `meanwhile` runs on this thread while
-    /// it waits.
+    /// Shuts down all interpreters within `limit`, of which the calls get at most `calls`. Calls `meanwhile` repeatedly.
     pub fn shut_down(&self, calls: Duration, limit: Duration, meanwhile: impl Fn()) {
         match self {
             Self::Inline(inline) => inline.shut_down(limit),
@@ -114,7 +113,8 @@ impl Engine {
     }
 }
 
-/// Stack size of `python`'s own main thread: deep recursion must end in RecursionError, not in a crash.
+/// Stack size of threads that run Python code, as of a Python process: deep recursion must end in `RecursionError`, not in a
+/// crash.
 const STACK_SIZE: usize = 8 * 1024 * 1024;
 
 /// Starts a thread that may run Python code.
@@ -126,15 +126,15 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<
     thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(body)
 }
 
-/// Runs a part of a call. A panic is logged, fails the response and ends here: the result is `None`.
-fn guarded<R>(exchange: &Arc<dyn Transport>, body: impl FnOnce() -> R) -> Option<R> {
-    let _entered = log::enter(exchange.clone().sink());
+/// Runs a part of a call. Logs a panic, fails the response with it, and returns `None`.
+fn guarded<R>(transport: &Arc<dyn Transport>, body: impl FnOnce() -> R) -> Option<R> {
+    let _entered = log::enter(transport.clone().sink());
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(result) => Some(result),
         Err(panic) => {
             log::error(&format!("internal error of the WSGI module: {}", panic_text(&*panic)));
-            exchange.end(End::Failed, true);
-            exchange.closed();
+            transport.end(End::Failed, true);
+            transport.closed();
             None
         }
     }

@@ -1,6 +1,6 @@
 //! Versions of an interpreter: the active one, a staged one that replaces it, and replaced ones that still end.
 //!
-//! `wsgi_reload_mechanism interpreter` loads changed code in new interpreters, which answer calls when the code is loaded.
+//! `wsgi_reload_mechanism interpreter` loads changed code in new interpreters, which get calls when the code is loaded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::sync::{Mutex, MutexGuard, RwLock};
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
     pub configuration: Configuration,
-    /// One for each copy of the interpreter.
+    /// Specification of each copy of the interpreter.
     pub specs: Vec<InterpreterSpec>,
     /// Threads of each copy.
     pub threads: usize,
@@ -30,7 +30,7 @@ pub struct InterpreterVersions {
     staged: Mutex<Option<StagedVersion>>,
     /// `staged` is set. Read for each call, without the lock.
     has_staged: AtomicBool,
-    /// Versions that end, as long as their last calls run.
+    /// Versions that end as soon as their last calls have.
     replaced: Mutex<Vec<ThreadPool>>,
 }
 
@@ -71,7 +71,7 @@ impl InterpreterVersions {
         })
     }
 
-    /// Uses the active version, which is not replaced meanwhile.
+    /// Calls `use_pool` with the active version, which is not replaced meanwhile.
     pub fn with_active<R>(&self, use_pool: impl FnOnce(&ThreadPool) -> R) -> R {
         use_pool(&self.active.read())
     }
@@ -105,7 +105,7 @@ impl InterpreterVersions {
         };
         let pool = ThreadPool::start(configuration, specs, threads, std::slice::from_ref(application), notify);
         let pool = pool.map_err(|error| {
-            log::error(&format!("cannot start a thread: {error}"));
+            log::error(&format!("wsgi: cannot start a thread: {error}"));
             Unprepared::Failed
         })?;
         let mut missing = copies;
@@ -115,7 +115,7 @@ impl InterpreterVersions {
                 // A main thread has panicked.
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) if is_outdated() => {
-                    // The pool ends when its import does; the worker does not wait for that.
+                    // The pool ends after its import, and the worker does not wait for it.
                     pool.drain(limit);
                     return Err(Unprepared::Outdated);
                 }
@@ -169,6 +169,7 @@ impl InterpreterVersions {
         Some(taken)
     }
 
+    /// Ends a version after its last call.
     fn end(&self, pool: ThreadPool, limit: Duration) {
         pool.drain(limit);
         let mut replaced = self.replaced.lock();

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::app::application::Application;
 use crate::app::specification::Specification;
 use crate::conf::interpreters::Configured;
-use crate::engine::load_check::{Candidates, load_all};
+use crate::engine::load_check::{InterpreterCheck, load_all};
 use crate::os::child::{ChildProcess, Event};
 use crate::os::reporter::{Report, Reporter};
 use crate::worker::config::{WorkerConfig, WorkerInterpreter};
@@ -129,7 +129,7 @@ pub fn import_all(config: WorkerConfig, applications: &[Arc<Specification>], dea
     configuration.checking = true;
     configuration.settings.leave_no_byte_code = true;
     let limit = deadline.saturating_duration_since(Instant::now());
-    let loaded = load_all(&configuration, &candidates(interpreters, applications), limit, |loaded| {
+    let loaded = load_all(&configuration, &checks(interpreters, applications), limit, |loaded| {
         reporter.report(&loaded.map_or_else(Report::Failed, |()| Report::Done));
     });
     if let Err(reason) = loaded {
@@ -138,15 +138,15 @@ pub fn import_all(config: WorkerConfig, applications: &[Arc<Specification>], dea
 }
 
 /// Returns the interpreters with those of their applications that are to be imported.
-fn candidates(interpreters: Vec<WorkerInterpreter>, applications: &[Arc<Specification>]) -> Vec<Candidates> {
+fn checks(interpreters: Vec<WorkerInterpreter>, applications: &[Arc<Specification>]) -> Vec<InterpreterCheck> {
     let with_applications = |WorkerInterpreter { mut specs, applications: all, .. }: WorkerInterpreter| {
         let wanted = all.into_iter().filter(|application| applications.contains(&application.specification));
         let wanted = wanted.map(|Configured { specification, source_location, reloading, .. }| {
             Arc::new(Application::new(Specification::clone(&specification), &source_location, reloading))
         });
         // Copies are all the same.
-        Some((specs.pop()?, wanted.collect::<Vec<_>>()))
+        Some(InterpreterCheck { spec: specs.pop()?, applications: wanted.collect() })
     };
-    let candidates = interpreters.into_iter().filter_map(with_applications);
-    candidates.filter(|(spec, applications)| spec.is_main() || !applications.is_empty()).collect()
+    let checks = interpreters.into_iter().filter_map(with_applications);
+    checks.filter(|check| check.spec.is_main() || !check.applications.is_empty()).collect()
 }

@@ -47,9 +47,9 @@ impl WorkerConfig {
         let main = configured.first().filter(|first| first.is_main);
         let environment = environment::complete(main.map(|main| main.environment.clone()).unwrap_or_default());
         let without_main = main.is_none().then(|| Interpreter::main_alone(Threads::Pool(0)));
-        let has_company = without_main.is_some() || configured.len() > 1;
+        let has_others = without_main.is_some() || configured.len() > 1;
         let interpreters = without_main.into_iter().chain(configured);
-        let interpreters = interpreters.map(|interpreter| WorkerInterpreter::new(interpreter, has_company)).collect();
+        let interpreters = interpreters.map(|interpreter| WorkerInterpreter::new(interpreter, has_others)).collect();
         Some(Self {
             configuration: Configuration {
                 settings: conf.python_settings(),
@@ -76,8 +76,8 @@ impl WorkerConfig {
 }
 
 impl WorkerInterpreter {
-    /// Makes the specifications of all copies; `has_company` is true if the worker has other interpreters.
-    fn new(interpreter: Interpreter, has_company: bool) -> Self {
+    /// Makes the specifications of all copies; `has_others` is true if the worker has other interpreters.
+    fn new(interpreter: Interpreter, has_others: bool) -> Self {
         let Interpreter { name, is_main, gil, copies, threads, environment, applications } = interpreter;
         let kind = match is_main {
             true => InterpreterKind::Main,
@@ -88,7 +88,7 @@ impl WorkerInterpreter {
             kind: kind.clone(),
             multithread: matches!(threads, Threads::Pool(count) if count > 1),
             has_copies: copies > 1,
-            has_company: has_company || copies > 1,
+            has_others: has_others || copies > 1,
             is_replacement: false,
         };
         Self { specs: (1..=copies).map(spec).collect(), threads, applications }

@@ -350,7 +350,7 @@ fn a_thread_of_the_application_that_does_not_end_keeps_the_old_one() {
     assert_eq!(version(&nginx), "1");
     edit(&nginx, &app("2"));
     wait_version(&nginx, "2");
-    nginx.wait_log("stays in memory though it has been replaced: 1 threads");
+    nginx.wait_log("cannot be ended: 1 application threads still running");
     nginx.wait_events(&["end 1"]);
     assert_eq!(version(&nginx), "2");
 }

@@ -525,8 +525,8 @@ fn a_thread_that_comes_back_keeps_serving() {
         nginx.get("/fine").expect(200);
     }
     wait_for("the first thread to serve", || (nginx.get("/ident").expect(200).text() == first).then_some(()));
-    // The replacement threads have ended; the stack-dump thread is one more.
-    wait_for("the substitutes to end", || (worker.threads() <= threads + 1).then_some(()));
+    // Its replacement threads have exited; the stack dump thread stays.
+    wait_for("the replacement threads to exit", || (worker.threads() <= threads + 1).then_some(()));
     assert_eq!(nginx.get("/names").expect(200).text(), names);
     assert_eq!(nginx.workers(), [worker.0]);
 }

@@ -1,17 +1,17 @@
-//! A call that has been handed over: it can be taken back, looked into, given up.
+//! A handle of a call in a pool: cancels it, aborts it, logs its stack.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
 use pyo3::prelude::*;
 
-use super::shared::{Shared, StackDump, note};
+use super::shared::{Shared, StackDump};
 use crate::engine::interpreter::PreparedInterpreter;
 use crate::engine::spawn;
 use crate::python::log::{self, Sink};
 use crate::wsgi::call::CallNumber;
 
-/// A call that has been handed over, and may still wait or run.
+/// Handle of a call that waits for a thread, runs, or has ended.
 #[derive(Clone)]
 pub struct CallHandle {
     pub(super) shared: Arc<Shared>,
@@ -19,77 +19,78 @@ pub struct CallHandle {
 }
 
 impl CallHandle {
-    /// Takes the call back if no thread has taken it: it does not run, and its place is free.
+    /// Removes the call from the queue, if it has not started.
     pub fn cancel(self) {
         let call = self.shared.lock().cancel(self.number);
-        // The lock is not held any more.
+        // Not under the lock.
         drop(call);
     }
 
-    /// Logs the Python stack of the call after `headline`, if it still runs.
+    /// Logs the Python stack of the call after `headline`, if the call still runs.
     pub fn dump_stack(&self, headline: String, sink: Arc<dyn Sink>) {
-        self.shared.dump_stack_later(StackDump { call: self.number, headline, sink, raise: false });
+        self.shared.request_stack_dump(StackDump { call: self.number, headline, sink, raises: false });
     }
 
-    /// Nobody waits for the call any more: logs its stack after `headline`, raises `RequestTimeout` in it, and lets
-    /// another thread serve in place of its own until it is over.
+    /// Aborts a running call: logs its stack after `headline`, raises `RequestTimeout` in it, and replaces its thread until
+    /// the call ends.
     pub fn abort(&self, headline: String, sink: Arc<dyn Sink>) {
-        let substitute = self.shared.lock().abort(self.number);
-        if let Some(substitute) = substitute {
-            self.shared.start_thread(substitute);
+        let replacement = self.shared.lock().abort(self.number);
+        if let Some(slot) = replacement {
+            self.shared.start_thread(slot);
         }
-        self.shared.dump_stack_later(StackDump { call: self.number, headline, sink, raise: true });
+        self.shared.request_stack_dump(StackDump { call: self.number, headline, sink, raises: true });
     }
 
-    /// Whether the call runs.
+    /// Returns true while a thread runs the call.
     pub fn is_running(&self) -> bool {
         self.shared.lock().thread_of(self.number, false).is_some()
     }
 }
 
 impl Shared {
-    fn dump_stack_later(self: &Arc<Self>, inspection: StackDump) {
-        let copy = self.lock().group_of(inspection.call);
-        // It has ended meanwhile.
+    /// Sends an order to the stack dump thread of the call's interpreter, and starts that thread if there is none.
+    fn request_stack_dump(self: &Arc<Self>, dump: StackDump) {
+        let copy = self.lock().group_of(dump.call);
+        // Otherwise the call has ended meanwhile.
         let Some(copy) = copy else { return };
         let interpreter = &self.copies[copy];
-        let mut watch = interpreter.watch.lock();
-        let watch = watch.get_or_insert_with(|| {
-            let (sender, inspections) = mpsc::channel();
+        let mut stack_dumps = interpreter.stack_dumps.lock();
+        let sender = stack_dumps.get_or_insert_with(|| {
+            let (sender, dumps) = mpsc::channel();
             let shared = self.clone();
-            let name = format!("{}-watch", interpreter.spec.threads());
-            match spawn(name, move || shared.watch(copy, &inspections)) {
-                Ok(thread) => note(&interpreter.helpers, thread),
-                Err(error) => log::error(&format!("cannot start the thread that looks into calls: {error}")),
+            let name = format!("{}-watch", interpreter.spec.thread_prefix());
+            match spawn(name, move || shared.dump_stacks(copy, &dumps)) {
+                Ok(thread) => interpreter.helper_threads.push(thread),
+                Err(error) => log::error(&format!("wsgi: cannot start the stack dump thread: {error}")),
             }
             sender
         });
-        // Without the thread there is no stack, which is in the log.
-        let _ = watch.send(inspection);
+        // Without the thread there is no stack; its failure is in the log.
+        let _ = sender.send(dump);
     }
 
-    /// The thread that looks into the calls of `copy`. It waits for the GIL, which a call in C code may keep for long.
-    fn watch(&self, copy: usize, inspections: &Receiver<StackDump>) {
+    /// Dumps stacks of the calls of a copy, on a thread of its own: a call in C code may hold the GIL for long.
+    fn dump_stacks(&self, copy: usize, dumps: &Receiver<StackDump>) {
         let Some(prepared) = self.copies[copy].prepared() else { return };
         let mut attach_thread = prepared.handle.attach_thread();
-        for inspection in inspections {
-            attach_thread.attach(|py| self.look(py, &prepared, inspection));
+        for dump in dumps {
+            attach_thread.attach(|py| self.dump_stack(py, &prepared, dump));
         }
     }
 
-    fn look(&self, py: Python<'_>, prepared: &PreparedInterpreter, inspection: StackDump) {
-        let StackDump { call, headline, sink, raise } = inspection;
-        let Some(thread) = self.lock().thread_of(call, raise) else { return };
+    fn dump_stack(&self, py: Python<'_>, prepared: &PreparedInterpreter, dump: StackDump) {
+        let StackDump { call, headline, sink, raises } = dump;
+        let Some(thread) = self.lock().thread_of(call, raises) else { return };
         let stack = thread.stack(py, &prepared.interpreter);
-        let timeout = prepared.interpreter.bootstrap(py, "RequestTimeout");
+        let exception = prepared.interpreter.bootstrap(py, "RequestTimeout");
         {
-            // While the stack was formatted, the thread may have gone on to another call.
-            let pool = self.lock();
-            if pool.thread_of(call, raise) != Some(thread) {
+            // While the stack was formatted, the thread may have started another call.
+            let scheduler = self.lock();
+            if scheduler.thread_of(call, raises) != Some(thread) {
                 return;
             }
-            if raise && let Ok(timeout) = &timeout {
-                thread.raise(timeout);
+            if raises && let Ok(exception) = &exception {
+                thread.raise(exception);
             }
         }
         py.detach(|| sink.write(log::Level::Error, &format!("{headline}\n{}", stack.trim_end())));

@@ -1,8 +1,8 @@
-//! GilYielder for the threads of other interpreters, where one that computes would keep the GIL that they share.
+//! A thread that takes the GIL for a moment at regular intervals, so that the threads of other interpreters get it.
 //!
-//! Before Python 3.13 a thread that waits for the GIL asks only the threads of its own interpreter to let go of it. A call
-//! that computes in another keeps it then until it waits for something, and all other applications of the worker with it.
-//! So while calls run in an interpreter, a thread of it asks for the GIL now and then, on behalf of the others.
+//! Before Python 3.13 a thread that waits for the GIL requests it from the threads of its own interpreter only. A call that
+//! computes in another interpreter then keeps the shared GIL until it waits for something, and delays all other applications
+//! of the worker. So while calls run in an interpreter, a thread of that interpreter requests the GIL for the others.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,46 +11,47 @@ use std::time::Duration;
 
 use crate::python::threads::InterpreterHandle;
 
-/// How long a thread may have the GIL before it is asked, beside the five milliseconds that Python gives it.
-const TURN: Duration = Duration::from_millis(15);
+/// Time between two requests, in addition to Python's switch interval of five milliseconds.
+const INTERVAL: Duration = Duration::from_millis(15);
 
-/// The thread that asks, in one interpreter.
+/// The thread that requests the GIL in one interpreter.
 #[derive(Default)]
 pub struct GilYielder {
     thread: OnceLock<Thread>,
-    is_resting: AtomicBool,
-    is_over: AtomicBool,
+    is_idle: AtomicBool,
+    is_stopped: AtomicBool,
 }
 
 impl GilYielder {
-    /// Becomes that thread. It has not used Python before. `busy` says whether a call runs.
-    pub fn give(&self, handle: InterpreterHandle, busy: impl Fn() -> bool) {
+    /// Requests the GIL while a call runs, until [`GilYielder::stop`]. `is_busy` returns true while a call runs. Call it on
+    /// a thread of its own, which has not used Python before.
+    pub fn run(&self, handle: InterpreterHandle, is_busy: impl Fn() -> bool) {
         self.thread.get_or_init(thread::current);
         let mut attach_thread = handle.attach_thread();
-        while !self.is_over.load(Ordering::SeqCst) {
-            self.is_resting.store(true, Ordering::SeqCst);
-            if !busy() {
+        while !self.is_stopped.load(Ordering::SeqCst) {
+            self.is_idle.store(true, Ordering::SeqCst);
+            if !is_busy() {
                 thread::park();
                 continue;
             }
-            self.is_resting.store(false, Ordering::SeqCst);
-            thread::sleep(TURN);
+            self.is_idle.store(false, Ordering::SeqCst);
+            thread::sleep(INTERVAL);
             attach_thread.attach(|_| ());
         }
     }
 
-    /// No call will run any more: the thread ends.
-    pub fn end(&self) {
-        self.is_over.store(true, Ordering::SeqCst);
+    /// Stops the thread. No more calls run.
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
     }
 
-    /// A call runs: `busy` says so from now on.
-    pub fn begin(&self) {
-        if self.is_resting.load(Ordering::SeqCst)
-            && self.is_resting.swap(false, Ordering::SeqCst)
+    /// Wakes the thread for a call that runs: `is_busy` returns true from now on.
+    pub fn notify(&self) {
+        if self.is_idle.load(Ordering::SeqCst)
+            && self.is_idle.swap(false, Ordering::SeqCst)
             && let Some(thread) = self.thread.get()
         {
             thread.unpark();

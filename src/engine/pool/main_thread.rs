@@ -1,11 +1,11 @@
-//! The main thread of an interpreter: starts it, loads its applications, and ends it.
+//! The main thread of an interpreter: starts the interpreter, loads its applications, and ends it.
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use pyo3::prelude::*;
 
-use super::shared::{Command, Job, Shared, Stage, note};
+use super::shared::{Command, Job, LoadState, Shared};
 use crate::app::application::Application;
 use crate::engine::interpreter::{Configuration, PreparedInterpreter};
 use crate::engine::{guarded, spawn};
@@ -14,24 +14,22 @@ use crate::python::threads::InterpreterHandle;
 use crate::sync::Mutex;
 
 impl Shared {
-    /// Starts the thread that gives other interpreters their turn, where one is needed.
-    fn start_turns(self: &Arc<Self>, copy: usize, handle: InterpreterHandle) {
-        let spec = &self.copies[copy].spec;
-        if !spec.needs_turns() {
+    /// Starts the GIL yield thread of an interpreter that needs one.
+    fn start_gil_yielder(self: &Arc<Self>, copy: usize, handle: InterpreterHandle) {
+        let interpreter = &self.copies[copy];
+        if !interpreter.spec.needs_gil_yielder() {
             return;
         }
         let shared = self.clone();
-        let give = move || shared.copies[copy].gil_yielder.give(handle, || shared.lock().is_busy(copy));
-        match spawn(format!("{}-gil", spec.threads()), give) {
-            Ok(thread) => note(&self.copies[copy].helpers, thread),
-            Err(error) => {
-                log::error(&format!("cannot start the thread that gives other interpreters their turn: {error}"));
-            }
+        let body = move || shared.copies[copy].gil_yielder.run(handle, || shared.lock().is_busy(copy));
+        match spawn(format!("{}-gil", interpreter.spec.thread_prefix()), body) {
+            Ok(thread) => interpreter.helper_threads.push(thread),
+            Err(error) => log::error(&format!("wsgi: cannot start the GIL yield thread: {error}")),
         }
     }
 }
 
-/// The main thread of an interpreter: stays as long as that.
+/// Body of the main thread. Returns when the interpreter has ended.
 pub(super) fn main_thread(
     shared: &Arc<Shared>,
     configuration: &Configuration,
@@ -43,17 +41,16 @@ pub(super) fn main_thread(
         Ok((prepared, mut attach_thread)) => {
             let prepared = Arc::new(prepared);
             *interpreter.prepared.lock() = Some(prepared.clone());
-            shared.start_turns(copy, prepared.handle);
-            let slots = shared.lock().slots_of(copy);
+            shared.start_gil_yielder(copy, prepared.handle);
+            let slots = shared.lock().first_slots(copy);
             slots.for_each(|slot| shared.start_thread(slot));
             // A reference to the receiver may not cross into `detach`, a lock around it may.
             let commands = Mutex::new(commands);
-            attach_thread.attach(|py| serve(py, shared, copy, prepared, &commands));
-            // Its world is released, and no other thread of ours is in it.
+            attach_thread.attach(|py| run_commands(py, shared, copy, prepared, &commands));
+            // Its objects are released, and all threads of the pool have exited.
             if let Err(threads) = attach_thread.end() {
                 log::error(&format!(
-                    "interpreter \"{}\" stays in memory though it has been replaced: {threads} threads that its \
-                     application has started do not end",
+                    "interpreter \"{}\" cannot be ended: {threads} application threads still running",
                     interpreter.spec.name
                 ));
             }
@@ -63,9 +60,9 @@ pub(super) fn main_thread(
             for command in commands {
                 match command {
                     Command::Load(application) | Command::Reload(application) => {
-                        after_loading(shared, &application, Err(error.clone()));
+                        record_load(shared, &application, Err(error.clone()));
                     }
-                    Command::Started(then) => then(),
+                    Command::NotifyStarted(notify) => notify(),
                     Command::ShutDown { done, .. } => drop(done.send(())),
                     Command::End { .. } => break,
                 }
@@ -74,8 +71,8 @@ pub(super) fn main_thread(
     }
 }
 
-/// Does what the main thread of an interpreter is told; returns when that is to be ended, and has released all of it.
-fn serve(
+/// Runs commands until [`Command::End`], and then releases the interpreter's objects.
+fn run_commands(
     py: Python<'_>,
     shared: &Arc<Shared>,
     copy: usize,
@@ -85,29 +82,30 @@ fn serve(
     let interpreter = &shared.copies[copy];
     while let Ok(command) = py.detach(|| commands.lock().recv()) {
         match command {
-            // The worker ends: nobody waits for what has not begun to be loaded.
+            // The worker shuts down: no call waits for the import any more.
             Command::Load(_) if py.detach(|| shared.lock().is_closed()) => {}
             Command::Load(application) => {
-                // Another copy may have failed when this one did not.
+                // Loaded here and failed in another copy, perhaps.
                 let is_loaded = prepared.loader.has(&application);
                 let is_replacement = interpreter.spec.is_replacement;
                 let loaded = if is_loaded { Ok(()) } else { prepared.loader.load(py, &application, is_replacement) };
-                py.detach(|| after_loading(shared, &application, loaded));
+                py.detach(|| record_load(shared, &application, loaded));
             }
             Command::Reload(application) => {
-                // Whether or not, something is loaded.
+                // After a failure the previous version is still loaded.
                 prepared.loader.reload(py, &application);
-                py.detach(|| after_loading(shared, &application, Ok(())));
+                py.detach(|| record_load(shared, &application, Ok(())));
             }
-            Command::Started(then) => py.detach(then),
+            Command::NotifyStarted(notify) => py.detach(notify),
             Command::ShutDown { limit, done } => {
                 prepared.interpreter.shut_down(py, limit);
+                // The receiver may have stopped waiting.
                 let _ = done.send(());
             }
             Command::End { limit } => {
                 py.detach(|| interpreter.join_threads(|| shared.lock().has_threads(copy)));
                 prepared.interpreter.shut_down(py, limit);
-                // Neither under the lock, nor anywhere but in here.
+                // Dropped without the lock, and attached to the interpreter.
                 let last = interpreter.prepared.lock().take();
                 drop((last, prepared));
                 return;
@@ -116,36 +114,37 @@ fn serve(
     }
 }
 
-/// Once all copies have reported: lets the calls go on that waited for an application, or refuses them.
-fn after_loading(shared: &Shared, application: &Arc<Application>, loaded: Result<(), String>) {
-    // The pool's lock first, as in `enqueue`.
-    let mut pool = shared.lock();
-    let mut stages = shared.stages();
-    let stage = stages.entry(application.number()).or_default();
-    let Stage::Loading { left, failure } = stage else { return };
+/// Records that a copy has loaded an application or failed to. When all copies have reported, queues the calls that await
+/// the import, or refuses them after a failure.
+fn record_load(shared: &Shared, application: &Arc<Application>, loaded: Result<(), String>) {
+    // The lock of the scheduler first, as in `enqueue`.
+    let mut scheduler = shared.lock();
+    let mut load_states = shared.load_states();
+    let load_state = load_states.entry(application.number()).or_default();
+    let LoadState::Loading { left, failure } = load_state else { return };
     *left -= 1;
     *failure = failure.take().or(loaded.err());
     if *left > 0 {
         return;
     }
     let failure = failure.take();
-    *stage = if failure.is_none() { Stage::Loaded } else { Stage::Unloaded };
-    drop(stages);
-    let calls = pool
-        .take_held(|work| matches!(work, Job::Start(awaiting_import, _) if Arc::ptr_eq(awaiting_import, application)));
+    *load_state = if failure.is_none() { LoadState::Loaded } else { LoadState::Unloaded };
+    drop(load_states);
+    let is_of_application = |job: &Job| matches!(job, Job::Start(of_job, _) if Arc::ptr_eq(of_job, application));
+    let calls = scheduler.take_awaiting_import(is_of_application);
     match failure {
         None => {
-            for (number, work) in calls {
-                pool.push(number, work);
+            for (number, job) in calls {
+                scheduler.push(number, job);
             }
-            shared.queue.wake_one(pool);
+            shared.scheduler.wake_one(scheduler);
         }
         Some(traceback) => {
-            drop(pool);
-            for (_, work) in calls {
-                if let Job::Start(_, call) = work {
-                    let exchange = call.transport.clone();
-                    guarded(&exchange, || call.refuse(&traceback));
+            drop(scheduler);
+            for (_, job) in calls {
+                if let Job::Start(_, call) = job {
+                    let transport = call.transport.clone();
+                    guarded(&transport, || call.refuse(&traceback));
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! `wsgi_threads N`: calls run on pool threads, in an interpreter or in copies of it; a main thread of its own starts each
-//! and loads applications.
+//! `wsgi_threads N`: calls run on pool threads, in an interpreter or in copies of it. Each copy has a main thread, which
+//! starts the interpreter and loads applications.
 //!
 //! The event loop thread only hands over plain data and never takes the GIL.
 
@@ -17,28 +17,28 @@ use std::time::{Duration, Instant};
 
 pub use call_handle::CallHandle;
 use main_thread::main_thread;
-use shared::{Command, InterpreterCopy, Job, Shared, Stage};
+use scheduler::Scheduler;
+use shared::{Command, InterpreterCopy, Job, LoadState, Shared};
+use shared_scheduler::SharedScheduler;
 
 use super::interpreter::{Configuration, InterpreterSpec};
 use super::spawn;
 use crate::app::application::Application;
 use crate::sync::{Condvar, Mutex};
 use crate::wsgi::call::Call;
-use scheduler::Scheduler;
-use shared_scheduler::SharedScheduler;
 
-/// The engine of one interpreter and its copies.
+/// Threads of an interpreter and its copies.
 #[derive(Clone)]
 pub struct ThreadPool {
     shared: Arc<Shared>,
 }
 
 impl ThreadPool {
-    /// Starts the main thread of each interpreter, which starts that, `count` pool threads in it, loads `preloaded` in
-    /// order, and then calls `started`, also when any of that has failed. `plans` has an interpreter and its copies.
+    /// Starts a main thread for each of `specs`: an interpreter and its copies. Each main thread starts its interpreter with
+    /// `count` pool threads, loads `preloaded` in order, and then calls `started`, after a failure as well.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// The system has no more threads.
     pub fn start(
         configuration: Configuration,
         specs: Vec<InterpreterSpec>,
@@ -47,133 +47,136 @@ impl ThreadPool {
         started: impl Fn() + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
         let loading = |application: &Arc<Application>| {
-            (application.number(), Stage::Loading { left: specs.len(), failure: None })
+            (application.number(), LoadState::Loading { left: specs.len(), failure: None })
         };
-        let stages = Mutex::new(preloaded.iter().map(loading).collect());
-        let queue = SharedScheduler::new(Scheduler::new(count, specs.len()));
-        let mut all_commands = Vec::new();
+        let load_states = Mutex::new(preloaded.iter().map(loading).collect());
+        let scheduler = SharedScheduler::new(Scheduler::new(count, specs.len()));
+        let mut receivers = Vec::new();
         let copies = specs.into_iter().map(|spec| {
-            let (main, commands) = mpsc::channel();
+            let (commands, receiver) = mpsc::channel();
             for application in preloaded {
-                // The receiver is right here.
-                let _ = main.send(Command::Load(application.clone()));
+                // The receiver exists.
+                let _ = commands.send(Command::Load(application.clone()));
             }
-            let _ = main.send(Command::Started(Box::new(started.clone())));
-            all_commands.push(commands);
-            InterpreterCopy::new(spec, main)
+            let _ = commands.send(Command::NotifyStarted(Box::new(started.clone())));
+            receivers.push(receiver);
+            InterpreterCopy::new(spec, commands)
         });
-        let shared = Arc::new(Shared { queue, stages, copies: copies.collect(), idle: Condvar::new() });
-        for (copy, commands) in all_commands.into_iter().enumerate() {
+        let copies = copies.collect();
+        let shared = Arc::new(Shared { scheduler, load_states, copies, idle: Condvar::new() });
+        for (copy, receiver) in receivers.into_iter().enumerate() {
             let (on_thread, configuration) = (shared.clone(), configuration.clone());
-            let name = shared.copies[copy].spec.main_thread();
-            spawn(name, move || main_thread(&on_thread, &configuration, copy, commands))?;
+            let name = shared.copies[copy].spec.main_thread_name();
+            spawn(name, move || main_thread(&on_thread, &configuration, copy, receiver))?;
         }
         Ok(Self { shared })
     }
 
-    /// Hands over a call, of which `queue` may wait for a thread. On the event loop thread; never waits.
+    /// Queues a call; `queue` calls may wait for a thread. Loads the application first if it is not loaded. On the event
+    /// loop thread; never waits.
     ///
     /// # Errors
-    /// The call, when too many wait already.
+    /// The call, if too many wait already.
     pub fn enqueue(&self, application: &Arc<Application>, call: Call, queue: usize) -> Result<CallHandle, Call> {
-        let mut pool = self.shared.lock();
-        if !pool.has_room(queue) {
+        let mut scheduler = self.shared.lock();
+        if !scheduler.has_room(queue) {
             return Err(call);
         }
         let number = call.number;
-        let mut stages = self.shared.stages();
-        let stage = stages.entry(application.number()).or_default();
-        if matches!(stage, Stage::Unloaded) {
+        let mut load_states = self.shared.load_states();
+        let load_state = load_states.entry(application.number()).or_default();
+        if matches!(load_state, LoadState::Unloaded) {
             application.note_files();
-            // They need the lock of the pool to go on, so the call is there first.
-            if !self.shared.tell_all(|| Command::Load(application.clone())) {
+            // The main threads report under the lock of the scheduler, so they find the call.
+            if !self.shared.send_to_all(|| Command::Load(application.clone())) {
                 return Err(call);
             }
-            *stage = Stage::Loading { left: self.shared.copies.len(), failure: None };
+            *load_state = LoadState::Loading { left: self.shared.copies.len(), failure: None };
         }
-        if matches!(stage, Stage::Loaded) {
-            pool.push(number, Job::Start(application.clone(), call));
-            self.shared.queue.wake_one(pool);
+        let job = Job::Start(application.clone(), call);
+        if matches!(load_state, LoadState::Loaded) {
+            scheduler.push(number, job);
+            self.shared.scheduler.wake_one(scheduler);
         } else {
-            pool.hold(number, Job::Start(application.clone(), call));
+            scheduler.push_awaiting_import(number, job);
         }
         Ok(CallHandle { shared: self.shared.clone(), number })
     }
 
-    /// Loads what has changed of an application; calls that come from now on wait for it. If it is being loaded just now,
-    /// that is to be asked for again. `note` notes its files.
+    /// Loads the changed modules of an application; later calls wait for that. `note` notes its files before. Does nothing
+    /// while the application is being loaded: call it again after that.
     pub fn reload(&self, application: &Arc<Application>, note: impl FnOnce()) {
-        // The pool's lock first, as in `enqueue`.
-        let _pool = self.shared.lock();
-        let mut stages = self.shared.stages();
-        let stage = stages.entry(application.number()).or_default();
-        if !matches!(stage, Stage::Loaded) {
+        // The lock of the scheduler first, as in `enqueue`.
+        let _scheduler = self.shared.lock();
+        let mut load_states = self.shared.load_states();
+        let load_state = load_states.entry(application.number()).or_default();
+        if !matches!(load_state, LoadState::Loaded) {
             return;
         }
         note();
-        if self.shared.tell_all(|| Command::Reload(application.clone())) {
-            *stage = Stage::Loading { left: self.shared.copies.len(), failure: None };
+        if self.shared.send_to_all(|| Command::Reload(application.clone())) {
+            *load_state = LoadState::Loading { left: self.shared.copies.len(), failure: None };
         }
     }
 
-    /// Whether an application is loaded in all copies; `None` while that goes on.
+    /// Returns true if an application is loaded in all copies, `None` while it is being loaded.
     pub fn has_loaded(&self, application: &Application) -> Option<bool> {
-        match self.shared.stages().get(&application.number()) {
-            Some(Stage::Loading { .. }) => None,
-            stage => Some(matches!(stage, Some(Stage::Loaded))),
+        match self.shared.load_states().get(&application.number()) {
+            Some(LoadState::Loading { .. }) => None,
+            load_state => Some(matches!(load_state, Some(LoadState::Loaded))),
         }
     }
 
-    /// No more calls will come: the interpreters end when the last of their calls have, each with what its applications
-    /// want run at the end, for which they have `limit`. Returns at once.
+    /// Lets each interpreter end after the last call, with `limit` for its shutdown functions. No more calls come. Returns at
+    /// once.
     pub fn drain(&self, limit: Duration) {
         self.shared.lock().drain();
-        self.shared.queue.wake_all();
+        self.shared.scheduler.wake_all();
         for interpreter in &self.shared.copies {
             // A main thread that has ended by a panic has nothing to end.
-            let _ = interpreter.main.send(Command::End { limit });
+            let _ = interpreter.commands.send(Command::End { limit });
         }
     }
 
-    /// Whether all its interpreters have ended.
+    /// Returns true if all copies have ended.
     pub fn has_ended(&self) -> bool {
-        // Nobody but its main thread may release the last reference to a world.
+        // Without a reference of its own: a main thread must be the one to release the last reference.
         self.shared.copies.iter().all(|interpreter| interpreter.prepared.lock().is_none())
     }
 }
 
-/// Ends all interpreters of a worker: waits for running calls, for at most `calls`, then runs what the applications want
-/// run at the end, in all of them at the same time; at most about `limit` in all. `meanwhile` is called again and again.
-/// Calls that have not started are dropped, and applications that have not begun to be loaded are not loaded any more;
-/// calls that only have to be ended are ended, and those that have run out of time are not waited for.
-pub fn shut_down(all: Vec<ThreadPool>, calls: Duration, limit: Duration, meanwhile: impl Fn()) {
-    const TURN: Duration = Duration::from_millis(5);
+/// Shuts down all pools of a worker: waits for running calls, for `calls` at most, then runs the shutdown functions of all
+/// interpreters at the same time. Takes about `limit` at most. Calls `meanwhile` repeatedly.
+///
+/// Calls that have not started are dropped, and imports that have not started are skipped. Suspended calls run `close()`.
+/// Aborted calls are not waited for.
+pub fn shut_down(pools: Vec<ThreadPool>, calls: Duration, limit: Duration, meanwhile: impl Fn()) {
+    const INTERVAL: Duration = Duration::from_millis(5);
     let start = Instant::now();
-    let dropped: Vec<_> = all.iter().map(|threads| threads.shared.lock().close()).collect();
-    // However long the calls took, there is some time for close(): a call that waits for its client ends as soon as it is
-    // told that nobody does.
+    let dropped: Vec<_> = pools.iter().map(|pool| pool.shared.lock().close()).collect();
+    // At least half of `limit` is for close(): a call that waits for its client ends as soon as it gets the disconnect.
     let calls = calls.max(limit / 2).min(limit);
-    for ThreadPool { shared } in &all {
-        let mut pool = shared.lock();
-        while (pool.is_running() || pool.is_ending()) && start.elapsed() < calls {
-            pool = shared.idle.wait_timeout(pool, TURN);
-            drop(pool);
+    for ThreadPool { shared } in &pools {
+        let mut scheduler = shared.lock();
+        while (scheduler.has_running_calls() || scheduler.has_closing_calls()) && start.elapsed() < calls {
+            scheduler = shared.idle.wait_timeout(scheduler, INTERVAL);
+            drop(scheduler);
             meanwhile();
-            pool = shared.lock();
+            scheduler = shared.lock();
         }
     }
     drop(dropped);
-    let (done, ended) = mpsc::channel();
+    let (done, all_done) = mpsc::channel();
     let left = limit.saturating_sub(start.elapsed());
-    let interpreters = all.iter().flat_map(|threads| &threads.shared.copies);
-    let told = interpreters.filter(|interpreter| {
+    let interpreters = pools.iter().flat_map(|pool| &pool.shared.copies);
+    let notified = interpreters.filter(|interpreter| {
         let command = Command::ShutDown { limit: left, done: done.clone() };
-        interpreter.main.send(command).is_ok()
+        interpreter.commands.send(command).is_ok()
     });
-    let mut waiting = told.count();
+    let mut waiting = notified.count();
     drop(done);
     while waiting > 0 && start.elapsed() < limit {
-        match ended.recv_timeout(TURN) {
+        match all_done.recv_timeout(INTERVAL) {
             Ok(()) => waiting -= 1,
             Err(RecvTimeoutError::Timeout) => meanwhile(),
             Err(RecvTimeoutError::Disconnected) => break,

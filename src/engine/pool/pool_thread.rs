@@ -1,11 +1,11 @@
-//! A pool thread: takes calls and runs them, as long as its interpreter lasts.
+//! A pool thread: runs calls, one after the other, until its interpreter ends.
 
 use std::sync::Arc;
 
 use pyo3::prelude::*;
 
 use super::scheduler::Next;
-use super::shared::{Job, Shared, SuspendedCall, note};
+use super::shared::{Job, Shared, SuspendedCall};
 use crate::app::application::Application;
 use crate::engine::interpreter::PreparedInterpreter;
 use crate::engine::{guarded, spawn};
@@ -16,103 +16,109 @@ use crate::wsgi::call::{Call, Finished};
 use crate::wsgi::transport::Suspended;
 
 impl Shared {
-    /// Starts a pool thread; not before its interpreter is started.
+    /// Starts the pool thread of a slot. Its interpreter has been started.
     pub(super) fn start_thread(self: &Arc<Self>, slot: usize) {
         let (copy, number) = self.lock().label_of(slot);
         let interpreter = &self.copies[copy];
-        let Some(prepared) = interpreter.prepared() else { return self.lock().leave(slot) };
+        let Some(prepared) = interpreter.prepared() else { return self.lock().free_slot(slot) };
         let shared = self.clone();
-        let name = format!("{}-{number}", interpreter.spec.threads());
+        let name = format!("{}-{number}", interpreter.spec.thread_prefix());
         match spawn(name.clone(), move || pool_thread(&shared, prepared, copy, slot, &name.into())) {
-            Ok(thread) => note(&interpreter.pool_threads, thread),
+            Ok(thread) => interpreter.pool_threads.push(thread),
             Err(error) => {
-                log::error(&format!("cannot start a pool thread: {error}"));
-                self.lock().leave(slot);
+                log::error(&format!("wsgi: cannot start a pool thread: {error}"));
+                self.lock().free_slot(slot);
             }
         }
     }
 
-    fn call_ended(&self, py: Python<'_>, slot: usize) {
-        let mut pool = self.lock();
-        let interrupted = pool.ended(slot);
-        let (drained, surplus) = (pool.is_drained(), pool.has_surplus(slot));
-        drop(pool);
-        if let Some(thread) = interrupted {
-            // From here on nothing more is raised in it, and what was is not to come up in its next call.
+    /// Ends the call of a thread in the scheduler, and notifies the threads that this concerns.
+    fn end_call(&self, py: Python<'_>, slot: usize) {
+        let mut scheduler = self.lock();
+        let aborted = scheduler.end_call(slot);
+        let (is_idle, must_shrink) = (scheduler.is_closed_and_idle(), scheduler.group_must_shrink(slot));
+        drop(scheduler);
+        if let Some(thread) = aborted {
+            // The stack dump thread raises nothing more in this call. A pending exception must not reach the next one.
             thread.cancel_exception(py);
         }
-        if drained {
+        if is_idle {
             self.idle.notify_all();
         }
-        if surplus {
-            self.queue.wake_all();
+        if must_shrink {
+            self.scheduler.wake_all();
         }
     }
 }
 
-/// A pool thread: attached to its interpreter for its whole life, so that `threading.local` lasts from call to call.
+/// Body of a pool thread. It is attached to its interpreter for its whole life, so that `threading.local` lasts from call to
+/// call.
 fn pool_thread(shared: &Arc<Shared>, prepared: Arc<PreparedInterpreter>, copy: usize, slot: usize, name: &Arc<str>) {
-    let thread = Thread { shared, prepared: &prepared, copy, name };
+    let thread = PoolThread { shared, prepared: &prepared, copy, name };
     prepared.handle.attach_thread().attach(|py| {
         if let Err(error) = prepared.interpreter.adopt_thread(py, name) {
             log::error(&traceback::format(&error, py));
         }
-        shared.lock().join(slot, ThreadId::current(py));
+        shared.lock().set_thread(slot, ThreadId::current(py));
         let mut claimed = false;
         loop {
-            // Only a thread that would sleep gives the GIL up: going on with it saves two hand-overs a call. And a call is
-            // taken only with the GIL: until then another thread may do it.
-            match shared.queue.next(slot, claimed) {
-                Next::Run(work) => {
+            // A thread releases the GIL only to sleep: to keep it saves two switches of the GIL for each call. And a thread
+            // takes a call only while it holds the GIL: until then another thread may run the call.
+            match shared.scheduler.next(slot, claimed) {
+                Next::Run(job) => {
                     claimed = false;
-                    shared.copies[copy].gil_yielder.begin();
-                    let finished = match work {
-                        Job::Start(application, call) => thread.start(py, &application, call),
-                        Job::Resume(suspended) => {
-                            let exchange = suspended.exchange.clone();
-                            exchange.resumed();
-                            let finished = guarded(&exchange, || run(py, suspended)).flatten();
-                            shared.lock().resumed_has_ended();
-                            finished
-                        }
-                    };
-                    // In this order: a client that has its answer finds the thread free.
-                    shared.call_ended(py, slot);
+                    shared.copies[copy].gil_yielder.notify();
+                    let finished = thread.run(py, job);
+                    // In this order, so that a client that has its response finds the thread free.
+                    shared.end_call(py, slot);
                     if let Some(finished) = finished {
                         finished.close();
                     }
                 }
-                Next::Sleep => claimed = py.detach(|| shared.queue.sleep(slot)),
-                Next::End => break,
+                Next::Sleep => claimed = py.detach(|| shared.scheduler.sleep(slot)),
+                Next::Exit => break,
             }
         }
         if let Err(error) = prepared.interpreter.leave_thread(py) {
             log::error(&traceback::format(&error, py));
         }
     });
-    // Not after it has left: its main thread is to release the last reference.
+    // Before the slot is free: the main thread must be the one to release the last reference.
     drop(prepared);
-    shared.lock().leave(slot);
+    shared.lock().free_slot(slot);
 }
 
-/// What a call is started with.
-struct Thread<'a> {
+/// Pool thread with its interpreter.
+struct PoolThread<'a> {
     shared: &'a Arc<Shared>,
     prepared: &'a PreparedInterpreter,
     copy: usize,
     name: &'a Arc<str>,
 }
 
-impl Thread<'_> {
-    /// Starts a call, and returns what [`run`] does.
+impl PoolThread<'_> {
+    /// Starts or continues a call. Returns it when it has finished, `None` if it is suspended or has failed.
+    fn run(&self, py: Python<'_>, job: Job) -> Option<Finished> {
+        match job {
+            Job::Start(application, call) => self.start(py, &application, call),
+            Job::Resume(suspended) => {
+                let transport = suspended.transport.clone();
+                transport.resumed();
+                let finished = guarded(&transport, || advance(py, suspended)).flatten();
+                self.shared.lock().end_resumed();
+                finished
+            }
+        }
+    }
+
     fn start(&self, py: Python<'_>, application: &Application, call: Call) -> Option<Finished> {
         let Self { shared, prepared, copy, name } = *self;
-        let exchange = call.transport.clone();
-        if !exchange.start(name, &shared.copies[copy].spec.name) {
-            exchange.closed();
+        let transport = call.transport.clone();
+        if !transport.start(name, &shared.copies[copy].spec.name) {
+            transport.closed();
             return None;
         }
-        guarded(&exchange.clone(), || {
+        guarded(&transport.clone(), || {
             let Some(callable) = prepared.loader.callable(py, application) else {
                 call.refuse("the application is not loaded");
                 return None;
@@ -120,23 +126,22 @@ impl Thread<'_> {
             let number = call.number;
             let since = application.call_start();
             let running = call.start(py, &prepared.environ_template, &callable);
-            let finished = run(py, SuspendedCall { number, running, exchange, shared: shared.clone(), copy });
+            let finished = advance(py, SuspendedCall { number, running, transport, shared: shared.clone(), copy });
             prepared.loader.note_modules(py, application, since);
             finished
         })?
     }
 }
 
-/// Runs a call to its end, which is still to be told to its exchange, or until its file is to be sent: for that it needs no
-/// thread.
-fn run(py: Python<'_>, mut call: SuspendedCall) -> Option<Finished> {
+/// Runs a call until it has finished or nginx sends its file, for which the call needs no thread.
+fn advance(py: Python<'_>, mut call: SuspendedCall) -> Option<Finished> {
     loop {
         match call.running.advance(py, None) {
             Progress::NoRoom => call.running.wait_for_room(py),
             Progress::TimeSliceOver => {}
             Progress::File { body, last } => {
                 call.shared.lock().suspend();
-                call.exchange.clone().send_file(body, last, Box::new(call));
+                call.transport.clone().send_file(body, last, Box::new(call));
                 return None;
             }
             Progress::Done => return Some(call.running.finish(py)),
@@ -152,7 +157,7 @@ impl Suspended for SuspendedCall {
     }
 
     fn abandon(self: Box<Self>) {
-        // The thread that takes it finds nobody there.
+        // A pool thread closes the iterable; the transport takes no more output.
         self.resume();
     }
 }

@@ -1,89 +1,95 @@
-//! The book-keeping of a pool of threads: which calls wait, which thread runs what, which one is to wake or to end.
+//! Bookkeeping of a thread pool: which calls wait, which thread runs which call, which thread is to wake up or to exit.
 //!
-//! Plain data under one lock; `W` is a call with what is needed to run it.
+//! Plain data under one lock; `J` is a call with everything that is needed to run it.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::python::stack::ThreadId;
 use crate::wsgi::call::CallNumber;
 
 /// Calls and threads of a pool.
-pub struct Scheduler<W> {
-    /// Calls that any thread may take.
-    queue: VecDeque<(CallNumber, W)>,
-    /// Calls whose application is being loaded.
-    awaiting_import: Vec<(CallNumber, W)>,
+pub struct Scheduler<J> {
+    /// Calls that any thread may start.
+    queue: VecDeque<(CallNumber, J)>,
+    /// Calls whose application is being imported.
+    awaiting_import: Vec<(CallNumber, J)>,
     slots: Vec<Slot>,
-    groups: Vec<Group<W>>,
-    /// ThreadPool of each crew that are to serve.
-    size: usize,
-    /// Calls that have begun and need no thread for now.
+    groups: Vec<Group<J>>,
+    /// Number of threads that each group should have live.
+    group_size: usize,
+    /// Number of started calls that hold no thread.
     suspended: usize,
-    /// Calls that were resumed to be ended, and have not been yet.
+    /// Number of resumed calls that have yet to run `close()`.
     closing: usize,
+    /// No call is accepted any more.
     closed: bool,
-    /// No more calls come; the threads end with the last.
+    /// No more calls come; the threads exit after the last one.
     draining: bool,
 }
 
-/// The threads of one interpreter, all of which can take any call that has not begun.
-struct Group<W> {
-    /// Calls that have run in this interpreter before, and go on.
-    resumed: VecDeque<(CallNumber, W)>,
-    /// ThreadPool that serve: all but those whose call was given up.
-    serving: usize,
+/// Threads of one interpreter. Each can start any call.
+struct Group<J> {
+    /// Suspended calls of this interpreter that continue.
+    resumed: VecDeque<(CallNumber, J)>,
+    /// Number of threads, without those that are stuck in an aborted call.
+    live: usize,
+    /// Number of calls that run and are not aborted.
     running: usize,
     sleeping: usize,
     wake: Wake,
 }
 
-/// A thread, by its index. Those behind the threads of all crews are substitutes for some that are stuck in a call.
+/// Place of a thread. Behind the first slots of all groups are those of replacement threads, which take the place of threads
+/// that are stuck in an aborted call.
 #[derive(Default)]
 struct Slot {
     group: usize,
     is_used: bool,
     thread: Option<ThreadId>,
     call: Option<CallNumber>,
-    /// The call has run out of time, and nobody waits for it any more.
+    /// The call has exceeded its time limit, and its client has a response.
     aborted: bool,
 }
 
-/// Whether a sleeping thread of a crew has been told of work: `None → Sent → Claimed → None`.
+/// State of a group's wake-up: `None → Sent → Claimed → None`.
 ///
-/// Only one thread of an interpreter runs at a time, so one at a time is woken. It claims the wake-up, takes the GIL, then
-/// a call, and wakes the next thread if more calls wait. Meanwhile the thread that has the GIL may go through the queue
-/// alone; as soon as it lets go of it in a call, the woken one is there.
+/// Only one thread of an interpreter runs at a time, so one at a time is woken. It claims the wake-up, takes the GIL, then a
+/// call, and wakes the next thread if more calls wait. Meanwhile the thread that holds the GIL can work through the queue
+/// alone. As soon as it releases the GIL in a call, the woken thread continues.
 #[derive(Default, PartialEq, Eq)]
 enum Wake {
     #[default]
     None,
+    /// A sleeping thread was notified.
     Sent,
+    /// A thread is awake and takes a call soon.
     Claimed,
 }
 
-/// What a thread does next.
+/// Next step of a thread.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next<W> {
-    Run(W),
+pub enum Next<J> {
+    Run(J),
     Sleep,
-    /// It was a substitute, and the thread that it stood in for is back; or no more calls will come.
-    End,
+    /// The replaced thread has returned, or the pool has drained.
+    Exit,
 }
 
-/// So many threads may be stuck at a time and still be replaced; with more, the pool gets smaller instead.
-const MOST_STUCK: usize = 64;
+/// Maximum number of stuck threads that are replaced at a time. With more, the pool gets smaller.
+const MAX_STUCK: usize = 64;
 
-impl<W> Scheduler<W> {
-    /// A pool of `crews` times `size` threads, to be started.
-    pub fn new(size: usize, groups: usize) -> Self {
-        let slot = |index| Slot { group: index / size, is_used: true, ..Slot::default() };
-        let group = |_| Group { resumed: VecDeque::new(), serving: size, running: 0, sleeping: 0, wake: Wake::None };
+impl<J> Scheduler<J> {
+    /// Creates `groups` groups of `group_size` threads, which the caller starts.
+    pub fn new(group_size: usize, groups: usize) -> Self {
+        let slot = |index| Slot { group: index / group_size, is_used: true, ..Slot::default() };
+        let group = |_| Group { resumed: VecDeque::new(), live: group_size, running: 0, sleeping: 0, wake: Wake::None };
         Self {
             queue: VecDeque::new(),
             awaiting_import: Vec::new(),
-            slots: (0..size * groups).map(slot).collect(),
+            slots: (0..group_size * groups).map(slot).collect(),
             groups: (0..groups).map(group).collect(),
-            size,
+            group_size,
             suspended: 0,
             closing: 0,
             closed: false,
@@ -91,119 +97,123 @@ impl<W> Scheduler<W> {
         }
     }
 
-    /// The number of crews.
-    pub fn groups(&self) -> usize {
+    /// Returns the number of groups.
+    pub fn group_count(&self) -> usize {
         self.groups.len()
     }
 
-    /// The threads of a crew that are to be started first.
-    pub fn slots_of(&self, group: usize) -> std::ops::Range<usize> {
-        group * self.size..(group + 1) * self.size
+    /// Returns the slots of the threads that a group starts with.
+    pub fn first_slots(&self, group: usize) -> Range<usize> {
+        group * self.group_size..(group + 1) * self.group_size
     }
 
-    /// Whether a crew has threads, those included that are to be started.
+    /// Returns the number of slots of all groups without those of replacement threads.
+    fn first_slot_count(&self) -> usize {
+        self.group_size * self.groups.len()
+    }
+
+    /// Returns true if a group has threads, including those that are about to start.
     pub fn has_threads(&self, group: usize) -> bool {
         self.slots.iter().any(|slot| slot.group == group && slot.is_used)
     }
 
-    /// The crew of a thread, and its number in that, from 1 on.
+    /// Returns the group of a thread, and its number in the group, from 1.
     pub fn label_of(&self, slot: usize) -> (usize, usize) {
-        let firsts = self.size * self.groups.len();
-        let number = if slot < firsts { slot % self.size } else { self.size + slot - firsts };
+        let first_slots = self.first_slot_count();
+        let number = if slot < first_slots { slot % self.group_size } else { self.group_size + slot - first_slots };
         (self.slots[slot].group, number + 1)
     }
 
-    /// Calls that run and that somebody waits for.
+    /// Returns the number of calls that run and are not aborted.
     fn running(&self) -> usize {
         self.groups.iter().map(|group| group.running).sum()
     }
 
-    /// Whether one more call may come where `queue` of them may wait for a thread.
+    /// Returns true if one more call is accepted where `queue` calls may wait for a thread.
     pub fn has_room(&self, queue: usize) -> bool {
-        // A call is taken as soon as a thread is free, but not at once.
-        let under_way = self.queue.len() + self.awaiting_import.len() + self.running();
-        !self.closed && under_way < queue.saturating_add(self.size * self.groups.len())
+        // A free thread takes a call soon, but not at once.
+        let accepted = self.queue.len() + self.awaiting_import.len() + self.running();
+        !self.closed && accepted < queue.saturating_add(self.first_slot_count())
     }
 
-    /// A call waits for a thread.
-    pub fn push(&mut self, number: CallNumber, work: W) {
-        self.queue.push_back((number, work));
+    /// Adds a call that any thread may start.
+    pub fn push(&mut self, number: CallNumber, job: J) {
+        self.queue.push_back((number, job));
     }
 
-    /// A call goes on without a thread until it is resumed.
+    /// Adds a call whose application is being imported.
+    pub fn push_awaiting_import(&mut self, number: CallNumber, job: J) {
+        self.awaiting_import.push((number, job));
+    }
+
+    /// Removes and returns the calls that await the import of an application; `is_of` selects its jobs.
+    pub fn take_awaiting_import(&mut self, is_of: impl Fn(&J) -> bool) -> Vec<(CallNumber, J)> {
+        self.awaiting_import.extract_if(.., |(_, job)| is_of(job)).collect()
+    }
+
+    /// Records that a started call holds no thread until it is resumed.
     pub fn suspend(&mut self) {
         self.suspended += 1;
     }
 
-    /// A call that has run in `crew` before, and was away, waits for a thread of it to be ended by, before those that have
-    /// not begun.
-    pub fn resume(&mut self, number: CallNumber, work: W, group: usize) {
+    /// Adds a suspended call for the threads of its group, ahead of calls that have not started.
+    pub fn resume(&mut self, number: CallNumber, job: J, group: usize) {
         self.suspended -= 1;
         self.closing += 1;
-        self.groups[group].resumed.push_back((number, work));
+        self.groups[group].resumed.push_back((number, job));
     }
 
-    /// It has been ended.
-    pub fn resumed_has_ended(&mut self) {
+    /// Records that a resumed call has run `close()`.
+    pub fn end_resumed(&mut self) {
         self.closing -= 1;
     }
 
-    /// Whether there are calls that only have to be ended.
-    pub fn is_ending(&self) -> bool {
+    /// Returns true if resumed calls have yet to run `close()`.
+    pub fn has_closing_calls(&self) -> bool {
         self.closing > 0
     }
 
-    /// A call waits for its application.
-    pub fn hold(&mut self, number: CallNumber, work: W) {
-        self.awaiting_import.push((number, work));
-    }
-
-    /// The calls of an application have waited long enough.
-    pub fn take_held(&mut self, is_of: impl Fn(&W) -> bool) -> Vec<(CallNumber, W)> {
-        self.awaiting_import.extract_if(.., |(_, work)| is_of(work)).collect()
-    }
-
-    /// Gives back a call that waits to begin, and its place with it.
-    pub fn cancel(&mut self, number: CallNumber) -> Option<W> {
-        if let Some(index) = self.awaiting_import.iter().position(|(awaiting_import, _)| *awaiting_import == number) {
+    /// Removes a call that has not started, and returns it.
+    pub fn cancel(&mut self, number: CallNumber) -> Option<J> {
+        if let Some(index) = self.awaiting_import.iter().position(|(awaiting, _)| *awaiting == number) {
             return Some(self.awaiting_import.remove(index).1);
         }
         let index = self.queue.iter().position(|(queued, _)| *queued == number)?;
-        self.queue.remove(index).map(|(_, work)| work)
+        self.queue.remove(index).map(|(_, job)| job)
     }
 
-    /// A thread has come to life.
-    pub fn join(&mut self, slot: usize, thread: ThreadId) {
+    /// Sets the thread of a slot, which has started.
+    pub fn set_thread(&mut self, slot: usize, thread: ThreadId) {
         self.slots[slot].thread = Some(thread);
     }
 
-    /// A thread has ended, or could not be started.
-    pub fn leave(&mut self, slot: usize) {
-        let left = std::mem::take(&mut self.slots[slot]);
-        self.slots[slot].group = left.group;
-        self.groups[left.group].serving -= 1;
+    /// Frees the slot of a thread that has exited or could not be started.
+    pub fn free_slot(&mut self, slot: usize) {
+        let group = self.slots[slot].group;
+        self.slots[slot] = Slot { group, ..Slot::default() };
+        self.groups[group].live -= 1;
     }
 
-    /// What `member` does next; `claimed` when it was woken.
-    pub fn next(&mut self, slot: usize, claimed: bool) -> Next<W> {
-        let is_surplus = self.is_surplus(slot);
+    /// Returns the next step of a thread; `claimed` if the thread was woken for a call.
+    pub fn next(&mut self, slot: usize, claimed: bool) -> Next<J> {
+        let must_exit = self.must_exit(slot);
         let group = &mut self.groups[self.slots[slot].group];
         if claimed {
             group.wake = Wake::None;
         }
-        if is_surplus {
-            return Next::End;
+        if must_exit {
+            return Next::Exit;
         }
-        let Some((number, work)) = group.resumed.pop_front().or_else(|| self.queue.pop_front()) else {
+        let Some((number, job)) = group.resumed.pop_front().or_else(|| self.queue.pop_front()) else {
             return Next::Sleep;
         };
         group.running += 1;
         self.slots[slot].call = Some(number);
-        Next::Run(work)
+        Next::Run(job)
     }
 
-    /// The call of `member` is over. Returns the call's thread if something may have been raised in it.
-    pub fn ended(&mut self, slot: usize) -> Option<ThreadId> {
+    /// Ends the call of a thread. Returns the thread if the call was aborted: an exception may be pending in it.
+    pub fn end_call(&mut self, slot: usize) -> Option<ThreadId> {
         let slot = &mut self.slots[slot];
         let group = &mut self.groups[slot.group];
         slot.call = None;
@@ -211,12 +221,12 @@ impl<W> Scheduler<W> {
             group.running -= 1;
             return None;
         }
-        group.serving += 1;
+        group.live += 1;
         slot.thread
     }
 
-    /// Nobody waits for this call any more, though it runs on. Returns the substitute to be started for its thread, which
-    /// has to join or leave, if there may be one more.
+    /// Stops counting a call as running, though its thread is still in it. Returns the slot of a replacement thread, unless
+    /// [`MAX_STUCK`] is reached; the caller starts the thread or frees the slot.
     pub fn abort(&mut self, number: CallNumber) -> Option<usize> {
         let slot = self.slots.iter_mut().find(|slot| slot.call == Some(number))?;
         if std::mem::replace(&mut slot.aborted, true) {
@@ -225,119 +235,119 @@ impl<W> Scheduler<W> {
         let index = slot.group;
         let group = &mut self.groups[index];
         group.running -= 1;
-        group.serving -= 1;
-        if self.closed || self.slots.iter().filter(|slot| slot.aborted).count() > MOST_STUCK {
+        group.live -= 1;
+        if self.closed || self.slots.iter().filter(|slot| slot.aborted).count() > MAX_STUCK {
             return None;
         }
-        group.serving += 1;
+        group.live += 1;
         let free = self.slots.iter().position(|slot| !slot.is_used);
-        let substitute = free.unwrap_or_else(|| {
+        let replacement = free.unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.slots.len() - 1
         });
-        self.slots[substitute] = Slot { group: index, is_used: true, ..Slot::default() };
-        Some(substitute)
+        self.slots[replacement] = Slot { group: index, is_used: true, ..Slot::default() };
+        Some(replacement)
     }
 
-    /// The crew whose thread runs a call.
+    /// Returns the group whose thread runs a call.
     pub fn group_of(&self, number: CallNumber) -> Option<usize> {
         self.slots.iter().find(|slot| slot.call == Some(number)).map(|slot| slot.group)
     }
 
-    /// The thread that runs a call; with `aborted` only if the call was given up there.
-    pub fn thread_of(&self, number: CallNumber, aborted: bool) -> Option<ThreadId> {
+    /// Returns the thread that runs a call; with `only_aborted` only if the call was aborted.
+    pub fn thread_of(&self, number: CallNumber, only_aborted: bool) -> Option<ThreadId> {
         let found = self.slots.iter().find(|slot| slot.call == Some(number));
-        found.filter(|slot| slot.aborted || !aborted).and_then(|slot| slot.thread)
+        found.filter(|slot| slot.aborted || !only_aborted).and_then(|slot| slot.thread)
     }
 
-    /// Takes no more calls, and gives back those that wait to begin.
-    pub fn close(&mut self) -> Vec<(CallNumber, W)> {
+    /// Accepts no more calls. Removes and returns those that have not started.
+    pub fn close(&mut self) -> Vec<(CallNumber, J)> {
         self.closed = true;
         self.queue.drain(..).chain(self.awaiting_import.drain(..)).collect()
     }
 
-    /// Whether it takes no more calls.
+    /// Returns true after [`Scheduler::close`].
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// No more calls will come: the threads end when those that are there have.
+    /// Lets the threads exit after the last call. No more calls come.
     pub fn drain(&mut self) {
         self.draining = true;
     }
 
-    /// Whether the threads of a crew have nothing to wait for any more.
-    fn is_over(&self, group: usize) -> bool {
+    /// Returns true after [`Scheduler::drain`], when no call is left that needs a thread of the group.
+    fn has_drained(&self, group: usize) -> bool {
         let calls = self.queue.len() + self.awaiting_import.len() + self.groups[group].resumed.len() + self.suspended;
         self.draining && calls == 0
     }
 
-    /// Whether a call runs that somebody waits for.
-    pub fn is_running(&self) -> bool {
+    /// Returns true if a call runs that is not aborted.
+    pub fn has_running_calls(&self) -> bool {
         self.running() > 0
     }
 
-    /// Whether a thread of `crew` runs any call.
+    /// Returns true if a thread of the group runs a call, aborted or not.
     pub fn is_busy(&self, group: usize) -> bool {
         self.slots.iter().any(|slot| slot.group == group && slot.call.is_some())
     }
 
-    /// Whether the last of its running calls has ended, in a pool that is closed.
-    pub fn is_drained(&self) -> bool {
+    /// Returns true after [`Scheduler::close`], when the last call has ended.
+    pub fn is_closed_and_idle(&self) -> bool {
         self.closed && self.running() == 0
     }
 
-    /// A crew of which a sleeping thread is to be woken now; says so once.
-    pub fn group_to_wake(&mut self) -> Option<usize> {
+    /// Chooses a group of which one sleeping thread must be notified now, and records that it is.
+    pub fn choose_group_to_wake(&mut self) -> Option<usize> {
         let woken = self.groups.iter().filter(|group| group.wake != Wake::None).count();
-        let is_more = self.queue.len() > woken;
+        let has_more = self.queue.len() > woken;
         let able = self.groups.iter_mut().enumerate().filter(|(_, group)| {
-            group.wake == Wake::None && group.sleeping > 0 && (is_more || !group.resumed.is_empty())
+            group.wake == Wake::None && group.sleeping > 0 && (has_more || !group.resumed.is_empty())
         });
-        // What has begun goes first; else the crew that has the least to do.
+        // Resumed calls go first; otherwise the group with the fewest running calls.
         let (index, group) = able.min_by_key(|(_, group)| (group.resumed.is_empty(), group.running))?;
         group.wake = Wake::Sent;
         Some(index)
     }
 
-    /// Whether there is nothing for `member` to do.
+    /// Returns true if a thread has nothing to do.
     pub fn may_sleep(&self, slot: usize) -> bool {
         let group = &self.groups[self.slots[slot].group];
         let is_idle = self.queue.is_empty() && group.resumed.is_empty();
-        (is_idle || group.wake == Wake::Claimed) && !self.is_surplus(slot)
+        (is_idle || group.wake == Wake::Claimed) && !self.must_exit(slot)
     }
 
-    fn group_mut(&mut self, slot: usize) -> &mut Group<W> {
+    fn group_mut(&mut self, slot: usize) -> &mut Group<J> {
         &mut self.groups[self.slots[slot].group]
     }
 
-    /// A thread goes to sleep.
+    /// Counts a thread as sleeping.
     pub fn fall_asleep(&mut self, slot: usize) {
         self.group_mut(slot).sleeping += 1;
     }
 
-    /// It is awake; returns whether it was woken for a call.
+    /// Counts a thread as awake. Returns true if a thread of its group was notified and none has claimed that.
     pub fn wake_up(&mut self, slot: usize) -> bool {
         let group = self.group_mut(slot);
         group.sleeping -= 1;
         group.wake == Wake::Sent
     }
 
-    /// The thread that is awake goes for a call.
+    /// Claims the wake-up of the group for a thread that is awake.
     pub fn claim(&mut self, slot: usize) {
         self.group_mut(slot).wake = Wake::Claimed;
     }
 
-    /// Whether there is a thread too many in the crew of `member`.
-    pub fn has_surplus(&self, slot: usize) -> bool {
+    /// Returns true if a thread in the group of this thread must exit.
+    pub fn group_must_shrink(&self, slot: usize) -> bool {
         let group = self.slots[slot].group;
-        self.groups[group].serving > self.size || self.is_over(group)
+        self.groups[group].live > self.group_size || self.has_drained(group)
     }
 
-    /// Whether that is `member`: substitutes go first.
-    pub fn is_surplus(&self, slot: usize) -> bool {
-        let is_substitute = slot >= self.size * self.groups.len();
-        (is_substitute && self.has_surplus(slot)) || self.is_over(self.slots[slot].group)
+    /// Returns true if this thread must exit. In a group with too many threads, replacement threads exit.
+    pub fn must_exit(&self, slot: usize) -> bool {
+        let is_replacement = slot >= self.first_slot_count();
+        (is_replacement && self.group_must_shrink(slot)) || self.has_drained(self.slots[slot].group)
     }
 }
 
@@ -345,170 +355,172 @@ impl<W> Scheduler<W> {
 mod tests {
     use super::*;
 
-    /// A pool whose calls are their own work.
-    fn pool(size: usize, calls: &[CallNumber]) -> Scheduler<CallNumber> {
-        let mut pool = Scheduler::new(size, 1);
+    /// Creates the scheduler of one group whose jobs are the numbers of the calls.
+    fn scheduler(group_size: usize, calls: &[CallNumber]) -> Scheduler<CallNumber> {
+        let mut scheduler = Scheduler::new(group_size, 1);
         for call in calls {
-            pool.push(*call, *call);
+            scheduler.push(*call, *call);
         }
-        pool
+        scheduler
     }
 
     #[test]
-    fn so_many_may_wait_beyond_those_that_threads_can_take() {
-        let mut pool = pool(2, &[1, 2]);
-        assert!(!pool.has_room(0) && pool.has_room(1));
-        assert_eq!(pool.next(0, false), Next::Run(1));
-        pool.hold(3, 3);
-        assert!(!pool.has_room(1) && pool.has_room(2));
-        pool.ended(0);
-        assert!(pool.has_room(1));
-        assert_eq!(pool.close(), [(2, 2), (3, 3)]);
-        assert!(!pool.has_room(1000) && pool.is_drained());
+    fn the_queue_limit_counts_calls_beyond_the_number_of_threads() {
+        let mut scheduler = scheduler(2, &[1, 2]);
+        assert!(!scheduler.has_room(0) && scheduler.has_room(1));
+        assert_eq!(scheduler.next(0, false), Next::Run(1));
+        scheduler.push_awaiting_import(3, 3);
+        assert!(!scheduler.has_room(1) && scheduler.has_room(2));
+        scheduler.end_call(0);
+        assert!(scheduler.has_room(1));
+        assert_eq!(scheduler.close(), [(2, 2), (3, 3)]);
+        assert!(!scheduler.has_room(1000) && scheduler.is_closed_and_idle());
     }
 
     #[test]
-    fn a_call_that_is_cancelled_gives_its_place_back() {
-        let mut pool = pool(1, &[1, 2, 3]);
-        pool.hold(4, 4);
-        assert_eq!((pool.cancel(2), pool.cancel(4), pool.cancel(5)), (Some(2), Some(4), None));
-        assert_eq!(pool.next(0, false), Next::Run(1));
-        assert_eq!(pool.cancel(1), None);
-        pool.ended(0);
-        assert_eq!(pool.next(0, false), Next::Run(3));
+    fn a_call_is_cancelled_only_before_its_start() {
+        let mut scheduler = scheduler(1, &[1, 2, 3]);
+        scheduler.push_awaiting_import(4, 4);
+        assert_eq!((scheduler.cancel(2), scheduler.cancel(4), scheduler.cancel(5)), (Some(2), Some(4), None));
+        assert_eq!(scheduler.next(0, false), Next::Run(1));
+        assert_eq!(scheduler.cancel(1), None);
+        scheduler.end_call(0);
+        assert_eq!(scheduler.next(0, false), Next::Run(3));
     }
 
     #[test]
-    fn a_substitute_serves_until_the_stuck_thread_is_back() {
-        let mut pool = pool(1, &[1, 2, 3]);
-        assert_eq!(pool.next(0, false), Next::Run(1));
-        let substitute = pool.abort(1);
-        assert_eq!(substitute, Some(1));
-        assert_eq!(pool.abort(1), None);
-        assert!(!pool.is_running());
-        assert_eq!(pool.next(1, false), Next::Run(2));
-        pool.ended(1);
-        pool.ended(0);
-        assert!(pool.has_surplus(0) && !pool.may_sleep(1));
-        assert_eq!(pool.next(1, false), Next::End);
-        pool.leave(1);
-        assert!(!pool.has_surplus(0) && pool.has_threads(0));
-        assert_eq!(pool.next(0, false), Next::Run(3));
+    fn a_replacement_thread_exits_when_the_stuck_thread_returns() {
+        let mut scheduler = scheduler(1, &[1, 2, 3]);
+        assert_eq!(scheduler.next(0, false), Next::Run(1));
+        assert_eq!(scheduler.abort(1), Some(1));
+        assert_eq!(scheduler.abort(1), None);
+        assert!(!scheduler.has_running_calls());
+        assert_eq!(scheduler.next(1, false), Next::Run(2));
+        scheduler.end_call(1);
+        scheduler.end_call(0);
+        assert!(scheduler.group_must_shrink(0) && !scheduler.may_sleep(1));
+        assert_eq!(scheduler.next(1, false), Next::Exit);
+        scheduler.free_slot(1);
+        assert!(!scheduler.group_must_shrink(0) && scheduler.has_threads(0));
+        assert_eq!(scheduler.next(0, false), Next::Run(3));
     }
 
-    /// Whoever ends their interpreter waits for those, too.
+    /// The main thread of the interpreter waits for such threads, too.
     #[test]
-    fn a_substitute_counts_before_it_is_started() {
-        let mut pool = pool(1, &[1]);
-        assert_eq!(pool.next(0, false), Next::Run(1));
-        pool.drain();
-        assert_eq!(pool.abort(1), Some(1));
-        pool.ended(0);
-        assert_eq!(pool.next(0, false), Next::End);
-        pool.leave(0);
-        assert!(pool.has_threads(0));
-        assert_eq!(pool.next(1, false), Next::End);
-        pool.leave(1);
-        assert!(!pool.has_threads(0));
+    fn a_replacement_thread_counts_before_it_has_started() {
+        let mut scheduler = scheduler(1, &[1]);
+        assert_eq!(scheduler.next(0, false), Next::Run(1));
+        scheduler.drain();
+        assert_eq!(scheduler.abort(1), Some(1));
+        scheduler.end_call(0);
+        assert_eq!(scheduler.next(0, false), Next::Exit);
+        scheduler.free_slot(0);
+        assert!(scheduler.has_threads(0));
+        assert_eq!(scheduler.next(1, false), Next::Exit);
+        scheduler.free_slot(1);
+        assert!(!scheduler.has_threads(0));
     }
 
     #[test]
-    fn a_substitute_that_is_stuck_itself_is_replaced_by_another() {
-        let mut pool = pool(1, &[1, 2]);
-        assert_eq!(pool.next(0, false), Next::Run(1));
-        assert_eq!(pool.abort(1), Some(1));
-        assert_eq!(pool.next(1, false), Next::Run(2));
-        assert_eq!(pool.abort(2), Some(2));
-        pool.ended(1);
-        // Two substitutes serve in place of one thread.
-        assert_eq!(pool.next(2, false), Next::End);
-        pool.leave(2);
-        assert_eq!(pool.next(1, false), Next::Sleep);
-        pool.ended(0);
-        assert_eq!(pool.next(1, false), Next::End);
-        pool.leave(1);
-        assert_eq!(pool.next(0, false), Next::Sleep);
+    fn a_stuck_replacement_thread_is_replaced() {
+        let mut scheduler = scheduler(1, &[1, 2]);
+        assert_eq!(scheduler.next(0, false), Next::Run(1));
+        assert_eq!(scheduler.abort(1), Some(1));
+        assert_eq!(scheduler.next(1, false), Next::Run(2));
+        assert_eq!(scheduler.abort(2), Some(2));
+        scheduler.end_call(1);
+        // Two replacement threads are live in place of one thread.
+        assert_eq!(scheduler.next(2, false), Next::Exit);
+        scheduler.free_slot(2);
+        assert_eq!(scheduler.next(1, false), Next::Sleep);
+        scheduler.end_call(0);
+        assert_eq!(scheduler.next(1, false), Next::Exit);
+        scheduler.free_slot(1);
+        assert_eq!(scheduler.next(0, false), Next::Sleep);
     }
 
     #[test]
     fn the_number_of_stuck_threads_is_bounded() {
-        let calls: Vec<CallNumber> = (0..MOST_STUCK as CallNumber + 1).collect();
-        let mut pool = pool(1, &calls);
+        let calls: Vec<CallNumber> = (0..MAX_STUCK as CallNumber + 1).collect();
+        let mut scheduler = scheduler(1, &calls);
         let mut slot = 0;
-        for call in &calls[..MOST_STUCK] {
-            assert_eq!(pool.next(slot, false), Next::Run(*call));
-            slot = pool.abort(*call).expect("a substitute");
+        for call in &calls[..MAX_STUCK] {
+            assert_eq!(scheduler.next(slot, false), Next::Run(*call));
+            slot = scheduler.abort(*call).expect("a replacement");
         }
-        assert_eq!(pool.next(slot, false), Next::Run(MOST_STUCK as CallNumber));
-        assert_eq!(pool.abort(MOST_STUCK as CallNumber), None);
+        assert_eq!(scheduler.next(slot, false), Next::Run(MAX_STUCK as CallNumber));
+        assert_eq!(scheduler.abort(MAX_STUCK as CallNumber), None);
     }
 
     #[test]
-    fn one_sleeper_at_a_time_is_woken() {
-        let mut pool = pool(2, &[]);
-        pool.fall_asleep(0);
-        pool.fall_asleep(1);
-        assert_eq!(pool.group_to_wake(), None);
-        pool.push(1, 1);
-        assert_eq!(pool.group_to_wake(), Some(0));
-        pool.push(2, 2);
-        assert_eq!(pool.group_to_wake(), None);
-        assert!(pool.wake_up(0));
-        pool.claim(0);
-        assert_eq!(pool.group_to_wake(), None);
-        assert_eq!(pool.next(0, true), Next::Run(1));
-        assert_eq!(pool.group_to_wake(), Some(0));
+    fn one_sleeping_thread_at_a_time_is_woken() {
+        let mut scheduler = scheduler(2, &[]);
+        scheduler.fall_asleep(0);
+        scheduler.fall_asleep(1);
+        assert_eq!(scheduler.choose_group_to_wake(), None);
+        scheduler.push(1, 1);
+        assert_eq!(scheduler.choose_group_to_wake(), Some(0));
+        scheduler.push(2, 2);
+        assert_eq!(scheduler.choose_group_to_wake(), None);
+        assert!(scheduler.wake_up(0));
+        scheduler.claim(0);
+        assert_eq!(scheduler.choose_group_to_wake(), None);
+        assert_eq!(scheduler.next(0, true), Next::Run(1));
+        assert_eq!(scheduler.choose_group_to_wake(), Some(0));
     }
 
-    /// Two crews of two threads that sleep.
+    /// Creates the scheduler of two groups of two threads that sleep.
     fn two_groups() -> Scheduler<CallNumber> {
-        let mut pool = Scheduler::new(2, 2);
-        (0..4).for_each(|slot| pool.fall_asleep(slot));
-        pool
+        let mut scheduler = Scheduler::new(2, 2);
+        (0..4).for_each(|slot| scheduler.fall_asleep(slot));
+        scheduler
     }
 
     #[test]
-    fn the_crew_with_the_least_to_do_is_woken() {
-        let mut pool = two_groups();
-        pool.push(1, 1);
-        assert_eq!(pool.group_to_wake(), Some(0));
-        assert_eq!(pool.group_to_wake(), None, "one is on its way to the only call");
-        pool.push(2, 2);
-        assert_eq!(pool.group_to_wake(), Some(1));
-        assert!(pool.wake_up(0));
-        pool.claim(0);
-        assert_eq!(pool.next(0, true), Next::Run(1));
-        assert!(pool.wake_up(2));
-        pool.claim(2);
-        assert_eq!(pool.next(2, true), Next::Run(2));
-        pool.ended(0);
-        pool.push(3, 3);
-        assert_eq!((pool.group_to_wake(), pool.is_busy(0), pool.is_busy(1)), (Some(0), false, true));
+    fn the_group_with_the_fewest_running_calls_is_woken() {
+        let mut scheduler = two_groups();
+        scheduler.push(1, 1);
+        assert_eq!(scheduler.choose_group_to_wake(), Some(0));
+        assert_eq!(scheduler.choose_group_to_wake(), None, "a thread was notified of the only call");
+        scheduler.push(2, 2);
+        assert_eq!(scheduler.choose_group_to_wake(), Some(1));
+        assert!(scheduler.wake_up(0));
+        scheduler.claim(0);
+        assert_eq!(scheduler.next(0, true), Next::Run(1));
+        assert!(scheduler.wake_up(2));
+        scheduler.claim(2);
+        assert_eq!(scheduler.next(2, true), Next::Run(2));
+        scheduler.end_call(0);
+        scheduler.push(3, 3);
+        assert_eq!(
+            (scheduler.choose_group_to_wake(), scheduler.is_busy(0), scheduler.is_busy(1)),
+            (Some(0), false, true)
+        );
     }
 
     #[test]
-    fn a_call_goes_on_in_the_crew_that_has_begun_it() {
-        let mut pool = two_groups();
-        pool.suspend();
-        pool.resume(1, 1, 1);
-        assert_eq!(pool.group_to_wake(), Some(1));
-        assert_eq!(pool.next(0, false), Next::Sleep);
-        assert!(pool.may_sleep(0) && !pool.may_sleep(3));
-        assert_eq!(pool.cancel(1), None, "it has objects of its interpreter");
-        assert_eq!(pool.close(), []);
-        assert_eq!(pool.next(3, true), Next::Run(1));
-        assert_eq!((pool.group_of(1), pool.label_of(3)), (Some(1), (1, 2)));
+    fn a_resumed_call_continues_in_its_group() {
+        let mut scheduler = two_groups();
+        scheduler.suspend();
+        scheduler.resume(1, 1, 1);
+        assert_eq!(scheduler.choose_group_to_wake(), Some(1));
+        assert_eq!(scheduler.next(0, false), Next::Sleep);
+        assert!(scheduler.may_sleep(0) && !scheduler.may_sleep(3));
+        assert_eq!(scheduler.cancel(1), None, "it has objects of its interpreter");
+        assert_eq!(scheduler.close(), []);
+        assert_eq!(scheduler.next(3, true), Next::Run(1));
+        assert_eq!((scheduler.group_of(1), scheduler.label_of(3)), (Some(1), (1, 2)));
     }
 
     #[test]
-    fn a_substitute_is_of_the_crew_of_the_stuck_thread() {
-        let mut pool = two_groups();
-        pool.push(1, 1);
-        assert_eq!(pool.next(2, false), Next::Run(1));
-        assert_eq!(pool.abort(1), Some(4));
-        assert_eq!((pool.label_of(4), pool.label_of(2)), ((1, 3), (1, 1)));
-        pool.ended(2);
-        assert!(pool.has_surplus(2) && !pool.has_surplus(0));
-        assert_eq!(pool.next(4, false), Next::End);
+    fn a_replacement_thread_joins_the_group_of_the_stuck_thread() {
+        let mut scheduler = two_groups();
+        scheduler.push(1, 1);
+        assert_eq!(scheduler.next(2, false), Next::Run(1));
+        assert_eq!(scheduler.abort(1), Some(4));
+        assert_eq!((scheduler.label_of(4), scheduler.label_of(2)), ((1, 3), (1, 1)));
+        scheduler.end_call(2);
+        assert!(scheduler.group_must_shrink(2) && !scheduler.group_must_shrink(0));
+        assert_eq!(scheduler.next(4, false), Next::Exit);
     }
 }

@@ -1,4 +1,4 @@
-//! What the threads of an interpreter and its copies have in common: the calls, the applications, each other.
+//! State that all threads of a pool share.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -17,103 +17,133 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wsgi::call::{Call, CallNumber, Running};
 use crate::wsgi::transport::Transport;
 
+/// State of a pool.
 pub(super) struct Shared {
-    /// Has a crew of threads for each copy.
-    pub(super) queue: SharedScheduler<Job>,
-    /// By the numbers of the applications. Locked after the pool, if both are.
-    pub(super) stages: Mutex<FxHashMap<usize, Stage>>,
+    /// Has one group of threads for each copy.
+    pub(super) scheduler: SharedScheduler<Job>,
+    /// By the numbers of the applications. Locked after the scheduler, if both are.
+    pub(super) load_states: Mutex<FxHashMap<usize, LoadState>>,
     /// At least one.
     pub(super) copies: Vec<InterpreterCopy>,
     /// Signalled when the last running call has ended.
     pub(super) idle: Condvar,
 }
 
-/// One of the copies, all of which have the same applications.
+/// One copy of the interpreter. All copies have the same applications.
 pub(super) struct InterpreterCopy {
     pub(super) spec: InterpreterSpec,
-    /// To its main thread.
-    pub(super) main: Sender<Command>,
-    /// From its start to its end.
+    /// Channel to the main thread.
+    pub(super) commands: Sender<Command>,
+    /// The interpreter, from its start to its end.
     pub(super) prepared: Mutex<Option<Arc<PreparedInterpreter>>>,
-    pub(super) pool_threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) pool_threads: JoinHandles,
     pub(super) gil_yielder: GilYielder,
-    /// To the thread that looks into its calls, once there was one to look into.
-    pub(super) watch: Mutex<Option<Sender<StackDump>>>,
-    /// Those of the two above.
-    pub(super) helpers: Mutex<Vec<JoinHandle<()>>>,
+    /// Channel to the stack dump thread, which starts with the first stack dump.
+    pub(super) stack_dumps: Mutex<Option<Sender<StackDump>>>,
+    /// The GIL yield thread and the stack dump thread.
+    pub(super) helper_threads: JoinHandles,
 }
 
-/// What a pool thread does next.
+/// Call that a pool thread runs.
 pub(super) enum Job {
     Start(Arc<Application>, Call),
-    /// A call whose file has been sent.
+    /// A call whose file has been sent, or whose client has left.
     Resume(SuspendedCall),
 }
 
-/// A call that waits for nginx to send its file.
+/// Call that waits until nginx has sent its file.
 pub(super) struct SuspendedCall {
     pub(super) number: CallNumber,
     pub(super) running: Running,
-    pub(super) exchange: Arc<dyn Transport>,
+    pub(super) transport: Arc<dyn Transport>,
     pub(super) shared: Arc<Shared>,
-    /// The copy that it runs in.
+    /// The copy that the call runs in.
     pub(super) copy: usize,
 }
 
-/// How far an application is: `Unloaded → Loading → Loaded`, and back to what it was when loading fails. The main threads
-/// of the copies own the steps out of `Loading`; the calls that come meanwhile are held in the pool, so that no thread of it
-/// is held by a slow import.
+/// State of an application: `Unloaded → Loading → Loaded`, or back to `Unloaded` after a failure.
+///
+/// The main threads of the copies end the state `Loading`. Until then the scheduler keeps the calls of the application, so
+/// that a slow import holds no pool thread.
 #[derive(Default)]
-pub(super) enum Stage {
+pub(super) enum LoadState {
     #[default]
     Unloaded,
     Loading {
-        /// Copies that have not reported yet.
+        /// Number of copies that have not reported yet.
         left: usize,
-        /// The traceback of one that has failed.
+        /// Traceback of the first failure.
         failure: Option<String>,
     },
-    /// In all copies.
+    /// Loaded in all copies.
     Loaded,
 }
 
-/// What a main thread is told to do.
+/// Command to the main thread of an interpreter.
 pub(super) enum Command {
     Load(Arc<Application>),
-    /// What has changed of an application that is loaded.
+    /// Loads the changed modules of a loaded application.
     Reload(Arc<Application>),
-    /// What was to be loaded at the start has been.
-    Started(Box<dyn FnOnce() + Send>),
+    /// Calls the function. It stands behind the applications to load at the start.
+    NotifyStarted(Box<dyn FnOnce() + Send>),
+    /// Runs the shutdown functions of the applications. The process ends soon.
     ShutDown {
         limit: Duration,
         done: Sender<()>,
     },
-    /// To end the interpreter when its calls have ended.
+    /// Ends the interpreter after its last call.
     End {
         limit: Duration,
     },
 }
 
-/// A look into a call that takes long.
+/// Order to log the stack of a call.
 pub(super) struct StackDump {
     pub(super) call: CallNumber,
-    /// What the stack is logged with.
+    /// First line of the log entry.
     pub(super) headline: String,
     pub(super) sink: Arc<dyn Sink>,
-    /// Whether `RequestTimeout` is to be raised in it.
-    pub(super) raise: bool,
+    /// Raises `RequestTimeout` in the call, which is aborted.
+    pub(super) raises: bool,
+}
+
+/// Threads to join before the interpreter ends.
+#[derive(Default)]
+pub(super) struct JoinHandles(Mutex<Vec<JoinHandle<()>>>);
+
+impl JoinHandles {
+    /// Adds a thread.
+    pub(super) fn push(&self, thread: JoinHandle<()>) {
+        let mut threads = self.0.lock();
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+    }
+
+    /// Joins all threads, including those that are added meanwhile.
+    fn join_all(&self) {
+        loop {
+            let left = std::mem::take(&mut *self.0.lock());
+            if left.is_empty() {
+                return;
+            }
+            for thread in left {
+                // A panic of the thread is in the log.
+                let _ = thread.join();
+            }
+        }
+    }
 }
 
 impl InterpreterCopy {
-    pub(super) fn new(spec: InterpreterSpec, main: Sender<Command>) -> Self {
+    pub(super) fn new(spec: InterpreterSpec, commands: Sender<Command>) -> Self {
         Self {
             spec,
-            main,
+            commands,
             prepared: Mutex::default(),
-            pool_threads: Mutex::default(),
+            pool_threads: JoinHandles::default(),
             gil_yielder: GilYielder::default(),
-            watch: Mutex::default(),
-            helpers: Mutex::default(),
+            stack_dumps: Mutex::default(),
+            helper_threads: JoinHandles::default(),
         }
     }
 
@@ -121,60 +151,39 @@ impl InterpreterCopy {
         self.prepared.lock().clone()
     }
 
-    /// Waits for the pool threads, as long as it `has_threads`, and then for the others but the main thread.
+    /// Joins the pool threads as long as the copy `has_threads`, then all other threads except the main thread.
     pub(super) fn join_threads(&self, has_threads: impl Fn() -> bool) {
-        join(&self.pool_threads);
+        self.pool_threads.join_all();
         while has_threads() {
-            // A substitute for one that has come back meanwhile is just being started.
+            // A replacement thread is about to start, though the thread that it replaces has returned.
             thread::sleep(Duration::from_millis(1));
-            join(&self.pool_threads);
+            self.pool_threads.join_all();
         }
-        self.gil_yielder.end();
-        drop(self.watch.lock().take());
-        join(&self.helpers);
-    }
-}
-
-/// Notes a thread that is to be waited for.
-pub(super) fn note(threads: &Mutex<Vec<JoinHandle<()>>>, thread: JoinHandle<()>) {
-    let mut threads = threads.lock();
-    threads.retain(|thread| !thread.is_finished());
-    threads.push(thread);
-}
-
-/// Waits for the threads, and those that come meanwhile.
-fn join(threads: &Mutex<Vec<JoinHandle<()>>>) {
-    loop {
-        let left = std::mem::take(&mut *threads.lock());
-        if left.is_empty() {
-            return;
-        }
-        for thread in left {
-            // A panic of it is in the log.
-            let _ = thread.join();
-        }
+        self.gil_yielder.stop();
+        drop(self.stack_dumps.lock().take());
+        self.helper_threads.join_all();
     }
 }
 
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, Scheduler<Job>> {
-        self.queue.lock()
+        self.scheduler.lock()
     }
 
-    pub(super) fn stages(&self) -> MutexGuard<'_, FxHashMap<usize, Stage>> {
-        self.stages.lock()
+    pub(super) fn load_states(&self) -> MutexGuard<'_, FxHashMap<usize, LoadState>> {
+        self.load_states.lock()
     }
 
-    /// Whether the main threads of all copies are told: not if one has ended, by a panic, and would never do it.
-    pub(super) fn tell_all(&self, command: impl Fn() -> Command) -> bool {
-        self.copies.iter().all(|copy| copy.main.send(command()).is_ok())
+    /// Sends a command to the main threads of all copies. Returns false if one of them has ended by a panic.
+    pub(super) fn send_to_all(&self, command: impl Fn() -> Command) -> bool {
+        self.copies.iter().all(|copy| copy.commands.send(command()).is_ok())
     }
 
-    /// What only has to be ended goes before what has not begun.
+    /// Lets a pool thread continue a suspended call.
     pub(super) fn resume(&self, suspended: SuspendedCall) {
-        let mut pool = self.lock();
+        let mut scheduler = self.lock();
         let (number, copy) = (suspended.number, suspended.copy);
-        pool.resume(number, Job::Resume(suspended), copy);
-        self.queue.wake_one(pool);
+        scheduler.resume(number, Job::Resume(suspended), copy);
+        self.scheduler.wake_one(scheduler);
     }
 }

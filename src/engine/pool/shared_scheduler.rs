@@ -1,69 +1,71 @@
-//! How the threads of a pool wait for calls, and are woken.
+//! The scheduler shared by the threads of a pool, which sleep here until there is a call for them.
 
 use super::scheduler::{Next, Scheduler};
 
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// A pool and what its threads sleep on.
-pub struct SharedScheduler<W> {
-    pool: Mutex<Scheduler<W>>,
-    /// One for each crew, signalled when there is work for a thread of it, or one too many of them.
-    work: Vec<Condvar>,
+/// A scheduler behind a lock, with the condition variables that its threads sleep on.
+pub struct SharedScheduler<J> {
+    scheduler: Mutex<Scheduler<J>>,
+    /// One for each group. Signalled when there is a call for a thread of the group, or a thread must exit.
+    changed: Vec<Condvar>,
 }
 
-impl<W> SharedScheduler<W> {
-    /// The threads of `pool` are to be started.
-    pub fn new(pool: Scheduler<W>) -> Self {
-        let work = (0..pool.groups()).map(|_| Condvar::new()).collect();
-        Self { pool: Mutex::new(pool), work }
+impl<J> SharedScheduler<J> {
+    /// Shares `scheduler`, whose threads the caller starts.
+    pub fn new(scheduler: Scheduler<J>) -> Self {
+        let changed = (0..scheduler.group_count()).map(|_| Condvar::new()).collect();
+        Self { scheduler: Mutex::new(scheduler), changed }
     }
 
-    /// The pool.
-    pub fn lock(&self) -> MutexGuard<'_, Scheduler<W>> {
-        self.pool.lock()
+    /// Locks the scheduler.
+    pub fn lock(&self) -> MutexGuard<'_, Scheduler<J>> {
+        self.scheduler.lock()
     }
 
-    /// Wakes a thread if one sleeps and none is on its way; to be called after work has come.
-    pub fn wake_one(&self, mut pool: MutexGuard<'_, Scheduler<W>>) {
-        if let Some(group) = pool.group_to_wake() {
-            drop(pool);
-            self.work[group].notify_one();
+    /// Wakes a thread for a call, if one sleeps and no other is about to take the call. Call it after each new call.
+    pub fn wake_one(&self, mut scheduler: MutexGuard<'_, Scheduler<J>>) {
+        if let Some(group) = scheduler.choose_group_to_wake() {
+            drop(scheduler);
+            self.changed[group].notify_one();
         }
     }
 
-    /// Wakes all threads, so that those find out that are to end: one too many, or all when no more calls will come.
+    /// Wakes all threads, so that each checks whether it must exit.
     pub fn wake_all(&self) {
-        self.work.iter().for_each(Condvar::notify_all);
+        self.changed.iter().for_each(Condvar::notify_all);
     }
 
-    /// What `member` is to do; `claimed` when it was woken for it.
-    pub fn next(&self, slot: usize, claimed: bool) -> Next<W> {
-        let mut pool = self.lock();
-        let next = pool.next(slot, claimed);
+    /// Returns the next step of a thread; `claimed` is the result of its last [`SharedScheduler::sleep`], false after a
+    /// call.
+    pub fn next(&self, slot: usize, claimed: bool) -> Next<J> {
+        let mut scheduler = self.lock();
+        let next = scheduler.next(slot, claimed);
         if claimed {
-            self.wake_one(pool);
+            self.wake_one(scheduler);
         }
-        if let Next::End = next {
-            // Others may have gone back to sleep for what this one was woken for.
+        if let Next::Exit = next {
+            // Other threads may have gone back to sleep because this one had claimed the wake-up.
             self.wake_all();
         }
         next
     }
 
-    /// Sleeps until there is something to do; for good once the pool is closed. Returns whether it was woken for a call.
+    /// Sleeps until there is a call or the thread must exit. Returns true if the thread has claimed a wake-up, to take a
+    /// call.
     pub fn sleep(&self, slot: usize) -> bool {
-        let mut pool = self.lock();
-        let (group, _) = pool.label_of(slot);
+        let mut scheduler = self.lock();
+        let (group, _) = scheduler.label_of(slot);
         let mut woken = false;
-        // A call may have come since `next`, when this thread was not asleep.
-        while !woken && pool.may_sleep(slot) {
-            pool.fall_asleep(slot);
-            pool = self.work[group].wait(pool);
-            woken = pool.wake_up(slot);
+        // A call may have come since `next`, when this thread was not counted as sleeping.
+        while !woken && scheduler.may_sleep(slot) {
+            scheduler.fall_asleep(slot);
+            scheduler = self.changed[group].wait(scheduler);
+            woken = scheduler.wake_up(slot);
         }
-        let claims = woken || !pool.is_surplus(slot);
+        let claims = woken || !scheduler.must_exit(slot);
         if claims {
-            pool.claim(slot);
+            scheduler.claim(slot);
         }
         claims
     }
@@ -79,133 +81,132 @@ mod models {
     use super::*;
     use crate::wsgi::call::CallNumber;
 
-    /// This call goes on only when the next one is run, as one that asks its own server does.
-    const WAITS: CallNumber = 1;
-    const IS_WAITED_FOR: CallNumber = 2;
-    /// The last one ends the threads of the model.
+    /// Call that continues only when `AWAITED` runs, as one does that sends a request to its own server.
+    const WAITING: CallNumber = 1;
+    const AWAITED: CallNumber = 2;
+    /// Last call. It ends the threads of the model.
     const LAST: CallNumber = CallNumber::MAX;
 
-    /// As a pool thread does: runs calls until the last one, which it leaves for the others.
-    fn serve(queue: &SharedScheduler<CallNumber>, slot: usize, waited_for: &Notify) -> Vec<CallNumber> {
+    /// Runs calls as a pool thread does, until the last one, which it leaves for the other threads.
+    fn run_calls(shared: &SharedScheduler<CallNumber>, slot: usize, awaited: &Notify) -> Vec<CallNumber> {
         let (mut run, mut claimed) = (Vec::new(), false);
         loop {
-            match queue.next(slot, claimed) {
+            match shared.next(slot, claimed) {
                 Next::Run(LAST) => {
-                    let mut pool = queue.lock();
-                    pool.ended(slot);
-                    pool.push(LAST, LAST);
-                    queue.wake_one(pool);
+                    let mut scheduler = shared.lock();
+                    scheduler.end_call(slot);
+                    scheduler.push(LAST, LAST);
+                    shared.wake_one(scheduler);
                     return run;
                 }
                 Next::Run(call) => {
                     claimed = false;
                     match call {
-                        WAITS => waited_for.wait(),
-                        IS_WAITED_FOR => waited_for.notify(),
+                        WAITING => awaited.wait(),
+                        AWAITED => awaited.notify(),
                         _ => {}
                     }
                     run.push(call);
-                    let mut pool = queue.lock();
-                    pool.ended(slot);
-                    let surplus = pool.has_surplus(slot);
-                    drop(pool);
-                    if surplus {
-                        queue.wake_all();
+                    let mut scheduler = shared.lock();
+                    scheduler.end_call(slot);
+                    let must_shrink = scheduler.group_must_shrink(slot);
+                    drop(scheduler);
+                    if must_shrink {
+                        shared.wake_all();
                     }
                 }
-                Next::Sleep => claimed = queue.sleep(slot),
-                Next::End => return run,
+                Next::Sleep => claimed = shared.sleep(slot),
+                Next::Exit => return run,
             }
         }
     }
 
-    fn push(queue: &SharedScheduler<CallNumber>, call: CallNumber) {
-        let mut pool = queue.lock();
-        pool.push(call, call);
-        queue.wake_one(pool);
+    fn push(shared: &SharedScheduler<CallNumber>, call: CallNumber) {
+        let mut scheduler = shared.lock();
+        scheduler.push(call, call);
+        shared.wake_one(scheduler);
     }
 
-    /// Two threads, in `crews` crews of `size`.
-    fn every_call_is_run_once(size: usize, groups: usize) {
-        // Three threads have very many interleavings; all that take turns at most three times against their will.
+    /// Checks that two threads, in `groups` groups of `group_size`, run every call once.
+    fn every_call_runs_once(group_size: usize, groups: usize) {
+        // Three threads have too many interleavings; this checks those with at most three preemptions.
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
         builder.check(move || {
-            let shared = Arc::new((SharedScheduler::new(Scheduler::new(size, groups)), Notify::new()));
+            let shared = Arc::new((SharedScheduler::new(Scheduler::new(group_size, groups)), Notify::new()));
             let threads = [0, 1].map(|slot| {
                 let shared = shared.clone();
-                thread::spawn(move || serve(&shared.0, slot, &shared.1))
+                thread::spawn(move || run_calls(&shared.0, slot, &shared.1))
             });
-            for call in [WAITS, IS_WAITED_FOR, LAST] {
+            for call in [WAITING, AWAITED, LAST] {
                 push(&shared.0, call);
             }
             let mut all = threads.map(|thread| thread.join().unwrap()).concat();
             all.sort_unstable();
-            assert_eq!(all, [WAITS, IS_WAITED_FOR]);
+            assert_eq!(all, [WAITING, AWAITED]);
         });
     }
 
     #[test]
-    fn every_call_is_run_once_and_no_thread_sleeps_beside_one() {
-        every_call_is_run_once(2, 1);
+    fn every_call_runs_once_and_no_thread_sleeps_while_one_waits() {
+        every_call_runs_once(2, 1);
     }
 
     #[test]
-    fn every_call_is_run_once_and_no_interpreter_sleeps_beside_one() {
-        every_call_is_run_once(1, 2);
+    fn every_call_runs_once_and_no_interpreter_sleeps_while_one_waits() {
+        every_call_runs_once(1, 2);
     }
 
-    /// The thread of one crew takes what has begun there, the other leaves it alone.
     #[test]
-    fn a_call_that_has_begun_is_run_by_its_crew() {
+    fn a_resumed_call_runs_in_its_own_group() {
         loom::model(|| {
-            let queue = Arc::new(SharedScheduler::new(Scheduler::new(1, 2)));
+            let shared = Arc::new(SharedScheduler::new(Scheduler::new(1, 2)));
             let threads = [0, 1].map(|slot| {
-                let queue = queue.clone();
-                thread::spawn(move || serve(&queue, slot, &Notify::new()))
+                let shared = shared.clone();
+                thread::spawn(move || run_calls(&shared, slot, &Notify::new()))
             });
-            let mut pool = queue.lock();
-            pool.suspend();
-            pool.resume(3, 3, 1);
-            queue.wake_one(pool);
-            push(&queue, LAST);
+            let mut scheduler = shared.lock();
+            scheduler.suspend();
+            scheduler.resume(3, 3, 1);
+            shared.wake_one(scheduler);
+            push(&shared, LAST);
             let [other, own] = threads.map(|thread| thread.join().unwrap());
             assert_eq!((other, own), (vec![], vec![3]));
         });
     }
 
-    /// Whenever that comes, and whether the last call is run, by whom ever, or its client leaves.
+    /// Shutdown at any point, with the last call run by any thread or cancelled.
     #[test]
-    fn all_threads_end_when_no_more_calls_come() {
+    fn all_threads_exit_when_the_pool_drains() {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
         builder.check(move || {
-            let queue = Arc::new(SharedScheduler::new(Scheduler::new(2, 1)));
+            let shared = Arc::new(SharedScheduler::new(Scheduler::new(2, 1)));
             let threads = [0, 1].map(|slot| {
-                let queue = queue.clone();
-                thread::spawn(move || serve(&queue, slot, &Notify::new()))
+                let shared = shared.clone();
+                thread::spawn(move || run_calls(&shared, slot, &Notify::new()))
             });
-            push(&queue, 3);
-            queue.lock().drain();
-            queue.wake_all();
-            let cancelled = queue.lock().cancel(3);
+            push(&shared, 3);
+            shared.lock().drain();
+            shared.wake_all();
+            let cancelled = shared.lock().cancel(3);
             let run = threads.map(|thread| thread.join().unwrap()).concat();
             assert_eq!(run.len(), usize::from(cancelled.is_none()));
         });
     }
 
     #[test]
-    fn a_call_is_run_or_cancelled_and_never_both() {
+    fn a_call_runs_or_is_cancelled_and_never_both() {
         loom::model(|| {
-            let queue = Arc::new(SharedScheduler::new(Scheduler::new(1, 1)));
+            let shared = Arc::new(SharedScheduler::new(Scheduler::new(1, 1)));
             let thread = thread::spawn({
-                let queue = queue.clone();
-                move || serve(&queue, 0, &Notify::new())
+                let shared = shared.clone();
+                move || run_calls(&shared, 0, &Notify::new())
             });
-            push(&queue, 3);
-            push(&queue, 4);
-            let cancelled = queue.lock().cancel(4);
-            push(&queue, LAST);
+            push(&shared, 3);
+            push(&shared, 4);
+            let cancelled = shared.lock().cancel(4);
+            push(&shared, LAST);
             let mut all = thread.join().unwrap();
             all.extend(cancelled);
             assert_eq!(all, [3, 4]);
