@@ -145,7 +145,7 @@ impl Files {
         newest(&others, &script)
     }
 
-    /// Records the states that [`Files::are_new`] has found, which is quicker than [`Files::note`].
+    /// Records the states that [`Files::needs_reload`] has found, which is quicker than [`Files::note`].
     pub fn note_found(&self) {
         let mut others = self.others();
         if let Some(found) = others.found.take() {
@@ -172,34 +172,35 @@ impl Files {
         self.is_discovered.store(false, Ordering::Relaxed);
     }
 
-    /// Returns whether the script has changed since it was loaded (one stat). A missing script is not a change: it may
-    /// be mid-replacement.
-    pub fn is_script_new(&self) -> bool {
-        self.is_stale() || self.script().is_new()
+    /// Returns true if the script has changed since it was loaded, or another attempt to load it is due. Costs one
+    /// stat. A missing script is not a change: it may be mid-replacement.
+    pub fn script_needs_reload(&self) -> bool {
+        self.is_stale() || self.script().needs_reload()
     }
 
-    /// Returns whether this check is the first to find a changed script; [`Files::are_new`] counts, too. Then, and when
-    /// it is time for another attempt to load them, the watcher checks all files.
+    /// Returns true if this check is the first to find a changed script; [`Files::needs_reload`] counts, too. Triggers
+    /// a check of all files by the watcher then, and also when another attempt to load them is due.
     pub fn discover(&self) -> bool {
-        let is_discovery = self.is_script_new() && !self.is_discovered.swap(true, Ordering::Relaxed);
+        let is_discovery = self.script_needs_reload() && !self.is_discovered.swap(true, Ordering::Relaxed);
         if is_discovery {
             self.hint();
         }
         is_discovery && self.script().has_changed()
     }
 
-    /// Returns whether any file has changed, is new, or was removed since the files were loaded.
-    pub fn are_new(&self) -> bool {
+    /// Returns true if a file has changed, is new, or was removed since the files were loaded, or another attempt to
+    /// load them is due.
+    pub fn needs_reload(&self) -> bool {
         let mut others = self.others();
         self.watch(&others);
         let found = others.current(&self.patterns);
-        let are_new = self.script().is_new() || found != others.states;
+        let needs_reload = self.script().needs_reload() || found != others.states;
         others.found = Some(found);
-        self.is_discovered.store(are_new, Ordering::Relaxed);
-        are_new
+        self.is_discovered.store(needs_reload, Ordering::Relaxed);
+        needs_reload
     }
 
-    /// Returns the changed files that [`Files::are_new`] has found.
+    /// Returns the changed files that [`Files::needs_reload`] has found.
     pub fn changed(&self) -> Vec<PathBuf> {
         let others = self.others();
         let script = self.script();
@@ -211,7 +212,7 @@ impl Files {
         script.into_iter().chain(changed).collect()
     }
 
-    /// Makes the next [`Files::is_script_new`] true.
+    /// Makes the next [`Files::script_needs_reload`] true.
     pub fn make_stale(&self) {
         self.is_stale.store(true, Ordering::Relaxed);
     }
@@ -319,7 +320,7 @@ impl Script {
         self.path.as_deref().and_then(Fingerprint::of)
     }
 
-    fn is_new(&self) -> bool {
+    fn needs_reload(&self) -> bool {
         let now = self.current();
         now.is_some() && (now != self.state || self.retry.is_some_and(|retry| Instant::now() >= retry))
     }
@@ -395,17 +396,17 @@ mod tests {
         ];
         for (name, step) in steps {
             let files = files(&script);
-            assert!(!files.is_script_new());
+            assert!(!files.script_needs_reload());
             step();
-            assert!(files.is_script_new() && files.are_new(), "{name}");
+            assert!(files.script_needs_reload() && files.needs_reload(), "{name}");
             files.note_script();
-            assert!(!files.is_script_new() && !files.are_new(), "{name}");
+            assert!(!files.script_needs_reload() && !files.needs_reload(), "{name}");
         }
         let files = files(&script);
         fs::remove_file(&script).unwrap();
-        assert!(!files.is_script_new(), "it is missing for now");
+        assert!(!files.script_needs_reload(), "it is missing for now");
         write(&script, "back");
-        assert!(files.is_script_new());
+        assert!(files.script_needs_reload());
     }
 
     #[test]
@@ -422,18 +423,18 @@ mod tests {
         files.loaded(None, [path("helper.py")]);
         files.add([path("late.py")], SystemTime::now() + 2 * FILE_TIME_LAG);
         for name in ["a.html", "helper.py", "late.py"] {
-            assert!(!files.are_new());
+            assert!(!files.needs_reload());
             fs::write(path(name), "new").unwrap();
-            assert!(files.are_new() && !files.is_script_new(), "{name}");
+            assert!(files.needs_reload() && !files.script_needs_reload(), "{name}");
             assert_eq!(files.changed(), [path(name)]);
             files.note_script();
-            assert!(files.are_new(), "only the script was recorded");
+            assert!(files.needs_reload(), "only the script was recorded");
             files.note();
         }
         assert_eq!(files.changed(), Vec::<PathBuf>::new());
         fs::write(path("app.py"), "new").unwrap();
         fs::remove_file(path("a.html")).unwrap();
-        assert!(files.are_new());
+        assert!(files.needs_reload());
         assert_eq!(files.changed(), [path("app.py"), path("a.html")]);
     }
 
@@ -449,7 +450,7 @@ mod tests {
         files.note();
         fs::write(&helper, "new").unwrap();
         files.loaded(None, [helper]);
-        assert!(files.are_new());
+        assert!(files.needs_reload());
     }
 
     #[test]
@@ -462,9 +463,9 @@ mod tests {
         let files = Files::new(Some(&script), Patterns { modules: true, ..Patterns::default() });
         files.note();
         files.add([late], before);
-        assert!(files.are_new());
+        assert!(files.needs_reload());
         files.note();
-        assert!(!files.are_new());
+        assert!(!files.needs_reload());
     }
 
     #[test]
@@ -476,12 +477,12 @@ mod tests {
         let files = Files::new(Some(&script), Patterns { globs, modules: false });
         files.note();
         fs::write(&other, "1").unwrap();
-        assert!(files.are_new());
+        assert!(files.needs_reload());
         fs::write(&other, "22").unwrap();
         files.note_found();
-        assert!(files.are_new(), "the second edit came after the check");
+        assert!(files.needs_reload(), "the second edit came after the check");
         files.note_found();
-        assert!(!files.are_new());
+        assert!(!files.needs_reload());
     }
 
     #[test]
@@ -514,7 +515,7 @@ mod tests {
         let files = files(&script);
         let _others = files.others();
         std::thread::scope(|scope| {
-            let check = scope.spawn(|| files.is_script_new());
+            let check = scope.spawn(|| files.script_needs_reload());
             let start = Instant::now();
             while !check.is_finished() && start.elapsed() < Duration::from_secs(10) {
                 std::thread::yield_now();
@@ -536,11 +537,11 @@ mod tests {
         files.note();
         assert!(!files.discover());
         fs::write(&script, "newer").unwrap();
-        assert!(files.are_new() && !files.discover(), "the watcher was first");
+        assert!(files.needs_reload() && !files.discover(), "the watcher was first");
         files.note();
         files.failed();
         files.script().retry = Some(Instant::now());
-        assert!(files.is_script_new() && !files.discover(), "nothing but another attempt");
+        assert!(files.script_needs_reload() && !files.discover(), "nothing but another attempt");
     }
 
     #[test]
@@ -551,11 +552,11 @@ mod tests {
         let files = files(&script);
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             files.failed();
-            assert!(!files.is_script_new());
+            assert!(!files.script_needs_reload());
             let left = files.script().retry.unwrap() - Instant::now();
             assert!(left.as_secs_f64() > f64::from(seconds) - 0.5 && left <= Duration::from_secs(seconds as u64));
             files.script().retry = Some(Instant::now());
-            assert!(files.is_script_new());
+            assert!(files.script_needs_reload());
             files.note();
         }
         files.loaded(None, []);

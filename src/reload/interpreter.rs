@@ -56,7 +56,7 @@ impl ReloadMechanism for InterpreterReload {
             self.version.store(self.version_commit.register(files.noted()), Ordering::Relaxed);
         }
         // Checks the files in any case, which also watches new ones.
-        let is_due = files.are_new() || self.version_commit.is_behind(self.version.load(Ordering::Relaxed));
+        let is_due = files.needs_reload() || self.version_commit.is_behind(self.version.load(Ordering::Relaxed));
         if is_due && !self.is_replacing.swap(true, Ordering::SeqCst) {
             self.start_replacing(files);
         }
@@ -125,7 +125,7 @@ impl InterpreterReload {
         loop {
             let version = self.version_commit.propose(self.version.load(Ordering::Relaxed), || files.note());
             let start = Instant::now();
-            let is_outdated = || start.elapsed() >= MAX_WAIT && files.are_new();
+            let is_outdated = || start.elapsed() >= MAX_WAIT && files.needs_reload();
             let prepared = match self.versions.prepare(&self.application, version, limit, is_outdated) {
                 Ok(prepared) => prepared,
                 Err(Unprepared::Outdated) => {
@@ -142,7 +142,7 @@ impl InterpreterReload {
                 }
             };
             self.version.store(version, Ordering::Relaxed);
-            if dropped < MAX_DROPPED && files.are_new() {
+            if dropped < MAX_DROPPED && files.needs_reload() {
                 // The import may have read edits that are newer than `version` says, which other workers do not have.
                 dropped += 1;
                 self.versions.discard(prepared, limit);

@@ -20,14 +20,14 @@ impl ModuleReload {
 impl ReloadMechanism for ModuleReload {
     fn before_call(&self, files: &Files) -> bool {
         // The call that follows waits for the new code.
-        if files.is_script_new() {
+        if files.script_needs_reload() {
             self.worker.reload(&self.application, || files.note_script());
         }
         false
     }
 
     fn check_files(&'static self, files: &'static Files) {
-        if files.are_new() {
+        if files.needs_reload() {
             self.worker.reload(&self.application, || files.note_found());
         }
     }

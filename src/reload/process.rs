@@ -76,12 +76,15 @@ impl ProcessReload {
 
 impl ReloadMechanism for ProcessReload {
     fn before_call(&self, files: &Files) -> bool {
-        self.server.is_ok() && files.is_script_new() && self.worker.is_loaded(&self.application) && files.discover()
+        self.server.is_ok()
+            && files.script_needs_reload()
+            && self.worker.is_loaded(&self.application)
+            && files.discover()
     }
 
     fn check_files(&'static self, files: &'static Files) {
         // An application not yet loaded will read the current files on its first call.
-        if !self.worker.is_loaded(&self.application) || !files.are_new() {
+        if !self.worker.is_loaded(&self.application) || !files.needs_reload() {
             return;
         }
         let name = self.application.application.name();
@@ -174,7 +177,7 @@ fn run_preflight(worker: &Worker, server: &ForkServer) -> (PreflightResult, Vec<
 
 fn has_changed(application: &WorkerApplication) -> bool {
     let reload = application.application.reload();
-    reload.is_some_and(|Reload { files, mechanism }| *mechanism == Mechanism::Process && files.are_new())
+    reload.is_some_and(|Reload { files, mechanism }| *mechanism == Mechanism::Process && files.needs_reload())
 }
 
 /// Imports the applications with these numbers, one after another, in a child of the fork server. Reports the first failure
