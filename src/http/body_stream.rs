@@ -1,4 +1,4 @@
-//! A request body that is read while the call runs: the event loop fills it when the application asks for more.
+//! A request body that is read while the call runs: the event loop reads more when the application waits for it.
 
 use std::io;
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wsgi::body::{BodySource, Interrupt};
 
-/// What has come of a body and has not been read. Nothing more is taken from the client until it has been, so it holds
-/// no more than nginx's own buffer of the body does.
+/// Data of a request body between the event loop and the application. The event loop adds more only when all of it has
+/// been read, so it is bounded by nginx's buffer of the body.
 #[derive(Default)]
 pub struct BodyStream {
     state: Mutex<State>,
-    /// Signalled when there is more, or nothing more to come.
+    /// Signalled when there is data, or the stream has ended.
     changed: Condvar,
 }
 
@@ -19,12 +19,12 @@ pub struct BodyStream {
 struct State {
     data: Vec<u8>,
     position: usize,
-    /// A thread waits for more.
+    /// The application waits for data.
     wanted: bool,
     end: Option<BodyEnd>,
 }
 
-/// Why nothing more comes.
+/// Reason for the end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyEnd {
     Complete,
@@ -32,10 +32,10 @@ pub enum BodyEnd {
     Disconnected,
     /// Nothing came for `client_body_timeout`.
     TimedOut,
-    /// The body is not what HTTP or the configuration allows.
+    /// The body is invalid or larger than the configuration allows.
     Refused,
-    /// The call is over.
-    Over,
+    /// The call has ended.
+    CallEnded,
 }
 
 impl BodyEnd {
@@ -45,7 +45,7 @@ impl BodyEnd {
             Self::Disconnected => (io::ErrorKind::ConnectionReset, "the client has closed the connection"),
             Self::TimedOut => (io::ErrorKind::TimedOut, "the client has stopped sending its request body"),
             Self::Refused => (io::ErrorKind::InvalidData, "the request body is invalid or too large"),
-            Self::Over => (io::ErrorKind::BrokenPipe, "the request has ended"),
+            Self::CallEnded => (io::ErrorKind::BrokenPipe, "the request has ended"),
         };
         io::Error::new(kind, text)
     }
@@ -56,12 +56,12 @@ impl BodyStream {
         self.state.lock()
     }
 
-    /// Whether the application waits for more.
+    /// Returns true if the application waits for data.
     pub fn is_wanted(&self) -> bool {
         self.lock().wanted
     }
 
-    /// Adds what has come.
+    /// Adds data.
     pub fn push(&self, data: &[u8]) {
         let mut state = self.lock();
         state.data.extend_from_slice(data);
@@ -69,7 +69,7 @@ impl BodyStream {
         self.changed.notify_all();
     }
 
-    /// Nothing more comes; the first reason counts.
+    /// Ends the stream. Only the first reason counts.
     pub fn end(&self, end: BodyEnd) {
         let mut state = self.lock();
         state.end.get_or_insert(end);
@@ -77,7 +77,7 @@ impl BodyStream {
         self.changed.notify_all();
     }
 
-    /// Reads what is there, 0 bytes at the end; `ask` is called before it waits.
+    /// Reads the data that is there, and waits if there is none; `ask` is called before that. Returns 0 at the end.
     fn read(&self, buffer: &mut [u8], ask: impl Fn()) -> io::Result<usize> {
         let mut state = self.lock();
         loop {
@@ -108,13 +108,14 @@ impl BodyStream {
     }
 }
 
-/// The reading side of a body that still comes; `ask` tells the event loop that more is wanted.
+/// Reading side of a stream. It calls `ask` to request more data from the event loop.
 pub struct StreamedBody<F> {
     body_stream: Arc<BodyStream>,
     ask: F,
 }
 
 impl<F: Fn() + Send> StreamedBody<F> {
+    /// Creates the reading side of `body_stream`.
     pub fn new(body_stream: Arc<BodyStream>, ask: F) -> Self {
         Self { body_stream, ask }
     }
@@ -144,7 +145,7 @@ impl Interrupt for BodyStream {
         state.data = Vec::new();
         state.position = 0;
         drop(state);
-        self.end(BodyEnd::Over);
+        self.end(BodyEnd::CallEnded);
     }
 }
 
@@ -154,7 +155,7 @@ mod models {
     use loom::sync::mpsc;
     use loom::thread;
 
-    /// The thread that reads, and the event loop that is asked for more, in every order.
+    /// Checks every interleaving of the thread that reads and the event loop.
     fn model(last: BodyEnd, check: fn(io::Result<Vec<u8>>)) {
         loom::model(move || {
             let body_stream = Arc::new(BodyStream::default());
@@ -173,7 +174,7 @@ mod models {
             });
             let mut pieces = [&b"abc"[..], b"d"].into_iter();
             loop {
-                // As the exchange does: it acts on a message, and only if more is wanted then.
+                // As the exchange does: it acts on each message, if the application still waits.
                 asks.recv().unwrap();
                 if body_stream.is_wanted() {
                     match pieces.next() {
@@ -187,17 +188,17 @@ mod models {
     }
 
     #[test]
-    fn a_body_arrives_whole_and_ends() {
+    fn a_body_arrives_complete() {
         model(BodyEnd::Complete, |read| assert_eq!(read.unwrap(), b"abcd"));
     }
 
     #[test]
-    fn a_client_that_leaves_is_an_error() {
+    fn a_disconnect_is_an_error() {
         model(BodyEnd::Disconnected, |read| assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset));
     }
 
     #[test]
-    fn a_reader_that_waits_is_interrupted() {
+    fn a_waiting_reader_is_interrupted() {
         loom::model(|| {
             let body_stream = Arc::new(BodyStream::default());
             let reader = thread::spawn({
@@ -216,7 +217,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn a_reader_asks_once_for_each_piece_and_gets_it() {
+    fn a_reader_asks_once_for_each_piece() {
         let body_stream = Arc::new(BodyStream::default());
         let asked = Arc::new(AtomicUsize::new(0));
         let reader = std::thread::spawn({
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_come_is_read_before_the_error() {
+    fn data_is_read_before_the_error() {
         let body_stream = BodyStream::default();
         body_stream.push(b"a");
         body_stream.end(BodyEnd::TimedOut);

@@ -1,5 +1,4 @@
-//! Requests of nginx as calls of applications: the content handler, the exchange, the worker that they belong to; and
-//! the check of applications before there are any.
+//! One request: content handler, exchange with the application, response headers, and variables.
 
 pub mod body_stream;
 pub mod call_stats;

@@ -1,4 +1,4 @@
-//! The snapshot of a request, taken on the event loop: its environ as bytes, its body.
+//! Parameters and body of a call, copied from the request on the event loop thread.
 
 use std::io;
 
@@ -8,14 +8,14 @@ use crate::nginx::request::body::BodyPart;
 use crate::wsgi::body::{BodySource, BufferedBody, Piece};
 use crate::wsgi::params::{CgiParams, Variable, split_path};
 
-/// What a request needs memory for and did not get, or a variable that failed.
+/// Error: no memory, or a variable cannot be evaluated.
 #[derive(Debug)]
 pub struct Failed;
 
-/// The body that nginx has read.
+/// Returns the body that nginx has read.
 ///
 /// # Errors
-/// When its temporary file cannot be duplicated.
+/// The temporary file of the body cannot be duplicated.
 pub fn body(request: Request) -> io::Result<BufferedBody> {
     let pieces = request.body()?.into_iter().map(|part| match part {
         BodyPart::Memory(bytes) => Piece::Memory(bytes.to_vec()),
@@ -24,10 +24,10 @@ pub fn body(request: Request) -> io::Result<BufferedBody> {
     Ok(BufferedBody::new(pieces))
 }
 
-/// The environ of a request, in the order in which later values override.
+/// Returns the parameters of a request. Later values override earlier ones.
 ///
 /// # Errors
-/// When a variable of the configuration cannot be evaluated.
+/// A variable of the configuration cannot be evaluated.
 pub fn params(request: Request, conf: &LocationConf, body: &dyn BodySource) -> Result<CgiParams, Failed> {
     let mut params = CgiParams::new();
     params.is_head = request.is_head();
@@ -49,7 +49,7 @@ pub fn params(request: Request, conf: &LocationConf, body: &dyn BodySource) -> R
     }
     for variable in conf.var().into_iter().flatten() {
         let value = request.evaluate(&variable.value).ok_or(Failed)?;
-        // A URL without a scheme is of no use to anybody.
+        // Without a scheme the application cannot build a URL.
         let if_not_empty = variable.if_not_empty || variable.name == "wsgi.url_scheme";
         if !(if_not_empty && value.is_empty()) {
             params.set_named(variable.name.as_bytes(), &value);
@@ -58,7 +58,7 @@ pub fn params(request: Request, conf: &LocationConf, body: &dyn BodySource) -> R
     Ok(params)
 }
 
-/// What the application is told of the body's length: that of a chunked one only if it is read before the call.
+/// Returns `CONTENT_LENGTH`. A chunked body has one only if nginx reads the body before the call.
 fn content_length(request: Request, conf: &LocationConf, body: &dyn BodySource) -> Option<u64> {
     let remaining = body.remaining();
     if !conf.request_buffering() && request.is_chunked() {
@@ -77,7 +77,7 @@ fn set_paths(params: &mut CgiParams, request: Request, conf: &LocationConf) -> R
     params.set(Variable::ScriptName, script_name);
     params.set(Variable::PathInfo, path_info);
     params.set(Variable::QueryString, request.query());
-    params.set(Variable::RequestUri, request.raw_uri());
+    params.set(Variable::RequestUri, request.unparsed_uri());
     Ok(())
 }
 
@@ -90,7 +90,7 @@ fn set_connection(params: &mut CgiParams, request: Request) {
     }
     params.set(Variable::ServerProtocol, request.protocol());
     params.set(Variable::ServerName, server_name(&request));
-    // A Unix socket has no port; PEP 3333 wants one that makes a URL.
+    // A Unix socket has no port, but PEP 3333 requires one: the default port of the scheme.
     let port = match request.local_port() {
         0 if request.is_tls() => 443,
         0 => 80,
@@ -104,7 +104,7 @@ fn set_connection(params: &mut CgiParams, request: Request) {
     }
 }
 
-/// The configured name of the server if it is one, else the host that the client asked for; never empty.
+/// Returns the configured name of the server if it is a plain name, otherwise the host of the request. Never empty.
 fn server_name(request: &Request) -> &[u8] {
     let configured = request.server_name();
     let is_name = configured.first().is_some_and(|first| !b"_*.~".contains(first));

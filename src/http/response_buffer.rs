@@ -56,8 +56,8 @@ struct Spill {
     written: u64,
 }
 
-/// State of gathering: the body is taken only when it is complete, as nginx can cut several ranges out of a single buffer
-/// only.
+/// State of gathering: the body is taken only when it is complete, as nginx can cut several ranges out of a single
+/// buffer only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gathering {
     No,
@@ -232,8 +232,8 @@ impl ResponseBuffer {
         self.gathering = Gathering::No;
     }
 
-    /// Sets a file as the rest of the body, which is complete with the file if `is_last`; `call` resumes when the file has
-    /// been sent.
+    /// Sets a file as the rest of the body, which is complete with the file if `is_last`; `call` resumes when the file
+    /// has been sent.
     ///
     /// # Errors
     /// The call, if the buffer is disconnected.
@@ -280,8 +280,8 @@ impl ResponseBuffer {
         !std::mem::replace(&mut self.notified, true)
     }
 
-    /// Takes the output. While nginx is `busy` with earlier data, data stays here, unless the call is over: then nginx gets
-    /// all of it.
+    /// Takes the output. While nginx is `busy` with earlier data, data stays here, unless the call is over: then nginx
+    /// gets all of it.
     pub fn take(&mut self, busy: bool) -> SendBatch {
         self.notified = false;
         if self.is_gathering() {
@@ -546,8 +546,8 @@ mod models {
 
     const DATA: &[u8] = b"abc";
 
-    /// Runs the thread of a call, which sends `DATA` through two bytes of memory, and the event loop, which disconnects after
-    /// this number of batches, in every order.
+    /// Runs the thread of a call, which sends `DATA` through two bytes of memory, and the event loop, which disconnects
+    /// after this number of batches, in every order.
     fn model(disconnect_after: usize) {
         loom::model(move || {
             let buffering = Buffering { memory: 2, ..Buffering::default() };

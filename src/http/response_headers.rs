@@ -1,4 +1,4 @@
-//! What nginx makes of an application's head: it goes to the client, or something of nginx's answers in its place.
+//! Headers of an application's response: nginx sends them, or responds itself in place of the application.
 
 use crate::conf::header_rules::HeaderRules;
 use crate::nginx::log::Level;
@@ -6,69 +6,68 @@ use crate::nginx::request::headers_out::NoMemory;
 use crate::nginx::request::{Request, Status};
 use crate::wsgi::headers::ResponseHeaders;
 
-/// What takes the place of an application's answer when its call is over.
+/// Response of nginx in place of the application's, once the call is closed.
 pub enum Replacement {
-    /// The location that its `X-Accel-Redirect` names.
+    /// An internal redirect to the location that `X-Accel-Redirect` names.
     Redirect(ResponseHeaders),
-    /// The `error_page` of its status, by `wsgi_intercept_errors`.
+    /// The `error_page` of the status (`wsgi_intercept_errors`).
     ErrorPage(ResponseHeaders),
 }
 
-/// Sends a head, or says what takes the place of the whole answer; `is_whole` says whether its body is there in one
-/// piece.
+/// Sends the header block, or returns the replacement of the whole response. `is_whole` is true if the complete body is
+/// there in one piece.
 ///
 /// # Errors
 /// The status to finalize the request with.
 pub fn send(
     request: Request,
-    head: ResponseHeaders,
+    headers: ResponseHeaders,
     is_whole: bool,
     rules: &HeaderRules,
 ) -> Result<Option<Replacement>, Status> {
-    if !head.dropped.is_empty() {
-        let names = head.dropped.join("\", \"");
-        request.log().write(
-            Level::Warn,
-            &format!("hop-by-hop header \"{names}\" of the application is dropped, the connection is nginx's"),
-        );
+    if !headers.dropped.is_empty() {
+        let names = headers.dropped.join("\", \"");
+        request
+            .log()
+            .write(Level::Warn, &format!("hop-by-hop header \"{names}\" dropped: nginx manages the connection"));
     }
     // In the order of ngx_http_upstream_process_header.
-    obey(request, &head)?;
-    if rules.intercept_errors && is_interceptable(&head) && request.has_error_page(head.status) {
-        return Ok(Some(Replacement::ErrorPage(head)));
+    apply_accel_headers(request, &headers)?;
+    if rules.intercept_errors && is_interceptable(&headers) && request.has_error_page(headers.status) {
+        return Ok(Some(Replacement::ErrorPage(headers)));
     }
-    if head.redirect().is_some() {
-        return Ok(Some(Replacement::Redirect(head)));
+    if headers.redirect().is_some() {
+        return Ok(Some(Replacement::Redirect(headers)));
     }
-    let ranges = rules.allow_ranges && head.status == 200 && head.content_length.is_some();
-    set(request, &head, rules, ranges)?;
+    let ranges = rules.allow_ranges && headers.status == 200 && headers.content_length.is_some();
+    set_header_block(request, &headers, rules, ranges)?;
     if ranges {
         request.allow_ranges(is_whole);
     }
-    if head.header("ETag").is_none() && head.header("Last-Modified").is_none() {
-        // `If-None-Match: *` would match what has no version.
-        request.send_though_not_modified();
+    if headers.header("ETag").is_none() && headers.header("Last-Modified").is_none() {
+        // `If-None-Match: *` would match a response that has no version.
+        request.disable_not_modified();
     }
     if request.is_reading_body() {
-        // nginx closes a connection on which more of a body may come than anybody reads; the client is to know.
-        request.end_connection();
+        // nginx closes the connection if the rest of the body is not read; the client gets `Connection: close`.
+        request.disable_keepalive();
     }
     request.send_header()?;
     Ok(None)
 }
 
-/// Follows `X-Accel-Limit-Rate` and `X-Accel-Charset`, which hold for what answers instead as well.
-fn obey(request: Request, head: &ResponseHeaders) -> Result<(), NoMemory> {
-    if let Some(rate) = head.header("X-Accel-Limit-Rate").and_then(limit_rate) {
+/// Applies `X-Accel-Limit-Rate` and `X-Accel-Charset`, also to a replacement.
+fn apply_accel_headers(request: Request, headers: &ResponseHeaders) -> Result<(), NoMemory> {
+    if let Some(rate) = headers.header("X-Accel-Limit-Rate").and_then(limit_rate) {
         request.set_limit_rate(rate);
     }
-    match head.header("X-Accel-Charset") {
+    match headers.header("X-Accel-Charset") {
         Some(charset) => request.override_charset(charset),
         None => Ok(()),
     }
 }
 
-/// Bytes a second, 0 for no limit; what is neither a number nor `off` is ignored, as nginx does.
+/// Returns the bytes per second, 0 for no limit. As in nginx, a value that is neither a number nor `off` is ignored.
 fn limit_rate(value: &[u8]) -> Option<usize> {
     if value == b"off" {
         return Some(0);
@@ -77,26 +76,33 @@ fn limit_rate(value: &[u8]) -> Option<usize> {
     digits.parse().ok().filter(|rate| *rate <= isize::MAX as usize)
 }
 
-/// Whether `wsgi_intercept_errors` is about such an answer at all.
-fn is_interceptable(head: &ResponseHeaders) -> bool {
-    // To finalize a request with 408 or 444 tells nginx to close the connection without an answer.
-    head.status >= 300 && !matches!(head.status, 408 | 444) && !head.is_report
+/// Returns true if `wsgi_intercept_errors` applies to a response with these headers.
+fn is_interceptable(headers: &ResponseHeaders) -> bool {
+    // A request that is finalized with 408 or 444 makes nginx close the connection without a response.
+    headers.status >= 300 && !matches!(headers.status, 408 | 444) && !headers.is_report
 }
 
-fn set(request: Request, head: &ResponseHeaders, rules: &HeaderRules, ranges: bool) -> Result<(), NoMemory> {
-    // For 204 and 304 nginx leaves out the headers of a body, but only if the status line is its own.
-    let line = head.status_line.as_deref().filter(|_| head.has_body());
-    request.set_status(head.status, line)?;
-    if let Some(length) = head.content_length {
+fn set_header_block(
+    request: Request,
+    headers: &ResponseHeaders,
+    rules: &HeaderRules,
+    ranges: bool,
+) -> Result<(), NoMemory> {
+    // With its own status line for 204 and 304, nginx omits the headers that describe a body.
+    let line = headers.status_line.as_deref().filter(|_| headers.has_body());
+    request.set_status(headers.status, line)?;
+    if let Some(length) = headers.content_length {
         request.set_content_length(length);
     }
-    // nginx's range filter says itself which it takes.
-    set_headers(request, head, |name| !(rules.is_hidden(name) || ranges && name.eq_ignore_ascii_case(b"accept-ranges")))
+    // nginx's range filter adds its own Accept-Ranges.
+    set_headers(request, headers, |name| {
+        !(rules.is_hidden(name) || ranges && name.eq_ignore_ascii_case(b"accept-ranges"))
+    })
 }
 
-fn set_headers(request: Request, head: &ResponseHeaders, is_wanted: impl Fn(&[u8]) -> bool) -> Result<(), NoMemory> {
+fn set_headers(request: Request, headers: &ResponseHeaders, is_wanted: impl Fn(&[u8]) -> bool) -> Result<(), NoMemory> {
     let mut has_content_type = false;
-    for (name, value) in head.headers.iter().filter(|(name, _)| is_wanted(name)) {
+    for (name, value) in headers.headers.iter().filter(|(name, _)| is_wanted(name)) {
         if !has_content_type && name.eq_ignore_ascii_case(b"content-type") {
             has_content_type = true;
             request.set_content_type(value)?;
@@ -108,26 +114,26 @@ fn set_headers(request: Request, head: &ResponseHeaders, is_wanted: impl Fn(&[u8
 }
 
 impl Replacement {
-    /// Sends the response of nginx. Ends the request for this module.
+    /// Sends the response of nginx. The caller has detached the exchange.
     pub fn send(self, request: Request, rules: &HeaderRules) {
-        let (Self::Redirect(head) | Self::ErrorPage(head)) = &self;
-        let kept = set_headers(request, head, |name| self.keeps(name) && !rules.is_hidden(name));
+        let (Self::Redirect(headers) | Self::ErrorPage(headers)) = &self;
+        let kept = set_headers(request, headers, |name| self.keeps(name) && !rules.is_hidden(name));
         match (kept, self) {
             (Err(NoMemory), _) => request.finalize(NoMemory.into()),
-            (Ok(()), Self::Redirect(head)) => request.redirect(head.redirect().unwrap_or_default()),
-            (Ok(()), Self::ErrorPage(head)) => request.show_error_page(head.status),
+            (Ok(()), Self::Redirect(headers)) => request.redirect(headers.redirect().unwrap_or_default()),
+            (Ok(()), Self::ErrorPage(headers)) => request.show_error_page(headers.status),
         }
     }
 
-    /// Whether a header of the application stays.
+    /// Returns true if nginx's response keeps a header of the application.
     fn keeps(&self, name: &[u8]) -> bool {
-        // Those with `redirect` in ngx_http_upstream_headers_in.
+        // The headers with `redirect` set in ngx_http_upstream_headers_in.
         const BY_REDIRECT: [&str; 6] =
             ["Content-Type", "Set-Cookie", "Content-Disposition", "Cache-Control", "Expires", "Accept-Ranges"];
         match self {
             Self::Redirect(_) => BY_REDIRECT.iter().any(|kept| kept.as_bytes().eq_ignore_ascii_case(name)),
-            // How to log in is what a 401 is about, whoever writes the page.
-            Self::ErrorPage(head) => head.status == 401 && name.eq_ignore_ascii_case(b"www-authenticate"),
+            // A 401 needs WWW-Authenticate, also with nginx's page.
+            Self::ErrorPage(headers) => headers.status == 401 && name.eq_ignore_ascii_case(b"www-authenticate"),
         }
     }
 }

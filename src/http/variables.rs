@@ -1,4 +1,4 @@
-//! The variables `$wsgi_…`: what became of the call of a request, for the access log and for `map`.
+//! The variables `$wsgi_…`: application, thread, times and exception of a call, for `log_format` and `map`.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::exchange::Installed;
 use crate::nginx::request::Request;
 use crate::nginx::variable::Variable;
 
-/// The variables, in the order of docs/directives.md. A request without a call of its own has none of them.
+/// Variables, in the order of docs/directives.md. They are not found for a request without a call of its own.
 pub static VARIABLES: [Variable; 7] = [
     variable("wsgi_app", |request| of_call(request, |stats| Some(stats.application.to_string()))),
     variable("wsgi_interpreter", |request| of_call(request, |stats| stats.interpreter().map(str::to_owned))),
@@ -22,13 +22,13 @@ const fn variable(name: &'static str, value: fn(Request) -> Option<String>) -> V
     Variable { name, value }
 }
 
-/// What is wanted of the newest call that this request has made, also before an internal redirect.
+/// Returns a value of the newest call of this request, which may have been made before an internal redirect.
 fn of_call(request: Request, value: impl Fn(&CallStats) -> Option<String>) -> Option<String> {
     let Installed(exchange) = request.installed(|Installed(exchange)| exchange.is_of(request))?;
     value(exchange.stats())
 }
 
-/// As nginx writes `$request_time`.
+/// Formats a time as nginx formats `$request_time`.
 fn seconds(time: Duration) -> String {
     format!("{}.{:03}", time.as_secs(), time.subsec_millis())
 }

@@ -30,7 +30,7 @@ impl RequestExchange {
             });
             if !request.is_reading_body() {
                 stream.end(BodyEnd::Complete);
-                return request.body_is_complete();
+                return request.watch_for_disconnect();
             }
             if has_come {
                 // The rest stays in the socket until the application has read this part.

@@ -37,7 +37,7 @@ impl RequestExchange {
         request.log().write(Level::Error, &message);
         // Without memory for the header the response is right without it.
         let _ = request.add_header(b"Retry-After", b"1");
-        request.in_foreign_event(|request| self.finalize(request, Status::SERVICE_UNAVAILABLE));
+        request.run_in_other_event(|request| self.finalize(request, Status::SERVICE_UNAVAILABLE));
     }
 
     /// Logs the stack of a slow call.
@@ -57,7 +57,7 @@ impl RequestExchange {
         request.log().write(Level::Error, &self.stats.limit_message("wsgi_request_timeout"));
         let headline = format!("stack of {}", self.stats.thread().unwrap_or_default());
         self.stats.set_timed_out();
-        request.in_foreign_event(|request| self.finalize(request, status));
+        request.run_in_other_event(|request| self.finalize(request, status));
         handle.abort(headline, self.shared());
         self.worker.recycler.watch_timed_out(handle);
     }

@@ -1,8 +1,8 @@
 //! The exchange of one request: the thread of the call fills it, the event loop empties it into nginx.
 //!
 //! This file has the exchange itself, from its registration to the one function that ends it:
-//! [`RequestExchange::detach`]. The files below have the event loop's side ([`output`]: the response, [`body`]: the request
-//! body, [`limits`]: timeouts) and the call's side ([`transport`], [`spill`]: the temporary file).
+//! [`RequestExchange::detach`]. The files below have the event loop's side ([`output`]: the response, [`body`]: the
+//! request body, [`limits`]: timeouts) and the call's side ([`transport`], [`spill`]: the temporary file).
 
 mod body;
 mod limits;
@@ -178,15 +178,16 @@ impl RequestExchange {
     /// Separates the call from its request, which nginx may free from now on. Does nothing the second time.
     ///
     /// Each end of a request comes here: [`Self::finalize`] (response sent, failed or timed out; client left; worker
-    /// exits), a replaced response, a refused call, a request body that nginx has refused, and nginx's own cleanup. The call
-    /// gets [`Disconnected`](crate::wsgi::transport::Disconnected) at its next output; `end` is the error that it gets at its
-    /// next read of the request body.
+    /// exits), a replaced response, a refused call, a request body that nginx has refused, and nginx's own cleanup. The
+    /// call gets [`Disconnected`](crate::wsgi::transport::Disconnected) at its next output; `end` is the error that it
+    /// gets at its next read of the request body.
     pub fn detach(&self, end: BodyEnd) {
         let side = self.event_loop.get();
         if side.request.get().is_none() {
             return;
         }
-        // Before the end of the body: an error that the application raises for that is not logged as one if the client has left.
+        // Before the end of the body: an error that the application raises for that is not logged as one if the client
+        // has left.
         self.disconnect_call();
         if let Some(body_stream) = &self.body_stream {
             body_stream.end(end);
@@ -229,7 +230,7 @@ impl ActiveRequest for RequestExchange {
         self.event_loop.get().output_posted.set(false);
         // This is not an event of the request's connection, so the events that it posts have to be run.
         if let Some(request) = self.event_loop.get().request.get() {
-            request.in_foreign_event(|request| {
+            request.run_in_other_event(|request| {
                 self.feed_body(request);
                 self.run_output();
             });
@@ -246,7 +247,7 @@ impl ActiveRequest for RequestExchange {
     fn abort(&self) {
         if let Some(request) = self.event_loop.get().request.get() {
             let status = self.event_loop.get().status_instead(request, Status::SERVICE_UNAVAILABLE);
-            request.in_foreign_event(|request| self.finalize(request, status));
+            request.run_in_other_event(|request| self.finalize(request, status));
         }
     }
 

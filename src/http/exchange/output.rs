@@ -39,13 +39,13 @@ impl RequestExchange {
             } else if self.lock().has_data() {
                 continue;
             } else if request.is_active() && side.suspended.borrow().is_none() {
-                request.stop_waiting();
+                request.stop_send_timer();
             }
             let Some(suspended) = side.suspended.take() else { return };
             side.sends_document.set(false);
             self.suspend(suspended.resume());
         }
-        // A fast client, or a response that nobody reads, could go on for ever.
+        // With a fast client, or for a HEAD request, this could go on for ever.
         if !side.output_posted.replace(true) {
             self.worker.event_loop.send(Message::Response(self.shared()));
         }

@@ -77,7 +77,7 @@ impl Transport for RequestExchange {
             drop(buffer);
         }
         while !rest.is_empty() {
-            // While this thread waits, nobody makes room if it is the event loop's.
+            // The event loop thread cannot wait for room: it makes room itself.
             let spilled = self.spill_up_to(rest, self.event_loop.is_here())?;
             rest = &rest[spilled..];
             if spilled == 0 {
@@ -113,7 +113,7 @@ impl Transport for RequestExchange {
 
     fn wants_body(&self) -> bool {
         self.notify(self.lock());
-        // On the event loop thread the answer is known at once, or not at all.
+        // On the event loop thread this is known at once, or not at all.
         if self.event_loop.is_here() {
             return self.lock().is_body_wanted().unwrap_or(true);
         }

@@ -158,8 +158,8 @@ impl Request {
         }
     }
 
-    /// Marks the body as complete. From now on a disconnect of the client is detected.
-    pub fn body_is_complete(&self) {
+    /// Detects a disconnect of the client from now on. The body has been read completely.
+    pub fn watch_for_disconnect(&self) {
         // SAFETY: a plain field of the live request.
         unsafe { (*self.as_ptr()).read_event_handler = Some(sys::ngx_http_test_reading) };
     }

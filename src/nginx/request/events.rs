@@ -12,8 +12,8 @@ pub trait RequestEvents: Sized + 'static {
     /// Called when the client's socket can take more data.
     fn writable(&self);
 
-    /// Called when a body that is streamed to a running call may have more data, or the client has disconnected or timed
-    /// out.
+    /// Called when a body that is streamed to a running call may have more data, or the client has disconnected or
+    /// timed out.
     fn readable(&self);
 
     /// Called when nginx ends the request. Its handle must not be used afterwards. May be called twice.
@@ -26,8 +26,8 @@ impl Request {
     /// # Errors
     /// Returns `events` if the pool has no memory.
     pub fn install<E: RequestEvents>(&self, events: E) -> Result<&E, E> {
-        // SAFETY: both clean-up handlers are registered before the context publishes the value. nginx runs the first when the
-        // request ends, perhaps with references left, and the second when it frees the request's memory.
+        // SAFETY: both clean-up handlers are registered before the context publishes the value. nginx runs the first
+        // when the request ends, perhaps with references left, and the second when it frees the request's memory.
         unsafe {
             let request = self.as_ptr();
             let request_cleanup = sys::ngx_http_cleanup_add(request, 0);
@@ -82,8 +82,8 @@ impl Request {
         unsafe { sys::ngx_http_finalize_request(self.as_ptr(), status.0) };
     }
 
-    /// Runs `body` outside of the request's own events, then the posted requests.
-    pub fn in_foreign_event(self, body: impl FnOnce(Request)) {
+    /// Runs `body` outside of the events of this request, then the posted requests of its connection.
+    pub fn run_in_other_event(self, body: impl FnOnce(Request)) {
         let connection = self.get().connection;
         self.log();
         body(self);
@@ -108,8 +108,8 @@ impl Request {
         Ok(())
     }
 
-    /// Clears the timer of [`Request::wait_until_writable`].
-    pub fn stop_waiting(&self) {
+    /// Stops the timer of [`Request::wait_until_writable`].
+    pub fn stop_send_timer(&self) {
         // SAFETY: the write event of a live connection.
         unsafe {
             let event = (*self.get().connection).write;
@@ -136,7 +136,8 @@ unsafe extern "C" fn free_events<E: RequestEvents>(data: *mut c_void) {
 
 unsafe extern "C" fn read_event<E: RequestEvents>(request: *mut sys::ngx_http_request_t) {
     guard((), || {
-        // SAFETY: nginx passes a live request. Its context is null after an internal redirect, or the value of `install`.
+        // SAFETY: nginx passes a live request. Its context is null after an internal redirect, or the value of
+        // `install`.
         if let Some(events) = unsafe { (*(*request).ctx.add(module::ctx_index())).cast::<E>().as_ref() } {
             events.readable();
         }
@@ -145,7 +146,8 @@ unsafe extern "C" fn read_event<E: RequestEvents>(request: *mut sys::ngx_http_re
 
 unsafe extern "C" fn write_event<E: RequestEvents>(request: *mut sys::ngx_http_request_t) {
     guard((), || {
-        // SAFETY: nginx passes a live request. Its context is null after an internal redirect, or the value of `install`.
+        // SAFETY: nginx passes a live request. Its context is null after an internal redirect, or the value of
+        // `install`.
         let (request, events) = unsafe {
             let events = (*(*request).ctx.add(module::ctx_index())).cast::<E>();
             (Request::new(request), events.as_ref())

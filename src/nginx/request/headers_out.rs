@@ -158,7 +158,7 @@ impl Request {
     }
 
     /// Makes nginx send this response completely and never a 304 instead.
-    pub fn send_though_not_modified(&self) {
+    pub fn disable_not_modified(&self) {
         self.set_disable_not_modified(1);
     }
 
@@ -172,7 +172,7 @@ impl Request {
     }
 
     /// Closes the connection after this response, and announces that to the client.
-    pub fn end_connection(&self) {
+    pub fn disable_keepalive(&self) {
         self.set_keepalive(0);
     }
 

@@ -101,7 +101,7 @@ impl Request {
     }
 
     /// Returns the request target as sent by the client.
-    pub fn raw_uri(&self) -> &[u8] {
+    pub fn unparsed_uri(&self) -> &[u8] {
         // SAFETY: the text lives as long as the request.
         unsafe { bytes(self.get().unparsed_uri) }
     }
