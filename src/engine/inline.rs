@@ -32,7 +32,8 @@ struct Started {
     limiter: &'static InlineLimiter,
 }
 
-/// Time after which a response yields to the event loop. The piece of the body that is being produced is not interrupted.
+/// Time after which a response yields to the event loop. The piece of the body that is being produced is not
+/// interrupted.
 const TIME_SLICE: Duration = Duration::from_millis(5);
 
 /// Call whose response waits for the client or yields to the event loop.

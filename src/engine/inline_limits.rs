@@ -112,8 +112,8 @@ impl InlineLimiter {
         let call = self.lock().running.take()?;
         call.clock.pause();
         if call.clock.has_timed_out() {
-            // A pending exception must not reach the next call. The thread may raise it in a later part of this call, after
-            // a long wait for the GIL.
+            // A pending exception must not reach the next call. The thread may raise it in a later part of this call,
+            // after a long wait for the GIL.
             Python::attach(|py| self.event_loop.cancel_exception(py));
         }
         Some(call)
@@ -145,8 +145,8 @@ impl InlineLimiter {
         }
     }
 
-    /// Logs the stack of the event loop thread, and raises `RequestTimeout` in it if the call has `timed_out`, unless the
-    /// call has ended.
+    /// Logs the stack of the event loop thread, and raises `RequestTimeout` in it if the call has `timed_out`, unless
+    /// the call has ended.
     fn dump_stack(
         &self,
         py: Python<'_>,

@@ -83,8 +83,8 @@ pub struct PreparedInterpreter {
 }
 
 impl PreparedInterpreter {
-    /// Starts an interpreter on this thread, which has not used Python before and becomes its main thread. A sub-interpreter
-    /// waits until the main interpreter has started.
+    /// Starts an interpreter on this thread, which has not used Python before and becomes its main thread. A
+    /// sub-interpreter waits until the main interpreter has started.
     ///
     /// # Errors
     /// A message for the log, with a traceback after an exception.

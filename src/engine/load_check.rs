@@ -21,14 +21,15 @@ pub struct InterpreterCheck {
 }
 
 /// Loads the applications of all `interpreters`, each with its callable and middleware. This thread gets the main
-/// interpreter, which is the first. Output and tracebacks go to standard error, and so do the stacks of all threads shortly
-/// before `limit` and after a crash.
+/// interpreter, which is the first. Output and tracebacks go to standard error, and so do the stacks of all threads
+/// shortly before `limit` and after a crash.
 ///
-/// Calls `loaded` for each application, with class and message of the exception if it has raised one. The process cannot be
-/// used for anything else afterwards.
+/// Calls `loaded` for each application, with class and message of the exception if it has raised one. The process
+/// cannot be used for anything else afterwards.
 ///
 /// # Errors
-/// The reason why an interpreter could not be started. Its applications, and those of later interpreters, were not loaded.
+/// The reason why an interpreter could not be started. Its applications, and those of later interpreters, were not
+/// loaded.
 pub fn load_all(
     configuration: &Configuration,
     interpreters: &[InterpreterCheck],

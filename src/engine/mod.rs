@@ -76,7 +76,8 @@ impl Engine {
         }
     }
 
-    /// Loads the changed modules of an application in its interpreter. `note` notes its files before that. On any thread.
+    /// Loads the changed modules of an application in its interpreter. `note` notes its files before that. On any
+    /// thread.
     pub fn reload(&self, interpreter: usize, application: &Arc<Application>, note: impl FnOnce()) {
         match self {
             // Only the event loop thread can load them; it does so with the next call.
@@ -97,7 +98,8 @@ impl Engine {
         }
     }
 
-    /// Shuts down all interpreters within `limit`, of which the calls get at most `calls`. Calls `meanwhile` repeatedly.
+    /// Shuts down all interpreters within `limit`, of which the calls get at most `calls`. Calls `meanwhile`
+    /// repeatedly.
     pub fn shut_down(&self, calls: Duration, limit: Duration, meanwhile: impl Fn()) {
         match self {
             Self::Inline(inline) => inline.shut_down(limit),
@@ -113,8 +115,8 @@ impl Engine {
     }
 }
 
-/// Stack size of threads that run Python code, as of a Python process: deep recursion must end in `RecursionError`, not in a
-/// crash.
+/// Stack size of threads that run Python code, as of a Python process: deep recursion must end in `RecursionError`, not
+/// in a crash.
 const STACK_SIZE: usize = 8 * 1024 * 1024;
 
 /// Starts a thread that may run Python code.

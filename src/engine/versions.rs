@@ -145,8 +145,8 @@ impl InterpreterVersions {
         self.has_staged.load(Ordering::Acquire).then(|| self.staged().as_ref().map(|staged| staged.version)).flatten()
     }
 
-    /// Replaces the active version by the staged one, if that is `version`. The replaced one has `limit` to end after its
-    /// last call.
+    /// Replaces the active version by the staged one, if that is `version`. The replaced one has `limit` to end after
+    /// its last call.
     pub fn activate(&self, version: u64, limit: Duration) {
         let Some(staged) = self.take_staged(version) else { return };
         let old = {

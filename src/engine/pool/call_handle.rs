@@ -31,8 +31,8 @@ impl CallHandle {
         self.shared.request_stack_dump(StackDump { call: self.number, headline, sink, raises: false });
     }
 
-    /// Aborts a running call: logs its stack after `headline`, raises `RequestTimeout` in it, and replaces its thread until
-    /// the call ends.
+    /// Aborts a running call: logs its stack after `headline`, raises `RequestTimeout` in it, and replaces its thread
+    /// until the call ends.
     pub fn abort(&self, headline: String, sink: Arc<dyn Sink>) {
         let replacement = self.shared.lock().abort(self.number);
         if let Some(slot) = replacement {

@@ -1,8 +1,9 @@
 //! A thread that takes the GIL for a moment at regular intervals, so that the threads of other interpreters get it.
 //!
-//! Before Python 3.13 a thread that waits for the GIL requests it from the threads of its own interpreter only. A call that
-//! computes in another interpreter then keeps the shared GIL until it waits for something, and delays all other applications
-//! of the worker. So while calls run in an interpreter, a thread of that interpreter requests the GIL for the others.
+//! Before Python 3.13 a thread that waits for the GIL requests it from the threads of its own interpreter only. A call
+//! that computes in another interpreter then keeps the shared GIL until it waits for something, and delays all other
+//! applications of the worker. So while calls run in an interpreter, a thread of that interpreter requests the GIL for
+//! the others.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +24,8 @@ pub struct GilYielder {
 }
 
 impl GilYielder {
-    /// Requests the GIL while a call runs, until [`GilYielder::stop`]. `is_busy` returns true while a call runs. Call it on
-    /// a thread of its own, which has not used Python before.
+    /// Requests the GIL while a call runs, until [`GilYielder::stop`]. `is_busy` returns true while a call runs. Call
+    /// it on a thread of its own, which has not used Python before.
     pub fn run(&self, handle: InterpreterHandle, is_busy: impl Fn() -> bool) {
         self.thread.get_or_init(thread::current);
         let mut attach_thread = handle.attach_thread();

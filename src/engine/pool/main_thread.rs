@@ -114,8 +114,8 @@ fn run_commands(
     }
 }
 
-/// Records that a copy has loaded an application or failed to. When all copies have reported, queues the calls that await
-/// the import, or refuses them after a failure.
+/// Records that a copy has loaded an application or failed to. When all copies have reported, queues the calls that
+/// await the import, or refuses them after a failure.
 fn record_load(shared: &Shared, application: &Arc<Application>, loaded: Result<(), String>) {
     // The lock of the scheduler first, as in `enqueue`.
     let mut scheduler = shared.lock();

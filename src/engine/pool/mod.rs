@@ -1,5 +1,5 @@
-//! `wsgi_threads N`: calls run on pool threads, in an interpreter or in copies of it. Each copy has a main thread, which
-//! starts the interpreter and loads applications.
+//! `wsgi_threads N`: calls run on pool threads, in an interpreter or in copies of it. Each copy has a main thread,
+//! which starts the interpreter and loads applications.
 //!
 //! The event loop thread only hands over plain data and never takes the GIL.
 
@@ -34,8 +34,8 @@ pub struct ThreadPool {
 }
 
 impl ThreadPool {
-    /// Starts a main thread for each of `specs`: an interpreter and its copies. Each main thread starts its interpreter with
-    /// `count` pool threads, loads `preloaded` in order, and then calls `started`, after a failure as well.
+    /// Starts a main thread for each of `specs`: an interpreter and its copies. Each main thread starts its interpreter
+    /// with `count` pool threads, loads `preloaded` in order, and then calls `started`, after a failure as well.
     ///
     /// # Errors
     /// The system has no more threads.
@@ -72,8 +72,8 @@ impl ThreadPool {
         Ok(Self { shared })
     }
 
-    /// Queues a call; `queue` calls may wait for a thread. Loads the application first if it is not loaded. On the event
-    /// loop thread; never waits.
+    /// Queues a call; `queue` calls may wait for a thread. Loads the application first if it is not loaded. On the
+    /// event loop thread; never waits.
     ///
     /// # Errors
     /// The call, if too many wait already.
@@ -103,8 +103,8 @@ impl ThreadPool {
         Ok(CallHandle { shared: self.shared.clone(), number })
     }
 
-    /// Loads the changed modules of an application; later calls wait for that. `note` notes its files before. Does nothing
-    /// while the application is being loaded: call it again after that.
+    /// Loads the changed modules of an application; later calls wait for that. `note` notes its files before. Does
+    /// nothing while the application is being loaded: call it again after that.
     pub fn reload(&self, application: &Arc<Application>, note: impl FnOnce()) {
         // The lock of the scheduler first, as in `enqueue`.
         let _scheduler = self.shared.lock();
@@ -127,8 +127,8 @@ impl ThreadPool {
         }
     }
 
-    /// Lets each interpreter end after the last call, with `limit` for its shutdown functions. No more calls come. Returns at
-    /// once.
+    /// Lets each interpreter end after the last call, with `limit` for its shutdown functions. No more calls come.
+    /// Returns at once.
     pub fn drain(&self, limit: Duration) {
         self.shared.lock().drain();
         self.shared.scheduler.wake_all();
@@ -145,11 +145,11 @@ impl ThreadPool {
     }
 }
 
-/// Shuts down all pools of a worker: waits for running calls, for `calls` at most, then runs the shutdown functions of all
-/// interpreters at the same time. Takes about `limit` at most. Calls `meanwhile` repeatedly.
+/// Shuts down all pools of a worker: waits for running calls, for `calls` at most, then runs the shutdown functions of
+/// all interpreters at the same time. Takes about `limit` at most. Calls `meanwhile` repeatedly.
 ///
-/// Calls that have not started are dropped, and imports that have not started are skipped. Suspended calls run `close()`.
-/// Aborted calls are not waited for.
+/// Calls that have not started are dropped, and imports that have not started are skipped. Suspended calls run
+/// `close()`. Aborted calls are not waited for.
 pub fn shut_down(pools: Vec<ThreadPool>, calls: Duration, limit: Duration, meanwhile: impl Fn()) {
     const INTERVAL: Duration = Duration::from_millis(5);
     let start = Instant::now();

@@ -51,8 +51,8 @@ impl Shared {
     }
 }
 
-/// Body of a pool thread. It is attached to its interpreter for its whole life, so that `threading.local` lasts from call to
-/// call.
+/// Body of a pool thread. It is attached to its interpreter for its whole life, so that `threading.local` lasts from
+/// call to call.
 fn pool_thread(shared: &Arc<Shared>, prepared: Arc<PreparedInterpreter>, copy: usize, slot: usize, name: &Arc<str>) {
     let thread = PoolThread { shared, prepared: &prepared, copy, name };
     prepared.handle.attach_thread().attach(|py| {
@@ -62,8 +62,8 @@ fn pool_thread(shared: &Arc<Shared>, prepared: Arc<PreparedInterpreter>, copy: u
         shared.lock().set_thread(slot, ThreadId::current(py));
         let mut claimed = false;
         loop {
-            // A thread releases the GIL only to sleep: to keep it saves two switches of the GIL for each call. And a thread
-            // takes a call only while it holds the GIL: until then another thread may run the call.
+            // A thread releases the GIL only to sleep: to keep it saves two switches of the GIL for each call. And a
+            // thread takes a call only while it holds the GIL: until then another thread may run the call.
             match shared.scheduler.next(slot, claimed) {
                 Next::Run(job) => {
                     claimed = false;

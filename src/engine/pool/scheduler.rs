@@ -40,8 +40,8 @@ struct Group<J> {
     wake: Wake,
 }
 
-/// Place of a thread. Behind the first slots of all groups are those of replacement threads, which take the place of threads
-/// that are stuck in an aborted call.
+/// Place of a thread. Behind the first slots of all groups are those of replacement threads, which take the place of
+/// threads that are stuck in an aborted call.
 #[derive(Default)]
 struct Slot {
     group: usize,
@@ -54,9 +54,9 @@ struct Slot {
 
 /// State of a group's wake-up: `None → Sent → Claimed → None`.
 ///
-/// Only one thread of an interpreter runs at a time, so one at a time is woken. It claims the wake-up, takes the GIL, then a
-/// call, and wakes the next thread if more calls wait. Meanwhile the thread that holds the GIL can work through the queue
-/// alone. As soon as it releases the GIL in a call, the woken thread continues.
+/// Only one thread of an interpreter runs at a time, so one at a time is woken. It claims the wake-up, takes the GIL,
+/// then a call, and wakes the next thread if more calls wait. Meanwhile the thread that holds the GIL can work through
+/// the queue alone. As soon as it releases the GIL in a call, the woken thread continues.
 #[derive(Default, PartialEq, Eq)]
 enum Wake {
     #[default]
@@ -225,8 +225,8 @@ impl<J> Scheduler<J> {
         slot.thread
     }
 
-    /// Stops counting a call as running, though its thread is still in it. Returns the slot of a replacement thread, unless
-    /// [`MAX_STUCK`] is reached; the caller starts the thread or frees the slot.
+    /// Stops counting a call as running, though its thread is still in it. Returns the slot of a replacement thread,
+    /// unless [`MAX_STUCK`] is reached; the caller starts the thread or frees the slot.
     pub fn abort(&mut self, number: CallNumber) -> Option<usize> {
         let slot = self.slots.iter_mut().find(|slot| slot.call == Some(number))?;
         if std::mem::replace(&mut slot.aborted, true) {

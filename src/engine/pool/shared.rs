@@ -63,8 +63,8 @@ pub(super) struct SuspendedCall {
 
 /// State of an application: `Unloaded → Loading → Loaded`, or back to `Unloaded` after a failure.
 ///
-/// The main threads of the copies end the state `Loading`. Until then the scheduler keeps the calls of the application, so
-/// that a slow import holds no pool thread.
+/// The main threads of the copies end the state `Loading`. Until then the scheduler keeps the calls of the application,
+/// so that a slow import holds no pool thread.
 #[derive(Default)]
 pub(super) enum LoadState {
     #[default]

@@ -51,8 +51,8 @@ impl<J> SharedScheduler<J> {
         next
     }
 
-    /// Sleeps until there is a call or the thread must exit. Returns true if the thread has claimed a wake-up, to take a
-    /// call.
+    /// Sleeps until there is a call or the thread must exit. Returns true if the thread has claimed a wake-up, to take
+    /// a call.
     pub fn sleep(&self, slot: usize) -> bool {
         let mut scheduler = self.lock();
         let (group, _) = scheduler.label_of(slot);
