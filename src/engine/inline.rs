@@ -136,7 +136,7 @@ impl transport::Suspended for Suspended {
             guarded(&transport, || {
                 Python::attach(|py| match running.advance(py, Some(TIME_SLICE)) {
                     Progress::Done => {
-                        running.finish(py).close();
+                        running.finish(py).close_call();
                         None
                     }
                     progress => Some((progress, running)),
@@ -156,6 +156,6 @@ impl transport::Suspended for Suspended {
 
     fn abandon(self: Box<Self>) {
         let Self { running, transport, limiter, mut limited } = *self;
-        limiter.during(&mut limited, || guarded(&transport, || Python::attach(|py| running.finish(py).close())));
+        limiter.during(&mut limited, || guarded(&transport, || Python::attach(|py| running.finish(py).close_call())));
     }
 }

@@ -135,8 +135,8 @@ fn guarded<R>(transport: &Arc<dyn Transport>, body: impl FnOnce() -> R) -> Optio
         Ok(result) => Some(result),
         Err(panic) => {
             log::error(&format!("internal error of the WSGI module: {}", panic_text(&*panic)));
-            transport.end(End::Failed, true);
-            transport.closed();
+            transport.end_response(End::Failed, true);
+            transport.close_call();
             None
         }
     }

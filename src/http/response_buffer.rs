@@ -17,10 +17,10 @@ use crate::wsgi::transport::{Disconnected, End, Suspended};
 /// Open until the end of the body is known or the client leaves; closed when the call is over:
 ///
 /// ```text
-///          end()             close()
+///          end()          close_call()
 ///   open ────────▶ ended ──────────────▶ closed
 ///     │              │                      ▲
-///     └── disconnect() ──▶ disconnected ────┘ close()
+///     └── disconnect() ──▶ disconnected ────┘ close_call()
 /// ```
 pub struct ResponseBuffer {
     buffering: Arc<Buffering>,
@@ -34,7 +34,7 @@ pub struct ResponseBuffer {
     /// Bytes of memory, and parts of files, that nginx has and has not sent.
     in_flight: SentCounts,
     end: Option<End>,
-    closed: bool,
+    call_closed: bool,
     /// Call that resumes when its file has been sent.
     suspended: Option<Box<dyn Suspended>>,
     /// The event loop takes no more output.
@@ -76,7 +76,7 @@ pub struct SendBatch {
     pub is_whole: bool,
     /// End of the response, if no data follows.
     pub end: Option<End>,
-    pub closed: bool,
+    pub call_closed: bool,
     pub suspended: Option<Box<dyn Suspended>>,
 }
 
@@ -100,7 +100,7 @@ impl ResponseBuffer {
             document: None,
             in_flight: SentCounts::default(),
             end: None,
-            closed: false,
+            call_closed: false,
             suspended: None,
             disconnected: false,
             notified: false,
@@ -185,7 +185,7 @@ impl ResponseBuffer {
     }
 
     fn is_gathering(&self) -> bool {
-        self.gathering != Gathering::No && self.end.is_none() && !self.closed
+        self.gathering != Gathering::No && self.end.is_none() && !self.call_closed
     }
 
     /// Returns true if the event loop can take data.
@@ -261,18 +261,18 @@ impl ResponseBuffer {
     }
 
     /// Marks the call as closed.
-    pub fn close(&mut self) {
-        self.closed = true;
+    pub fn close_call(&mut self) {
+        self.call_closed = true;
     }
 
     /// Returns true if the application has not given the complete response.
     pub fn is_unfinished(&self) -> bool {
-        self.end.is_none() && !self.closed && self.suspended.is_none()
+        self.end.is_none() && !self.call_closed && self.suspended.is_none()
     }
 
-    /// Returns true after [`ResponseBuffer::close`].
-    pub fn is_closed(&self) -> bool {
-        self.closed
+    /// Returns true after [`ResponseBuffer::close_call`].
+    pub fn is_call_closed(&self) -> bool {
+        self.call_closed
     }
 
     /// Marks the event loop as notified until it takes a batch. Returns false if it was already.
@@ -293,9 +293,10 @@ impl ResponseBuffer {
             self.data = Vec::new();
             self.spill = None;
         }
-        let mut batch = SendBatch { headers: self.headers.take(), closed: self.closed, ..SendBatch::default() };
+        let mut batch =
+            SendBatch { headers: self.headers.take(), call_closed: self.call_closed, ..SendBatch::default() };
         batch.suspended = self.suspended.take();
-        if !busy || (self.closed && self.end == Some(End::Complete)) {
+        if !busy || (self.call_closed && self.end == Some(End::Complete)) {
             batch.parts.memory = std::mem::take(&mut self.data);
             self.in_flight.memory += batch.parts.memory.len();
             batch.parts.file = self.take_spill();
@@ -478,7 +479,7 @@ mod tests {
         buffer.push(b"x");
         spill(&mut buffer, b"y");
         buffer.end(End::Complete);
-        buffer.close();
+        buffer.close_call();
         let batch = buffer.take(true);
         assert_eq!((bytes(&batch.parts).as_slice(), batch.end), (&b"xy"[..], Some(End::Complete)));
     }
@@ -560,7 +561,7 @@ mod models {
                     let given = give(&shared, &notify);
                     let mut buffer = shared.lock();
                     buffer.end(if given.is_ok() { End::Complete } else { End::Failed });
-                    buffer.close();
+                    buffer.close_call();
                     if buffer.mark_notified() {
                         notify.send(()).unwrap();
                     }
@@ -574,7 +575,7 @@ mod models {
                 batches += 1;
                 got.extend_from_slice(&batch.parts.memory);
                 end = end.or(batch.end);
-                if batch.closed {
+                if batch.call_closed {
                     break;
                 }
                 let sent = SentCounts { memory: batch.parts.memory.len(), files: 0 };

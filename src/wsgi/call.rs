@@ -46,8 +46,8 @@ pub struct Finished(Response);
 
 impl Finished {
     /// Notifies the transport that the call is over.
-    pub fn close(self) {
-        self.0.close();
+    pub fn close_call(self) {
+        self.0.close_call();
     }
 }
 
@@ -100,7 +100,7 @@ impl Call {
             let (headers, body) = debug_page::page(traceback, self.params.accepts_html);
             response.replace(headers, &body);
         }
-        response.close();
+        response.close_call();
     }
 }
 

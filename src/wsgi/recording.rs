@@ -123,7 +123,7 @@ impl Transport for RecordingTransport {
         body.file.read_exact_at(&mut content, body.offset).unwrap();
         self.recorded.lock().unwrap().pieces.push(content);
         if last {
-            self.end(End::Complete, false);
+            self.end_response(End::Complete, false);
         }
         call.resume();
     }
@@ -141,11 +141,11 @@ impl Transport for RecordingTransport {
         !self.wants_no_body
     }
 
-    fn end(&self, end: End, _: bool) {
+    fn end_response(&self, end: End, _: bool) {
         self.recorded.lock().unwrap().end.get_or_insert(end);
     }
 
-    fn closed(&self) {
+    fn close_call(&self) {
         self.recorded.lock().unwrap().closed += 1;
     }
 

@@ -235,8 +235,8 @@ impl Response {
         Ok(())
     }
 
-    /// Ends a response whose body the application has given completely, see [`Transport::end`].
-    pub fn complete(&self, closed_follows: bool) -> Completion {
+    /// Ends a response whose body the application has given completely, see [`Transport::end_response`].
+    pub fn complete(&self, close_follows: bool) -> Completion {
         if self.stage() == Stage::NotStarted {
             return Completion::NotStarted;
         }
@@ -249,7 +249,7 @@ impl Response {
             _ => {
                 state.end();
                 drop(state);
-                self.0.transport.end(End::Complete, closed_follows);
+                self.0.transport.end_response(End::Complete, close_follows);
                 Completion::Complete
             }
         }
@@ -266,7 +266,7 @@ impl Response {
         if state.stage != Stage::Ended {
             state.end();
             drop(state);
-            self.0.transport.end(End::Failed, true);
+            self.0.transport.end_response(End::Failed, true);
         }
     }
 
@@ -283,10 +283,10 @@ impl Response {
         self.complete(true);
     }
 
-    /// Ends the call: its Python objects refuse to work from now on.
-    pub fn close(&self) {
+    /// Closes the call: its Python objects refuse to work from now on.
+    pub fn close_call(&self) {
         self.fail();
-        self.0.transport.closed();
+        self.0.transport.close_call();
     }
 }
 

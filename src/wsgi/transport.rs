@@ -1,4 +1,8 @@
 //! The interface between WSGI and the server: the response of one request on its way out.
+//!
+//! A response *ends* once, complete or failed. Its call is *closed* after that, when `close()` of the iterable has run.
+//! Before, the client may leave: then a call that waits for a thread is *cancelled*, a suspended one is *abandoned* to
+//! run `close()`, and a running one gets [`Disconnected`] at its next output. A call that runs too long is *aborted*.
 
 use std::sync::Arc;
 
@@ -34,8 +38,8 @@ pub trait Suspended: Send {
 
 /// Takes the response of one request. Used by one call, from any thread.
 ///
-/// The order is: `start` once, `send_headers` once, `send` any number of times, `end` once, `closed` once;
-/// `end(Failed)` may come at any time.
+/// The order is: `start` once, `send_headers` once, `send` any number of times, `end_response` once, `close_call` once;
+/// `end_response(Failed)` may come at any time.
 pub trait Transport: Send + Sync {
     /// Records that the named thread, in the named interpreter, starts the call. Returns false if the request has been
     /// aborted; then the call must not run.
@@ -96,12 +100,12 @@ pub trait Transport: Send + Sync {
     /// detached from Python.
     fn wants_body(&self) -> bool;
 
-    /// Ends the response: no more data follows. With `closed_follows` the server need not act before
-    /// [`Transport::closed`].
-    fn end(&self, end: End, closed_follows: bool);
+    /// Ends the response: no more data follows. With `close_follows` the server need not act before
+    /// [`Transport::close_call`].
+    fn end_response(&self, end: End, close_follows: bool);
 
-    /// Records that the call is over, `close()` of its iterable included. Nothing of the call uses the transport after.
-    fn closed(&self);
+    /// Closes the call, whose iterable has run `close()`. The call does not use the transport after that.
+    fn close_call(&self);
 
     /// Returns whether the client has left or the request was aborted.
     fn is_disconnected(&self) -> bool;

@@ -72,7 +72,7 @@ fn pool_thread(shared: &Arc<Shared>, prepared: Arc<PreparedInterpreter>, copy: u
                     // In this order, so that a client that has its response finds the thread free.
                     shared.end_call(py, slot);
                     if let Some(finished) = finished {
-                        finished.close();
+                        finished.close_call();
                     }
                 }
                 Next::Sleep => claimed = py.detach(|| shared.scheduler.sleep(slot)),
@@ -115,7 +115,7 @@ impl PoolThread<'_> {
         let Self { shared, prepared, copy, name } = *self;
         let transport = call.transport.clone();
         if !transport.start(name, &shared.copies[copy].spec.name) {
-            transport.closed();
+            transport.close_call();
             return None;
         }
         guarded(&transport.clone(), || {

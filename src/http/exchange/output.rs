@@ -78,7 +78,7 @@ impl RequestExchange {
         }
         if self.is_disconnected() {
             // With `wsgi_threads off` the client gets the 504 when the call has ended.
-            if self.has_timed_out() && self.lock().is_closed() {
+            if self.has_timed_out() && self.lock().is_call_closed() {
                 self.worker.event_loop.write_log();
                 side.fail(side.status_instead(request, Status::GATEWAY_TIME_OUT));
             }
@@ -93,13 +93,13 @@ impl RequestExchange {
 
     fn move_batch(&self, request: Request, batch: SendBatch) -> Result<(), Status> {
         let side = self.event_loop.get();
-        let SendBatch { headers, mut parts, is_document, is_whole, end, closed, suspended } = batch;
+        let SendBatch { headers, mut parts, is_document, is_whole, end, call_closed, suspended } = batch;
         self.suspend(suspended);
-        if closed {
+        if call_closed {
             // The call has queued its last text for the log before it was closed, and the request is finalized soon.
             self.worker.event_loop.write_log();
         }
-        side.call_closed.set(closed);
+        side.call_closed.set(call_closed);
         if let Some(headers) = headers {
             self.send_headers(request, headers, is_whole)?;
         }

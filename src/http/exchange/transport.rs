@@ -127,18 +127,18 @@ impl Transport for RequestExchange {
         result
     }
 
-    fn end(&self, end: End, closed_follows: bool) {
+    fn end_response(&self, end: End, close_follows: bool) {
         let mut buffer = self.lock();
         buffer.end(end);
-        if !closed_follows {
+        if !close_follows {
             self.notify(buffer);
         }
     }
 
-    fn closed(&self) {
+    fn close_call(&self) {
         self.stats.clock.end();
         let mut buffer = self.lock();
-        buffer.close();
+        buffer.close_call();
         self.notify(buffer);
     }
 

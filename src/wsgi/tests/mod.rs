@@ -145,7 +145,7 @@ fn finish(py: Python<'_>, mut running: Running, transport: &Arc<RecordingTranspo
             Progress::Done => break,
         }
     }
-    running.finish(py).close();
+    running.finish(py).close_call();
 }
 
 /// The stand-in for a suspended call, which the test itself continues.
