@@ -6,9 +6,9 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use super::call_clock::CallClock;
-use super::guarded;
 use super::inline_limits::{EVENT_LOOP_THREAD, InlineLimiter, LimitedCall};
 use super::interpreter::{Configuration, InterpreterSpec, PreparedInterpreter};
+use super::thread::guarded;
 use crate::app::application::{Application, Reload};
 use crate::app::source_files::Mechanism;
 use crate::python::log;

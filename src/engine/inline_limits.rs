@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use super::call_clock::{CallClock, LimitCheck};
 use super::interpreter::PreparedInterpreter;
-use super::spawn;
+use super::thread::spawn;
 use crate::python::log;
 use crate::python::stack::ThreadId;
 use crate::sync::{Condvar, Mutex, MutexGuard};

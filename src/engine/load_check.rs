@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-use super::STACK_SIZE;
 use super::interpreter::{Configuration, InterpreterSpec, PreparedInterpreter};
+use super::thread::STACK_SIZE;
 use crate::app::application::Application;
 use crate::python::crash::STANDARD_ERROR;
 use crate::python::log::{Level, Sink};

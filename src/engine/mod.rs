@@ -6,11 +6,10 @@ mod inline_limits;
 pub mod interpreter;
 pub mod load_check;
 pub mod pool;
+mod thread;
 pub mod versions;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use call_clock::CallClock;
@@ -19,11 +18,8 @@ use pool::CallHandle;
 use versions::InterpreterVersions;
 
 use crate::app::application::Application;
-use crate::python::crash::SignalStack;
-use crate::python::log;
-use crate::python::native_class::panic_text;
 use crate::wsgi::call::Call;
-use crate::wsgi::transport::{End, Suspended, Transport};
+use crate::wsgi::transport::Suspended;
 
 /// Engine that runs the calls of a worker.
 pub enum Engine {
@@ -111,33 +107,6 @@ impl Engine {
                     meanwhile,
                 );
             }
-        }
-    }
-}
-
-/// Stack size of threads that run Python code, as of a Python process: deep recursion must end in `RecursionError`, not
-/// in a crash.
-const STACK_SIZE: usize = 8 * 1024 * 1024;
-
-/// Starts a thread that may run Python code.
-fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
-    let body = || {
-        let _stack = SignalStack::new();
-        body();
-    };
-    thread::Builder::new().name(name).stack_size(STACK_SIZE).spawn(body)
-}
-
-/// Runs a part of a call. Logs a panic, fails the response with it, and returns `None`.
-fn guarded<R>(transport: &Arc<dyn Transport>, body: impl FnOnce() -> R) -> Option<R> {
-    let _entered = log::enter(transport.clone().sink());
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(result) => Some(result),
-        Err(panic) => {
-            log::error(&format!("internal error of the WSGI module: {}", panic_text(&*panic)));
-            transport.end_response(End::Failed, true);
-            transport.close_call();
-            None
         }
     }
 }

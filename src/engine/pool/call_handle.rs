@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use super::shared::{Shared, StackDump};
 use crate::engine::interpreter::PreparedInterpreter;
-use crate::engine::spawn;
+use crate::engine::thread::spawn;
 use crate::python::log::{self, Sink};
 use crate::wsgi::call::CallNumber;
 

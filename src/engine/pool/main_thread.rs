@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use super::shared::{Command, Job, LoadState, Shared};
 use crate::app::application::Application;
 use crate::engine::interpreter::{Configuration, PreparedInterpreter};
-use crate::engine::{guarded, spawn};
+use crate::engine::thread::{guarded, spawn};
 use crate::python::log;
 use crate::python::threads::InterpreterHandle;
 use crate::sync::Mutex;

@@ -22,7 +22,7 @@ use shared::{Command, InterpreterCopy, Job, LoadState, Shared};
 use shared_scheduler::SharedScheduler;
 
 use super::interpreter::{Configuration, InterpreterSpec};
-use super::spawn;
+use super::thread::spawn;
 use crate::app::application::Application;
 use crate::sync::{Condvar, Mutex};
 use crate::wsgi::call::Call;

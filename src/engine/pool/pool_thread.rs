@@ -8,7 +8,7 @@ use super::scheduler::Next;
 use super::shared::{Job, Shared, SuspendedCall};
 use crate::app::application::Application;
 use crate::engine::interpreter::PreparedInterpreter;
-use crate::engine::{guarded, spawn};
+use crate::engine::thread::{guarded, spawn};
 use crate::python::stack::ThreadId;
 use crate::python::{log, traceback};
 use crate::wsgi::body_iter::Progress;
