@@ -14,7 +14,7 @@ use crate::wsgi::transport::{Disconnected, End, Suspended};
 
 /// Output that the thread of the call adds and the event loop takes.
 ///
-/// Open until the end of the body is known or the client leaves; closed when the call is over:
+/// Open until the end of the body is known or the client leaves; closed together with the call:
 ///
 /// ```text
 ///          end()          close_call()
@@ -280,7 +280,7 @@ impl ResponseBuffer {
         !std::mem::replace(&mut self.notified, true)
     }
 
-    /// Takes the output. While nginx is `busy` with earlier data, data stays here, unless the call is over: then nginx
+    /// Takes the output. While nginx is `busy` with earlier data, data stays here, unless the call is closed: then nginx
     /// gets all of it.
     pub fn take(&mut self, busy: bool) -> SendBatch {
         self.notified = false;

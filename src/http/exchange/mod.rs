@@ -67,7 +67,7 @@ struct EventLoopSide {
     registration: ActiveGuard,
     output: Output,
     state: RefCell<ResponseState>,
-    /// The call is over, `close()` included.
+    /// The call is closed: `close()` of its iterable has run.
     call_closed: Cell<bool>,
     /// The call, once a thread pool has it.
     handle: RefCell<Option<CallHandle>>,

@@ -17,7 +17,7 @@ const MAX_ROUNDS: usize = 4;
 
 impl RequestExchange {
     /// Hands output to nginx and resumes a suspended call, in turn, until one of the two has to wait. Finalizes the
-    /// request when its response is over.
+    /// request when its response has ended.
     pub fn run_output(&self) {
         let side = self.event_loop.get();
         for _ in 0..MAX_ROUNDS {
@@ -51,7 +51,7 @@ impl RequestExchange {
         }
     }
 
-    /// Finalizes the request if its response is over. Returns true if it was.
+    /// Finalizes the request if its response has ended. Returns true if it has.
     fn finish(&self, request: Request) -> bool {
         let side = self.event_loop.get();
         if let Some(replacement) = side.take_due_replacement() {
@@ -105,7 +105,7 @@ impl RequestExchange {
         }
         let all = SentCounts { memory: parts.memory.len(), files: usize::from(parts.file.is_some()) };
         let body_begun = match *side.state.borrow() {
-            // Nobody gets this body, but its call goes on to its end.
+            // The body is discarded, but its call continues to the end.
             ResponseState::Replaced(_) => {
                 self.buffer.change(|buffer| buffer.sent(all));
                 return Ok(());
@@ -193,7 +193,7 @@ impl EventLoopSide {
         }
     }
 
-    /// Returns the status to finalize with, once the response is over.
+    /// Returns the status to finalize with, once the response has ended.
     fn final_status(&self, request: Request) -> Option<Status> {
         match *self.state.borrow() {
             ResponseState::Failed(status) => Some(status),
