@@ -1,4 +1,4 @@
-//! Configuration of `http`, `server` and `location` levels, and its merge.
+//! EngineConfig of `http`, `server` and `location` levels, and its merge.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -110,7 +110,7 @@ pub struct Buffering {
     pub write_join: usize,
 }
 
-/// Configuration of one level: its settings, and after the merge the values that are derived from them.
+/// EngineConfig of one level: its settings, and after the merge the values that are derived from them.
 #[derive(Debug, Default)]
 pub struct LocationConf {
     pub(super) settings: LocationSettings,

@@ -1,4 +1,4 @@
-//! Configuration of the `http` block, and the applications of all its locations.
+//! EngineConfig of the `http` block, and the applications of all its locations.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::nginx::shared_memory::{AnonymousShm, ShmZone};
 use crate::nginx::sys::{
     NGX_CONF_1MORE as ONE_OR_MORE, NGX_CONF_FLAG as FLAG, NGX_CONF_TAKE1 as TAKE1, NGX_CONF_TAKE12 as TAKE12,
 };
-use crate::python::runtime::{self, Settings};
+use crate::python::runtime::{self, PythonSettings};
 
 settings! {
     /// Directives of the `http` block only.
@@ -51,7 +51,7 @@ struct VersionCommitShm {
     words: usize,
 }
 
-/// Configuration of the `http` block: its own directives, and the applications of all locations.
+/// EngineConfig of the `http` block: its own directives, and the applications of all locations.
 #[derive(Debug, Default)]
 pub struct MainConf {
     pub(super) settings: MainSettings,
@@ -132,8 +132,8 @@ impl MainConf {
     }
 
     /// Returns the settings of the Python runtime.
-    pub fn python_settings(&self) -> Settings {
-        Settings {
+    pub fn python_settings(&self) -> PythonSettings {
+        PythonSettings {
             home: self.python_home().map(|home| home.value.clone()),
             executable: self.python_executable().map(|executable| executable.value.clone()),
             path: self.python_path().map(|path| path.value.clone()).unwrap_or_default(),

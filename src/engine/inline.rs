@@ -7,14 +7,14 @@ use pyo3::prelude::*;
 
 use super::call_clock::CallClock;
 use super::inline_limits::{EVENT_LOOP_THREAD, InlineLimiter, LimitedCall};
-use super::interpreter::{Configuration, InterpreterSpec, PreparedInterpreter};
+use super::interpreter::{EngineConfig, InterpreterSpec, PreparedInterpreter};
 use super::thread::guarded;
 use crate::app::application::{Application, Reload};
 use crate::app::source_files::Mechanism;
 use crate::python::log;
 use crate::wsgi::body_iter::Progress;
 use crate::wsgi::call::{Call, Running};
-use crate::wsgi::transport::{self, Transport};
+use crate::wsgi::transport::{Suspended, Transport};
 
 /// Engine of the event loop thread. Only [`Inline::has_loaded`] may be called on other threads.
 pub struct Inline {
@@ -37,7 +37,7 @@ struct Started {
 const TIME_SLICE: Duration = Duration::from_millis(5);
 
 /// Call whose response waits for the client or yields to the event loop.
-struct Suspended {
+struct SuspendedCall {
     running: Running,
     transport: Arc<dyn Transport>,
     limiter: &'static InlineLimiter,
@@ -46,8 +46,8 @@ struct Suspended {
 
 impl Inline {
     /// Starts Python on this thread.
-    pub fn start(configuration: &Configuration, spec: &InterpreterSpec) -> Self {
-        let python = PreparedInterpreter::start(configuration, spec).map(|(prepared, _)| {
+    pub fn start(engine_config: &EngineConfig, spec: &InterpreterSpec) -> Self {
+        let python = PreparedInterpreter::start(engine_config, spec).map(|(prepared, _)| {
             let prepared = &*Box::leak(Box::new(prepared));
             Started { prepared, limiter: Python::attach(|py| InlineLimiter::new(py, prepared)) }
         });
@@ -71,12 +71,7 @@ impl Inline {
     }
 
     /// Runs a call until it ends or its response has to wait. Returns the call if that waits.
-    pub fn run(
-        &self,
-        application: &Application,
-        call: Call,
-        clock: &Arc<CallClock>,
-    ) -> Option<Box<dyn transport::Suspended>> {
+    pub fn run(&self, application: &Application, call: Call, clock: &Arc<CallClock>) -> Option<Box<dyn Suspended>> {
         let transport = call.transport.clone();
         let Started { prepared, limiter } = match &self.python {
             Ok(started) => *started,
@@ -108,7 +103,7 @@ impl Inline {
                 })
             })
         })??;
-        let suspended = transport::Suspended::resume(Box::new(Suspended { running, transport, limiter, limited }));
+        let suspended = Suspended::resume(Box::new(SuspendedCall { running, transport, limiter, limited }));
         if since.is_some() {
             Python::attach(|py| prepared.loader.note_modules(py, application, since));
         }
@@ -129,8 +124,8 @@ fn load(prepared: &PreparedInterpreter, application: &Application) -> Result<(),
     Python::attach(|py| prepared.loader.load(py, application, false))
 }
 
-impl transport::Suspended for Suspended {
-    fn resume(self: Box<Self>) -> Option<Box<dyn transport::Suspended>> {
+impl Suspended for SuspendedCall {
+    fn resume(self: Box<Self>) -> Option<Box<dyn Suspended>> {
         let Self { mut running, transport, limiter, mut limited } = *self;
         let progressed = limiter.during(&mut limited, || {
             guarded(&transport, || {

@@ -6,15 +6,15 @@ use pyo3::prelude::*;
 
 use crate::app::loader::Loader;
 use crate::python::interpreter::{Environment, Fact, Interpreter, Preparation};
-use crate::python::runtime::{self, Settings};
+use crate::python::runtime::{self, PythonSettings};
 use crate::python::threads::{AttachedThread, Gil, InterpreterHandle};
 use crate::python::traceback;
 use crate::wsgi::environ::{EnvironTemplate, Server};
 
 /// Configuration that all interpreters of a worker share.
 #[derive(Clone, Debug)]
-pub struct Configuration {
-    pub settings: Settings,
+pub struct EngineConfig {
+    pub settings: PythonSettings,
     /// Value of `SERVER_SOFTWARE`.
     pub server_software: String,
     /// Other processes may call the same application: `wsgi.multiprocess`.
@@ -88,10 +88,10 @@ impl PreparedInterpreter {
     ///
     /// # Errors
     /// A message for the log, with a traceback after an exception.
-    pub fn start(configuration: &Configuration, spec: &InterpreterSpec) -> Result<(Self, AttachedThread), String> {
+    pub fn start(engine_config: &EngineConfig, spec: &InterpreterSpec) -> Result<(Self, AttachedThread), String> {
         let (mut attached, environment) = match &spec.kind {
             InterpreterKind::Main => {
-                runtime::start(&configuration.settings).map_err(|error| error.to_string())?;
+                runtime::start(&engine_config.settings).map_err(|error| error.to_string())?;
                 (InterpreterHandle::MAIN.attach_thread(), None)
             }
             InterpreterKind::Sub(gil, environment) => {
@@ -102,7 +102,7 @@ impl PreparedInterpreter {
         };
         let handle = attached.handle();
         let prepared = attached.attach(|py| {
-            Self::new(py, handle, configuration, spec, environment).map_err(|error| traceback::format(&error, py))
+            Self::new(py, handle, engine_config, spec, environment).map_err(|error| traceback::format(&error, py))
         });
         match prepared {
             Ok(prepared) => Ok((prepared, attached)),
@@ -117,25 +117,25 @@ impl PreparedInterpreter {
     fn new(
         py: Python<'_>,
         handle: InterpreterHandle,
-        configuration: &Configuration,
+        engine_config: &EngineConfig,
         spec: &InterpreterSpec,
         environment: Option<&Environment>,
     ) -> PyResult<Self> {
         let facts = [
             Fact::Text("version", env!("CARGO_PKG_VERSION").to_owned()),
-            Fact::Text("nginx_version", configuration.nginx_version.clone()),
+            Fact::Text("nginx_version", engine_config.nginx_version.clone()),
             Fact::Text("build_python_version", runtime::BUILD_VERSION.to_owned()),
             Fact::Text("interpreter", spec.name.to_string()),
             Fact::Number("worker_pid", i64::from(std::process::id())),
-            Fact::Number("worker_number", configuration.worker_number as i64),
-            Fact::Truth("checking", configuration.checking),
+            Fact::Number("worker_number", engine_config.worker_number as i64),
+            Fact::Truth("checking", engine_config.checking),
         ];
-        let preparation = Preparation { path: &configuration.settings.path, facts: &facts, environment };
+        let preparation = Preparation { path: &engine_config.settings.path, facts: &facts, environment };
         let interpreter = Interpreter::prepare(py, &preparation)?;
         let server = Server {
-            software: configuration.server_software.clone(),
+            software: engine_config.server_software.clone(),
             multithread: spec.multithread,
-            multiprocess: configuration.multiprocess || spec.has_copies,
+            multiprocess: engine_config.multiprocess || spec.has_copies,
         };
         let environ_template = EnvironTemplate::new(py, &interpreter, &server)?;
         let loader = Loader::new(py, spec.name.clone(), spec.is_main())?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-use super::interpreter::{Configuration, InterpreterSpec, PreparedInterpreter};
+use super::interpreter::{EngineConfig, InterpreterSpec, PreparedInterpreter};
 use super::thread::STACK_SIZE;
 use crate::app::application::Application;
 use crate::python::crash::STANDARD_ERROR;
@@ -31,7 +31,7 @@ pub struct InterpreterCheck {
 /// The reason why an interpreter could not be started. Its applications, and those of later interpreters, were not
 /// loaded.
 pub fn load_all(
-    configuration: &Configuration,
+    engine_config: &EngineConfig,
     interpreters: &[InterpreterCheck],
     limit: Duration,
     mut loaded: impl FnMut(Result<(), String>) + Send,
@@ -39,10 +39,10 @@ pub fn load_all(
     log::set_worker_sink(Arc::new(StandardError));
     let deadline = Instant::now() + limit;
     let Some((main, others)) = interpreters.split_first() else { return Ok(()) };
-    load(configuration, main, deadline, &mut loaded)?;
+    load(engine_config, main, deadline, &mut loaded)?;
     for other in others {
         // A thread belongs to one interpreter.
-        let loading = || load(configuration, other, deadline, &mut loaded);
+        let loading = || load(engine_config, other, deadline, &mut loaded);
         let builder = thread::Builder::new().stack_size(STACK_SIZE);
         thread::scope(|scope| {
             let thread =
@@ -54,12 +54,12 @@ pub fn load_all(
 }
 
 fn load(
-    configuration: &Configuration,
+    engine_config: &EngineConfig,
     InterpreterCheck { spec, applications }: &InterpreterCheck,
     deadline: Instant,
     loaded: &mut impl FnMut(Result<(), String>),
 ) -> Result<(), String> {
-    let (prepared, mut attach_thread) = PreparedInterpreter::start(configuration, spec)?;
+    let (prepared, mut attach_thread) = PreparedInterpreter::start(engine_config, spec)?;
     attach_thread.attach(move |py| {
         let left = deadline.saturating_duration_since(Instant::now());
         schedule_stack_dump(py, left).map_err(|error| traceback::format(&error, py))?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use super::interpreter::{Configuration, InterpreterSpec};
+use super::interpreter::{EngineConfig, InterpreterSpec};
 use super::pool::ThreadPool;
 use crate::app::application::Application;
 use crate::python::log;
@@ -16,7 +16,7 @@ use crate::sync::{Mutex, MutexGuard, RwLock};
 /// Parameters of the thread pool of each version.
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
-    pub configuration: Configuration,
+    pub engine_config: EngineConfig,
     /// Specification of each copy of the interpreter.
     pub specs: Vec<InterpreterSpec>,
     /// Threads of each copy.
@@ -60,8 +60,8 @@ impl InterpreterVersions {
         preloaded: &[Arc<Application>],
         started: impl Fn() + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
-        let PoolConfig { configuration, specs, threads } = config.clone();
-        let first = ThreadPool::start(configuration, specs, threads, preloaded, started)?;
+        let PoolConfig { engine_config, specs, threads } = config.clone();
+        let first = ThreadPool::start(engine_config, specs, threads, preloaded, started)?;
         Ok(Self {
             config,
             active: RwLock::new(first),
@@ -95,7 +95,7 @@ impl InterpreterVersions {
     ) -> Result<StagedVersion, Unprepared> {
         /// Interval between two calls of `is_outdated`.
         const INTERVAL: Duration = Duration::from_millis(250);
-        let PoolConfig { configuration, mut specs, threads } = self.config.clone();
+        let PoolConfig { engine_config, mut specs, threads } = self.config.clone();
         specs.iter_mut().for_each(|spec| spec.is_replacement = true);
         let copies = specs.len();
         let (started, all_started) = mpsc::channel();
@@ -103,7 +103,7 @@ impl InterpreterVersions {
             // The receiver below is gone if the version is outdated.
             let _ = started.send(());
         };
-        let pool = ThreadPool::start(configuration, specs, threads, std::slice::from_ref(application), notify);
+        let pool = ThreadPool::start(engine_config, specs, threads, std::slice::from_ref(application), notify);
         let pool = pool.map_err(|error| {
             log::error(&format!("wsgi: cannot start a thread: {error}"));
             Unprepared::Failed

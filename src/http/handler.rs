@@ -42,12 +42,11 @@ pub fn run(request: Request, conf: &LocationConf) {
 
 fn submit(request: Request, conf: &LocationConf) -> Result<(), Refusal> {
     request.leave_conditions_to_application();
-    let worker = worker::get().ok_or_else(|| Refusal::internal("this worker could not start Python"))?;
-    let specification =
-        conf.application().ok_or_else(|| Refusal::internal("no \"wsgi_pass\" holds for this location"))?;
+    let worker = worker::get().ok_or_else(|| Refusal::internal("worker is not started, see its first alert"))?;
+    let specification = conf.application().ok_or_else(|| Refusal::internal("location has no \"wsgi_pass\""))?;
     let application = worker.application(specification).ok_or_else(|| {
         Refusal::internal(
-            "the interpreter of this application came with a reload, but this process stays: restart nginx",
+            "application needs an interpreter that this process does not have, restart nginx (\"master_process off\")",
         )
     })?;
     let clock = Arc::new(CallClock::new(conf.limits()));

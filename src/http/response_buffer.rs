@@ -30,7 +30,7 @@ pub struct ResponseBuffer {
     /// The temporary file failed and takes no more data.
     spill_failed: bool,
     /// File of the application that is the rest of the body.
-    document: Option<FilePart>,
+    app_file: Option<FilePart>,
     /// Bytes of memory, and parts of files, that nginx has and has not sent.
     in_flight: SentCounts,
     end: Option<End>,
@@ -71,7 +71,7 @@ pub struct SendBatch {
     pub headers: Option<ResponseHeaders>,
     pub parts: OutputParts,
     /// `parts` has a file of the application.
-    pub is_document: bool,
+    pub has_app_file: bool,
     /// `parts` is the complete body in one piece.
     pub is_whole: bool,
     /// End of the response, if no data follows.
@@ -97,7 +97,7 @@ impl ResponseBuffer {
             data: Vec::new(),
             spill: None,
             spill_failed: false,
-            document: None,
+            app_file: None,
             in_flight: SentCounts::default(),
             end: None,
             call_closed: false,
@@ -162,7 +162,7 @@ impl ResponseBuffer {
         self.headers = None;
         self.data = Vec::new();
         self.spill = None;
-        self.document = None;
+        self.app_file = None;
         self.suspended.take()
     }
 
@@ -181,7 +181,7 @@ impl ResponseBuffer {
     }
 
     fn has_untaken_file(&self) -> bool {
-        self.document.is_some() || self.spill.as_ref().is_some_and(|spill| spill.taken < spill.written)
+        self.app_file.is_some() || self.spill.as_ref().is_some_and(|spill| spill.taken < spill.written)
     }
 
     fn is_gathering(&self) -> bool {
@@ -237,16 +237,16 @@ impl ResponseBuffer {
     ///
     /// # Errors
     /// The call, if the buffer is disconnected.
-    pub fn set_document(
+    pub fn set_file(
         &mut self,
-        document: FilePart,
+        file: FilePart,
         is_last: bool,
         call: Box<dyn Suspended>,
     ) -> Result<(), Box<dyn Suspended>> {
         if self.disconnected {
             return Err(call);
         }
-        self.document = Some(document);
+        self.app_file = Some(file);
         self.suspended = Some(call);
         if !is_last {
             // The call resumes when the file has been sent, so the file cannot wait for the rest of the call.
@@ -301,8 +301,8 @@ impl ResponseBuffer {
             self.in_flight.memory += batch.parts.memory.len();
             batch.parts.file = self.take_spill();
             if batch.parts.file.is_none() {
-                batch.parts.file = self.document.take();
-                batch.is_document = batch.parts.file.is_some();
+                batch.parts.file = self.app_file.take();
+                batch.has_app_file = batch.parts.file.is_some();
             }
             self.in_flight.files += usize::from(batch.parts.file.is_some());
         }

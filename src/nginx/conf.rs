@@ -1,4 +1,4 @@
-//! Configuration that nginx is reading: arguments of directives, paths, values with variables, errors with file and line.
+//! EngineConfig that nginx is reading: arguments of directives, paths, values with variables, errors with file and line.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;

@@ -24,7 +24,7 @@ const BUILD_EXECUTABLE: &str = env!("WSGI_PYTHON_EXECUTABLE");
 
 /// The Python configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct PythonSettings {
     /// `wsgi_python_home`: a virtual environment or an installation prefix.
     pub home: Option<PathBuf>,
     /// `wsgi_python_executable`.
@@ -76,7 +76,7 @@ pub fn is_build_version(version: &str) -> bool {
     version.strip_prefix(BUILD_VERSION).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-impl Settings {
+impl PythonSettings {
     /// Returns the path of the executable that Python finds its libraries or virtual environment by.
     fn program(&self) -> Option<PathBuf> {
         if let Some(executable) = &self.executable {
@@ -187,7 +187,7 @@ static STARTED: OnceLock<Result<(), StartError>> = OnceLock::new();
 ///
 /// # Errors
 /// Python cannot be initialised, or was started before.
-pub fn start(settings: &Settings) -> Result<(), StartError> {
+pub fn start(settings: &PythonSettings) -> Result<(), StartError> {
     static CALLED: AtomicBool = AtomicBool::new(false);
     if CALLED.swap(true, Ordering::Relaxed) {
         return Err(StartError::StartedBefore);
@@ -208,7 +208,7 @@ pub fn start(settings: &Settings) -> Result<(), StartError> {
     STARTED.get_or_init(|| result).clone()
 }
 
-fn start_first(settings: &Settings) -> Result<(), StartError> {
+fn start_first(settings: &PythonSettings) -> Result<(), StartError> {
     // The error of Python itself would be a list of all directories that it has searched.
     if let Some(problem) = settings.access_problem() {
         return Err(StartError::AccessDenied(problem));
@@ -232,7 +232,7 @@ pub fn started() -> Result<(), StartError> {
 #[cfg(test)]
 pub fn start_for_tests() {
     static ONCE: std::sync::Once = std::sync::Once::new();
-    let start = || start(&Settings::default()).map(|()| std::thread::park());
+    let start = || start(&PythonSettings::default()).map(|()| std::thread::park());
     ONCE.call_once(|| drop(std::thread::spawn(start)));
     started().unwrap();
 }
@@ -250,7 +250,7 @@ fn preinitialize() -> Result<(), StatusError> {
     }
 }
 
-fn initialize(settings: &Settings) -> Result<(), StartError> {
+fn initialize(settings: &PythonSettings) -> Result<(), StartError> {
     let mut config = MaybeUninit::<ffi::PyConfig>::zeroed();
     let config = config.as_mut_ptr();
     // SAFETY: the config is zeroed, filled by its initialiser, and cleared on every path; the string pointers are to

@@ -125,11 +125,11 @@ impl<S: Fn(usize, Instant) -> io::Result<ChildProcess>> Iterator for Preflight<S
 /// Imports applications as a worker with this configuration would, and reports each. In the child process.
 pub fn import_all(config: WorkerConfig, applications: &[Arc<Specification>], deadline: Instant, reporter: &Reporter) {
     reporter.end_with_parent();
-    let WorkerConfig { mut configuration, interpreters, .. } = config;
-    configuration.checking = true;
-    configuration.settings.leave_no_byte_code = true;
+    let WorkerConfig { mut engine_config, interpreters, .. } = config;
+    engine_config.checking = true;
+    engine_config.settings.leave_no_byte_code = true;
     let limit = deadline.saturating_duration_since(Instant::now());
-    let loaded = load_all(&configuration, &checks(interpreters, applications), limit, |loaded| {
+    let loaded = load_all(&engine_config, &checks(interpreters, applications), limit, |loaded| {
         reporter.report(&loaded.map_or_else(Report::Failed, |()| Report::Done));
     });
     if let Err(reason) = loaded {

@@ -1,4 +1,4 @@
-//! Configuration of a worker, made from that of nginx's cycle.
+//! EngineConfig of a worker, made from that of nginx's cycle.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use super::environment;
 use crate::conf::interpreters::{Configured, Interpreter};
 use crate::conf::main::MainConf;
 use crate::conf::values::{MaxRequests, Threads};
-use crate::engine::interpreter::{Configuration, InterpreterKind, InterpreterSpec};
+use crate::engine::interpreter::{EngineConfig, InterpreterKind, InterpreterSpec};
 use crate::nginx::worker_process::{self, NGINX_VERSION, SERVER_SOFTWARE};
 
-/// Configuration of one worker.
+/// EngineConfig of one worker.
 #[derive(Clone)]
 pub struct WorkerConfig {
-    pub configuration: Configuration,
+    pub engine_config: EngineConfig,
     /// The main interpreter first: the others need it.
     pub interpreters: Vec<WorkerInterpreter>,
     /// Variables to set in the process before it has a second thread.
@@ -51,7 +51,7 @@ impl WorkerConfig {
         let interpreters = without_main.into_iter().chain(configured);
         let interpreters = interpreters.map(|interpreter| WorkerInterpreter::new(interpreter, has_others)).collect();
         Some(Self {
-            configuration: Configuration {
+            engine_config: EngineConfig {
                 settings: conf.python_settings(),
                 server_software: SERVER_SOFTWARE.to_owned(),
                 multiprocess,

@@ -112,13 +112,13 @@ fn start_engine(config: WorkerConfig, has_loaded: Arc<AtomicBool>) -> io::Result
         }
         match threads {
             Threads::Pool(threads) => {
-                let pool_config = PoolConfig { configuration: config.configuration.clone(), specs, threads };
+                let pool_config = PoolConfig { engine_config: config.engine_config.clone(), specs, threads };
                 preloaded.iter().for_each(|application| application.note_files());
                 pools.push(InterpreterVersions::start(pool_config, &preloaded, loaded.clone())?);
             }
             // The only interpreter of the worker.
             Threads::Off => {
-                let started = inline.insert(Inline::start(&config.configuration, &specs[0]));
+                let started = inline.insert(Inline::start(&config.engine_config, &specs[0]));
                 preloaded.iter().for_each(|application| started.preload(application));
                 loaded();
             }

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use super::shared::{Command, Job, LoadState, Shared};
 use crate::app::application::Application;
-use crate::engine::interpreter::{Configuration, PreparedInterpreter};
+use crate::engine::interpreter::{EngineConfig, PreparedInterpreter};
 use crate::engine::thread::{guarded, spawn};
 use crate::python::log;
 use crate::python::threads::InterpreterHandle;
@@ -32,12 +32,12 @@ impl Shared {
 /// Body of the main thread. Returns when the interpreter has ended.
 pub(super) fn main_thread(
     shared: &Arc<Shared>,
-    configuration: &Configuration,
+    engine_config: &EngineConfig,
     copy: usize,
     commands: Receiver<Command>,
 ) {
     let interpreter = &shared.copies[copy];
-    match PreparedInterpreter::start(configuration, &interpreter.spec) {
+    match PreparedInterpreter::start(engine_config, &interpreter.spec) {
         Ok((prepared, mut attach_thread)) => {
             let prepared = Arc::new(prepared);
             *interpreter.prepared.lock() = Some(prepared.clone());

@@ -21,7 +21,7 @@ use scheduler::Scheduler;
 use shared::{Command, InterpreterCopy, Job, LoadState, Shared};
 use shared_scheduler::SharedScheduler;
 
-use super::interpreter::{Configuration, InterpreterSpec};
+use super::interpreter::{EngineConfig, InterpreterSpec};
 use super::thread::spawn;
 use crate::app::application::Application;
 use crate::sync::{Condvar, Mutex};
@@ -40,7 +40,7 @@ impl ThreadPool {
     /// # Errors
     /// The system has no more threads.
     pub fn start(
-        configuration: Configuration,
+        engine_config: EngineConfig,
         specs: Vec<InterpreterSpec>,
         count: usize,
         preloaded: &[Arc<Application>],
@@ -65,9 +65,9 @@ impl ThreadPool {
         let copies = copies.collect();
         let shared = Arc::new(Shared { scheduler, load_states, copies, idle: Condvar::new() });
         for (copy, receiver) in receivers.into_iter().enumerate() {
-            let (on_thread, configuration) = (shared.clone(), configuration.clone());
+            let (on_thread, engine_config) = (shared.clone(), engine_config.clone());
             let name = shared.copies[copy].spec.main_thread_name();
-            spawn(name, move || main_thread(&on_thread, &configuration, copy, receiver))?;
+            spawn(name, move || main_thread(&on_thread, &engine_config, copy, receiver))?;
         }
         Ok(Self { shared })
     }

@@ -74,7 +74,7 @@ struct EventLoopSide {
     /// A call that holds no thread until nginx has sent its output.
     suspended: RefCell<Option<Box<dyn Suspended>>>,
     /// The output that the suspended call waits for is a file, which must be sent completely.
-    sends_document: Cell<bool>,
+    sends_file: Cell<bool>,
     /// A message to continue the output is on its way.
     output_posted: Cell<bool>,
     /// The response gets `Refresh: 0`, unless the application sets that header.
@@ -107,7 +107,7 @@ impl RequestExchange {
                 call_closed: Cell::new(false),
                 handle: RefCell::new(None),
                 suspended: RefCell::new(None),
-                sends_document: Cell::new(false),
+                sends_file: Cell::new(false),
                 output_posted: Cell::new(false),
                 adds_refresh: Cell::new(false),
             }),

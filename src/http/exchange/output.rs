@@ -32,7 +32,7 @@ impl RequestExchange {
                 {
                     return self.finalize(request, status);
                 }
-                if side.sends_document.get() || self.lock().is_full() {
+                if side.sends_file.get() || self.lock().is_full() {
                     return;
                 }
                 // The buffer has room for more, so that the call may end though its client is slow.
@@ -42,7 +42,7 @@ impl RequestExchange {
                 request.stop_send_timer();
             }
             let Some(suspended) = side.suspended.take() else { return };
-            side.sends_document.set(false);
+            side.sends_file.set(false);
             self.suspend(suspended.resume());
         }
         // With a fast client, or for a HEAD request, this could go on for ever.
@@ -93,7 +93,7 @@ impl RequestExchange {
 
     fn move_batch(&self, request: Request, batch: SendBatch) -> Result<(), Status> {
         let side = self.event_loop.get();
-        let SendBatch { headers, mut parts, is_document, is_whole, end, call_closed, suspended } = batch;
+        let SendBatch { headers, mut parts, has_app_file, is_whole, end, call_closed, suspended } = batch;
         self.suspend(suspended);
         if call_closed {
             // The call has queued its last text for the log before it was closed, and the request is finalized soon.
@@ -121,8 +121,8 @@ impl RequestExchange {
             self.note_sent(sent);
             return Ok(());
         };
-        if is_document {
-            side.sends_document.set(true);
+        if has_app_file {
+            side.sends_file.set(true);
             // nginx aligns its buffers for direct reading only if the body begins with the file.
             if parts.memory.is_empty() && !body_begun {
                 parts.file = parts.file.map(|file| request.with_directio(file));
@@ -189,7 +189,7 @@ impl EventLoopSide {
             // file it has read.
             request.has_buffered()
         } else {
-            self.output.is_busy() || (self.sends_document.get() && request.has_buffered())
+            self.output.is_busy() || (self.sends_file.get() && request.has_buffered())
         }
     }
 

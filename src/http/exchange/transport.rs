@@ -91,9 +91,9 @@ impl Transport for RequestExchange {
     fn send_file(&self, file: FileBody, last: bool, call: Box<dyn Suspended>) {
         let FileBody { file, offset, length } = file;
         self.stats.clock.pause();
-        let document = FilePart { file: Arc::new(file), offset, length, direct: false };
+        let part = FilePart { file: Arc::new(file), offset, length, direct: false };
         let mut buffer = self.lock();
-        match buffer.set_document(document, last, call) {
+        match buffer.set_file(part, last, call) {
             Ok(()) => {
                 if last {
                     buffer.end(End::Complete);
