@@ -1,12 +1,13 @@
 //! Explains which file or directory the user of this process may not access, and how to change that.
 
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, Gid, Uid, User, faccessat, getegid, geteuid, getgroups};
 use pyo3::prelude::*;
 
 use super::native_class::{Arguments, Method};
@@ -26,7 +27,7 @@ pub fn search_problem(path: &Path) -> Option<String> {
 pub fn access_problem(path: &Path) -> Option<String> {
     match walk(path) {
         Walk::Denied(directory) => Some(sentence(&directory, "is closed to", "x")),
-        Walk::End(path) if is_denied(&path, libc::R_OK) => Some(sentence(&path, "cannot be read by", "r")),
+        Walk::End(path) if is_denied(&path, AccessFlags::R_OK) => Some(sentence(&path, "cannot be read by", "r")),
         Walk::End(_) => None,
     }
 }
@@ -53,7 +54,7 @@ fn walk(path: &Path) -> Walk {
     let (mut here, mut links) = (PathBuf::from("/"), 0);
     let mut left: Vec<OsString> = components(&path);
     loop {
-        if here.is_dir() && is_denied(&here, libc::X_OK) {
+        if here.is_dir() && is_denied(&here, AccessFlags::X_OK) {
             return Walk::Denied(here);
         }
         let Some(component) = left.pop() else { return Walk::End(here) };
@@ -82,57 +83,37 @@ fn components(path: &Path) -> Vec<OsString> {
 }
 
 /// Returns whether the kernel refuses this kind of access.
-fn is_denied(path: &Path, access: libc::c_int) -> bool {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
-    // SAFETY: the path is null-terminated and outlives the call.
-    let result = unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), access, libc::AT_EACCESS) };
-    result != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EACCES)
+fn is_denied(path: &Path, access: AccessFlags) -> bool {
+    faccessat(AT_FDCWD, path, access, AtFlags::AT_EACCESS) == Err(Errno::EACCES)
 }
 
 fn sentence(path: &Path, is: &str, permission: &str) -> String {
-    // SAFETY: always succeeds, and no memory is involved.
-    let user = user_name(unsafe { libc::geteuid() });
+    let user = user_name(geteuid());
     let shown = path.display();
     let Ok(found) = fs::metadata(path) else { return format!("\"{shown}\" {is} user {user}") };
     let kind = if found.is_dir() { "directory" } else { "file" };
     let permissions = found.mode() & 0o7777;
-    let owner = user_name(found.uid());
+    let owner = user_name(Uid::from_raw(found.uid()));
     let remedy = format!("\"chmod {}+{permission} {shown}\" would open it", class(&found));
     format!("{kind} \"{shown}\" {is} user {user} (mode {permissions:04o}, owner {owner}): {remedy}")
 }
 
 /// Returns the permission class of this user for a file, as `chmod` names it.
 fn class(file: &Metadata) -> char {
-    // SAFETY: with a length of 0 `getgroups` only returns the number of groups; then the pointer is to that many
-    // elements. The other functions always succeed.
-    let (user, groups) = unsafe {
-        let count = libc::getgroups(0, std::ptr::null_mut()).max(0);
-        let mut groups: Vec<libc::gid_t> = vec![0; count as usize];
-        let count = libc::getgroups(count, groups.as_mut_ptr()).max(0);
-        groups.truncate(count as usize);
-        groups.push(libc::getegid());
-        (libc::geteuid(), groups)
-    };
-    match file.uid() {
-        owner if owner == user => 'u',
-        _ if groups.contains(&file.gid()) => 'g',
-        _ => 'o',
+    let (owner, group) = (Uid::from_raw(file.uid()), Gid::from_raw(file.gid()));
+    if owner == geteuid() {
+        'u'
+    } else if group == getegid() || getgroups().unwrap_or_default().contains(&group) {
+        'g'
+    } else {
+        'o'
     }
 }
 
 /// Returns the name of a user, or the number if there is no name.
-fn user_name(user: libc::uid_t) -> String {
-    let mut entry = std::mem::MaybeUninit::<libc::passwd>::zeroed();
-    let mut texts = vec![0_u8; 16 * 1024];
-    let mut found = std::ptr::null_mut();
-    // SAFETY: the pointers are to an entry, to a buffer of the given length, and to a pointer. The name of an entry
-    // that is found is a null-terminated text in that buffer.
-    let name = unsafe {
-        let texts = (texts.as_mut_ptr().cast(), texts.len());
-        libc::getpwuid_r(user, entry.as_mut_ptr(), texts.0, texts.1, &mut found);
-        found.as_ref().map(|entry| std::ffi::CStr::from_ptr(entry.pw_name).to_bytes().to_vec())
-    };
-    name.map_or_else(|| user.to_string(), |name| OsString::from_vec(name).to_string_lossy().into_owned())
+fn user_name(user: Uid) -> String {
+    let entry = User::from_uid(user).ok().flatten();
+    entry.map_or_else(|| user.to_string(), |entry| entry.name)
 }
 
 #[cfg(test)]
@@ -164,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_user_is_named_by_name_or_number() {
-        assert_eq!(user_name(0), "root");
-        assert_eq!(user_name(4_000_000_000), "4000000000");
+        assert_eq!(user_name(Uid::from_raw(0)), "root");
+        assert_eq!(user_name(Uid::from_raw(4_000_000_000)), "4000000000");
     }
 }
