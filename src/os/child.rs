@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 
 use super::fork::fork;
 use super::message::MessageSocket;
-use super::reporter::{Report, Reporter};
+use super::reporter::{OMITTED, Report, Reporter};
 
 /// Outcome of the current task.
 #[derive(Debug, PartialEq, Eq)]
@@ -145,6 +145,7 @@ impl ChildProcess {
         self.kill();
         let Some(pid) = self.pid.take() else { return UNKNOWN.to_owned() };
         let mut status = 0;
+        // nix's `waitpid` has no real-time signals, and nix no `strsignal`.
         // SAFETY: the pointer is to a variable.
         while unsafe { libc::waitpid(pid.as_raw(), &mut status, 0) } != pid.as_raw() {
             // The child is gone if nginx was started with SIGCHLD ignored.
@@ -236,7 +237,7 @@ impl Tail {
         let Self { bytes, is_cut } = std::mem::take(self);
         let text = String::from_utf8_lossy(&bytes);
         let text = text.trim_end_matches('\n');
-        if is_cut { format!("(earlier output omitted)\n{text}") } else { text.to_owned() }
+        if is_cut { format!("{OMITTED}{text}") } else { text.to_owned() }
     }
 }
 

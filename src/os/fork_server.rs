@@ -13,7 +13,7 @@ use nix::unistd::{Pid, getpid, getppid};
 
 use super::fork::{exit, fork};
 use super::message::{MAX_MESSAGE, MessageSocket};
-use super::reporter::Report;
+use super::reporter::{MAX_REPORT, Report};
 use crate::sync::Mutex;
 
 /// Client of a fork server, in its parent.
@@ -62,9 +62,17 @@ fn serve(socket: &MessageSocket, run: impl Fn(&[u32]) -> Report) {
     while let Ok(Some(request)) = socket.receive() {
         let (tasks, _) = request.as_chunks();
         let tasks: Vec<u32> = tasks.iter().map(|task| u32::from_ne_bytes(*task)).collect();
-        if socket.send(&run(&tasks).encode(MAX_MESSAGE)).is_err() {
+        if send_report(socket, &run(&tasks)).is_err() {
             return;
         }
+    }
+}
+
+/// Sends a report, shortened if the system's limit of send buffers (`net.core.wmem_max`) is below [`MAX_MESSAGE`].
+fn send_report(socket: &MessageSocket, report: &Report) -> io::Result<()> {
+    match socket.send(&report.encode(MAX_MESSAGE)) {
+        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => socket.send(&report.encode(MAX_REPORT)),
+        result => result,
     }
 }
 
@@ -88,6 +96,8 @@ fn exit_with(parent: Pid) {
 mod tests {
     use std::thread;
 
+    use nix::sys::socket::{setsockopt, sockopt::SndBuf};
+
     use super::*;
 
     #[test]
@@ -98,6 +108,22 @@ mod tests {
         assert_eq!(client.run(&[1, 70_000]).unwrap(), Report::Failed("[1, 70000]".to_owned()));
         assert_eq!(client.run(&[]).unwrap(), Report::Done);
         assert_eq!(client.run(&[2]).unwrap(), Report::Failed("[2]".to_owned()));
+        drop(client);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn a_report_that_exceeds_the_send_buffer_is_shortened() {
+        let (here, there) = MessageSocket::pair().unwrap();
+        setsockopt(&there, SndBuf, &(MAX_MESSAGE / 8)).unwrap();
+        let text = format!("failure\n{}the end", "x".repeat(MAX_MESSAGE));
+        let server = thread::spawn(move || serve(&there, |_| Report::Failed(text.clone())));
+        let client = ForkServer { socket: Mutex::new(here) };
+        for _ in 0..2 {
+            let Report::Failed(shortened) = client.run(&[1]).unwrap() else { panic!("not the report") };
+            assert!(shortened.starts_with("failure\n(earlier output omitted)\nx"), "{shortened}");
+            assert!(shortened.ends_with("xthe end"), "{shortened}");
+        }
         drop(client);
         server.join().unwrap();
     }

@@ -1,5 +1,6 @@
 //! Reports of a child process on its tasks: the child's side. The parent's side is [`super::child`].
 
+use std::borrow::Cow;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::thread;
 
@@ -22,17 +23,15 @@ pub enum Report {
 }
 
 impl Report {
-    /// Encodes the report as a message: a byte for the variant, then the text, cut at a character boundary if the message
-    /// would exceed `max_length`.
+    /// Encodes the report as a message: a byte for the variant, then the text, shortened if the message would exceed
+    /// `max_length`.
     pub(super) fn encode(&self, max_length: usize) -> Vec<u8> {
         let (variant, text) = match self {
             Self::Done => (b'd', ""),
             Self::Failed(text) => (b'f', text.as_str()),
             Self::Fatal(text) => (b'x', text.as_str()),
         };
-        let longest = text.len().min(max_length - 1);
-        let end = (0..=longest).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        [&[variant], &text.as_bytes()[..end]].concat()
+        [&[variant], shorten(text, max_length - 1).as_bytes()].concat()
     }
 
     /// Decodes a message that [`Report::encode`] made. Unknown variants count as fatal.
@@ -46,11 +45,25 @@ impl Report {
     }
 }
 
+/// Line in place of omitted output.
+pub(super) const OMITTED: &str = "(earlier output omitted)\n";
+
+/// Shortens a text to `max_length` bytes: keeps the first line, which names the failure, and the end of the traceback.
+fn shorten(text: &str, max_length: usize) -> Cow<'_, str> {
+    if text.len() <= max_length {
+        return Cow::Borrowed(text);
+    }
+    let first_line = text.split_inclusive('\n').next().filter(|line| line.len() <= max_length / 2).unwrap_or_default();
+    let room = max_length.saturating_sub(first_line.len() + OMITTED.len());
+    let start = (text.len() - room..=text.len()).find(|start| text.is_char_boundary(*start)).unwrap_or(text.len());
+    Cow::Owned([first_line, OMITTED, &text[start..]].concat())
+}
+
 /// Sender of reports in a child process. The parent acknowledges each report with a message of one byte.
 pub struct Reporter(MessageSocket);
 
 /// Size limit of a report by a child process. Longer texts, such as tracebacks, belong to the output.
-const MAX_REPORT: usize = 4096;
+pub(super) const MAX_REPORT: usize = 4096;
 
 impl Reporter {
     pub(super) fn new(socket: MessageSocket) -> Self {
@@ -94,9 +107,22 @@ mod tests {
     }
 
     #[test]
-    fn a_long_report_is_cut_at_a_character() {
-        let message = Report::Failed("ä".repeat(MAX_REPORT)).encode(MAX_REPORT);
-        assert_eq!(message.len(), MAX_REPORT - 1);
-        assert!(str::from_utf8(&message).is_ok());
+    fn first_line_and_end_of_a_long_report_are_kept() {
+        let text = format!("failure\n{}the end", "ä".repeat(MAX_REPORT));
+        for max_length in [MAX_REPORT, MAX_REPORT - 1] {
+            let message = Report::Failed(text.clone()).encode(max_length);
+            assert!((max_length - 1..=max_length).contains(&message.len()), "{}", message.len());
+            let Report::Failed(shortened) = Report::decode(&message) else { panic!("{message:?}") };
+            assert!(shortened.starts_with("failure\n(earlier output omitted)\nä"), "{shortened}");
+            assert!(shortened.ends_with("äthe end") && !shortened.contains('\u{fffd}'), "{shortened}");
+        }
+    }
+
+    #[test]
+    fn a_long_report_of_one_line_keeps_its_end() {
+        let message = Report::Fatal("x".repeat(MAX_REPORT) + "the end").encode(MAX_REPORT);
+        assert_eq!(message.len(), MAX_REPORT);
+        let Report::Fatal(shortened) = Report::decode(&message) else { panic!("{message:?}") };
+        assert!(shortened.starts_with("(earlier output omitted)\nx") && shortened.ends_with("xthe end"), "{shortened}");
     }
 }
