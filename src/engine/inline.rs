@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use super::call_clock::CallClock;
 use super::inline_limits::{EVENT_LOOP_THREAD, InlineLimiter, LimitedCall};
-use super::interpreter::{EngineConfig, InterpreterSpec, PreparedInterpreter};
+use super::interpreter::{EngineConfig, InterpreterError, InterpreterSpec, PreparedInterpreter};
 use super::thread::guarded;
 use crate::app::application::{Application, Reload};
 use crate::app::source_files::Mechanism;
@@ -19,7 +19,7 @@ use crate::wsgi::transport::{Suspended, Transport};
 /// Engine of the event loop thread. Only [`Inline::has_loaded`] may be called on other threads.
 pub struct Inline {
     /// Python, or the reason why it could not be started.
-    python: Result<Started, String>,
+    python: Result<Started, InterpreterError>,
     /// Value of `$wsgi_thread`.
     thread: Arc<str>,
     interpreter: Arc<str>,
@@ -52,7 +52,7 @@ impl Inline {
             Started { prepared, limiter: Python::attach(|py| InlineLimiter::new(py, prepared)) }
         });
         if let Err(error) = &python {
-            log::error(error);
+            log::error(&error.to_string());
         }
         Self { python, thread: EVENT_LOOP_THREAD.into(), interpreter: spec.name.clone() }
     }
@@ -76,7 +76,7 @@ impl Inline {
         let Started { prepared, limiter } = match &self.python {
             Ok(started) => *started,
             Err(error) => {
-                guarded(&transport, || call.refuse(error));
+                guarded(&transport, || call.refuse(&error.to_string()));
                 return None;
             }
         };

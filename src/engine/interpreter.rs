@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use thiserror::Error;
 
 use crate::app::loader::Loader;
 use crate::python::interpreter::{Environment, Fact, Interpreter, Preparation};
-use crate::python::runtime::{self, PythonSettings};
-use crate::python::threads::{AttachedThread, Gil, InterpreterHandle};
+use crate::python::runtime::{self, PythonSettings, StartError};
+use crate::python::threads::{AttachedThread, CreateError, Gil, InterpreterHandle};
 use crate::python::traceback;
 use crate::wsgi::environ::{EnvironTemplate, Server};
 
@@ -73,6 +74,17 @@ pub enum InterpreterKind {
     Sub(Gil, Environment),
 }
 
+/// The reason why an interpreter could not be started: a message for the log.
+#[derive(Debug, Error)]
+pub enum InterpreterError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("interpreter \"{name}\": {error}")]
+    Creation { name: Arc<str>, error: CreateError },
+    #[error("interpreter \"{name}\" cannot be prepared: {traceback}")]
+    Preparation { name: Arc<str>, traceback: String },
+}
+
 /// A started interpreter with the objects that calls need. Dropped attached to this interpreter.
 pub struct PreparedInterpreter {
     /// Handle to attach threads with.
@@ -85,19 +97,20 @@ pub struct PreparedInterpreter {
 impl PreparedInterpreter {
     /// Starts an interpreter on this thread, which has not used Python before and becomes its main thread. A
     /// sub-interpreter waits until the main interpreter has started.
-    ///
-    /// # Errors
-    /// A message for the log, with a traceback after an exception.
-    pub fn start(engine_config: &EngineConfig, spec: &InterpreterSpec) -> Result<(Self, AttachedThread), String> {
+    pub fn start(
+        engine_config: &EngineConfig,
+        spec: &InterpreterSpec,
+    ) -> Result<(Self, AttachedThread), InterpreterError> {
         let (mut attached, environment) = match &spec.kind {
             InterpreterKind::Main => {
-                runtime::start(&engine_config.settings).map_err(|error| error.to_string())?;
+                runtime::start(&engine_config.settings)?;
                 (InterpreterHandle::MAIN.attach_thread(), None)
             }
             InterpreterKind::Sub(gil, environment) => {
-                runtime::started().map_err(|error| error.to_string())?;
+                runtime::started()?;
                 let created = AttachedThread::create(*gil);
-                (created.map_err(|error| format!("interpreter \"{}\": {error}", spec.name))?, Some(environment))
+                let created = created.map_err(|error| InterpreterError::Creation { name: spec.name.clone(), error })?;
+                (created, Some(environment))
             }
         };
         let handle = attached.handle();
@@ -106,10 +119,10 @@ impl PreparedInterpreter {
         });
         match prepared {
             Ok(prepared) => Ok((prepared, attached)),
-            Err(error) => {
+            Err(traceback) => {
                 // Fails only if a `.pth` file has started a thread; the interpreter then stays in memory.
                 let _ = attached.end();
-                Err(format!("interpreter \"{}\" cannot be prepared: {error}", spec.name))
+                Err(InterpreterError::Preparation { name: spec.name.clone(), traceback })
             }
         }
     }

@@ -59,7 +59,8 @@ fn load(
     deadline: Instant,
     loaded: &mut impl FnMut(Result<(), String>),
 ) -> Result<(), String> {
-    let (prepared, mut attach_thread) = PreparedInterpreter::start(engine_config, spec)?;
+    let (prepared, mut attach_thread) =
+        PreparedInterpreter::start(engine_config, spec).map_err(|error| error.to_string())?;
     attach_thread.attach(move |py| {
         let left = deadline.saturating_duration_since(Instant::now());
         schedule_stack_dump(py, left).map_err(|error| traceback::format(&error, py))?;

@@ -56,11 +56,12 @@ pub(super) fn main_thread(
             }
         }
         Err(error) => {
-            log::error(&error);
+            let message = error.to_string();
+            log::error(&message);
             for command in commands {
                 match command {
                     Command::Load(application) | Command::Reload(application) => {
-                        record_load(shared, &application, Err(error.clone()));
+                        record_load(shared, &application, Err(message.clone()));
                     }
                     Command::NotifyStarted(notify) => notify(),
                     Command::ShutDown { done, .. } => drop(done.send(())),
