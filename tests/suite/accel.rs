@@ -13,7 +13,7 @@ both_engines!(
     a_redirect_to_a_proxy,
     a_change_is_not_judged_again_behind_a_proxy,
     a_redirect_to_where_there_is_nothing,
-    an_unsafe_uri_is_answered_by_404,
+    an_unsafe_uri_gets_404,
     a_loop_of_redirects_ends,
     the_call_of_a_redirected_response_runs_to_its_end,
     a_file_of_a_redirected_response_is_closed,
@@ -249,7 +249,7 @@ fn a_redirect_to_where_there_is_nothing(engine: Engine) {
     assert!(line.contains(&format!("client: {}", nginx.source())) && line.contains("request: \"GET /app"), "{line}");
 }
 
-fn an_unsafe_uri_is_answered_by_404(engine: Engine) {
+fn an_unsafe_uri_gets_404(engine: Engine) {
     let nginx = site(engine).errors_expected().start_shared();
     for target in ["", "?a", "/../x", "/protected/..", "/a/%2e%2e/x", "/a%00"] {
         ask(&nginx, "GET", &redirecting(target), "").expect(404);

@@ -27,7 +27,7 @@ both_engines!(
 );
 
 /// The source of an application that responds with an expression.
-fn answers(expression: &str) -> String {
+fn responding(expression: &str) -> String {
     format!(
         "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [({expression}).encode()]\n"
     )
@@ -35,8 +35,8 @@ fn answers(expression: &str) -> String {
 
 fn a_script_is_found_from_the_prefix(engine: Engine) {
     let nginx = Site::new(engine)
-        .file("app.py", &answers("'top'"))
-        .file("deep/er/app.wsgi", &answers("'deep'"))
+        .file("app.py", &responding("'top'"))
+        .file("deep/er/app.wsgi", &responding("'deep'"))
         .location("/top", "wsgi_pass app.py;")
         .location("/deep", "wsgi_pass deep/er/app.wsgi;")
         .location("/dot", "wsgi_pass ./deep/er/../er/app.wsgi;")
@@ -48,7 +48,7 @@ fn a_script_is_found_from_the_prefix(engine: Engine) {
 
 fn a_script_is_found_by_its_absolute_path(engine: Engine) {
     let nginx =
-        Site::new(engine).file("app.py", &answers("'absolute'")).location("/", "wsgi_pass @prefix@/app.py;").start();
+        Site::new(engine).file("app.py", &responding("'absolute'")).location("/", "wsgi_pass @prefix@/app.py;").start();
     assert_eq!(nginx.get("/").expect(200).text(), "absolute");
 }
 
@@ -66,7 +66,7 @@ fn a_script_may_have_any_name(engine: Engine) {
     ];
     for (i, name) in names.iter().enumerate() {
         site = site
-            .file(name, &answers(&format!("'number {i}'")))
+            .file(name, &responding(&format!("'number {i}'")))
             .location(&format!("/{i}"), &format!("wsgi_pass \"{name}\";"));
     }
     let nginx = site.start();
@@ -78,7 +78,7 @@ fn a_script_may_have_any_name(engine: Engine) {
 
 fn a_script_may_name_its_callable(engine: Engine) {
     let nginx = Site::new(engine)
-        .file("app.py", &(answers("'default'") + &answers("'other'").replace("application", "other")))
+        .file("app.py", &(responding("'default'") + &responding("'other'").replace("application", "other")))
         .location("/default", "wsgi_pass app.py;")
         .location("/other", "wsgi_pass app.py other;")
         .start();
@@ -88,7 +88,7 @@ fn a_script_may_name_its_callable(engine: Engine) {
 
 fn a_script_knows_where_it_is(engine: Engine) {
     let nginx =
-        Site::new(engine).file("dir/app.py", &answers("__file__")).location("/", "wsgi_pass dir/app.py;").start();
+        Site::new(engine).file("dir/app.py", &responding("__file__")).location("/", "wsgi_pass dir/app.py;").start();
     let path = nginx.prefix().join("dir/app.py");
     assert_eq!(nginx.get("/").expect(200).text(), path.to_str().unwrap());
 }
@@ -121,8 +121,8 @@ def application(environ, start_response):
 
 fn two_scripts_of_one_name_are_two(engine: Engine) {
     let nginx = Site::new(engine)
-        .file("one/app.py", &answers("'one'"))
-        .file("two/app.py", &answers("'two'"))
+        .file("one/app.py", &responding("'one'"))
+        .file("two/app.py", &responding("'two'"))
         .location("/one", "wsgi_pass one/app.py;")
         .location("/two", "wsgi_pass two/app.py;")
         .start();
@@ -132,9 +132,9 @@ fn two_scripts_of_one_name_are_two(engine: Engine) {
 
 fn a_module_is_imported(engine: Engine) {
     let nginx = Site::new(engine)
-        .file("lib/single.py", &answers("__name__"))
+        .file("lib/single.py", &responding("__name__"))
         .file("lib/package/__init__.py", "")
-        .file("lib/package/inner.py", &answers("__name__"))
+        .file("lib/package/inner.py", &responding("__name__"))
         .http("wsgi_python_path @prefix@/lib;")
         .location("/single", "wsgi_pass single;")
         .location("/inner", "wsgi_pass package.inner;")
@@ -146,7 +146,7 @@ fn a_module_is_imported(engine: Engine) {
 fn a_module_may_name_its_callable(engine: Engine) {
     let nginx = Site::new(engine)
         .file("lib/package/__init__.py", "")
-        .file("lib/package/wsgi.py", &answers("'mine'").replace("application", "mine"))
+        .file("lib/package/wsgi.py", &responding("'mine'").replace("application", "mine"))
         .http("wsgi_python_path @prefix@/lib;")
         .location("/colon", "wsgi_pass package.wsgi:mine;")
         .location("/word", "wsgi_pass package.wsgi mine;")
@@ -242,7 +242,7 @@ function = lambda e, s: more(b"lambda", e, s)
 
 fn a_missing_callable_is_an_error_of_the_location(engine: Engine) {
     let nginx = Site::new(engine)
-        .file("app.py", &answers("'fine'"))
+        .file("app.py", &responding("'fine'"))
         .file("text.py", "application = 'text'\n")
         .file("none.py", "def application():\n    return None\n")
         .location("/fine", "wsgi_pass app.py;")
@@ -261,7 +261,7 @@ fn a_missing_callable_is_an_error_of_the_location(engine: Engine) {
 
 fn a_missing_module_is_an_error_of_the_location(engine: Engine) {
     let nginx = Site::new(engine)
-        .file("app.py", &answers("'fine'"))
+        .file("app.py", &responding("'fine'"))
         .location("/fine", "wsgi_pass app.py;")
         .location("/absent", "wsgi_pass no_such.module;")
         .errors_expected()
@@ -272,8 +272,10 @@ fn a_missing_module_is_an_error_of_the_location(engine: Engine) {
 }
 
 fn an_import_may_raise_anything(engine: Engine) {
-    let mut site =
-        Site::new(engine).file("app.py", &answers("'fine'")).location("/fine", "wsgi_pass app.py;").errors_expected();
+    let mut site = Site::new(engine)
+        .file("app.py", &responding("'fine'"))
+        .location("/fine", "wsgi_pass app.py;")
+        .errors_expected();
     let raises = [
         "raise SystemExit(3)",
         "raise KeyboardInterrupt",
@@ -302,7 +304,7 @@ fn an_import_may_raise_anything(engine: Engine) {
 fn several_applications_live_side_by_side(engine: Engine) {
     let mut site = Site::new(engine);
     for i in 0..10 {
-        let source = format!("STATE = []\n{}", answers("str(STATE.append(1) or len(STATE))"));
+        let source = format!("STATE = []\n{}", responding("str(STATE.append(1) or len(STATE))"));
         site = site.app_at(&format!("/{i}/"), &format!("app{i}.py"), &source);
     }
     let nginx = site.start();
@@ -316,7 +318,7 @@ fn several_applications_live_side_by_side(engine: Engine) {
 
 fn an_application_may_stand_in_an_if(engine: Engine) {
     let nginx = Site::new(engine)
-        .file("app.py", &answers("environ['SCRIPT_NAME'] + ' ' + environ['PATH_INFO']"))
+        .file("app.py", &responding("environ['SCRIPT_NAME'] + ' ' + environ['PATH_INFO']"))
         .location("/api/", "if ($arg_python) { wsgi_pass app.py; } return 200 static;")
         .location("/other/", "wsgi_pass app.py; if ($arg_no) { return 403; } if ($arg_set) { set $x 1; }")
         .start();
@@ -328,8 +330,8 @@ fn an_application_may_stand_in_an_if(engine: Engine) {
 
 fn an_application_may_stand_in_limit_except(engine: Engine) {
     let nginx = Site::new(engine)
-        .file("app.py", &answers("environ['REQUEST_METHOD']"))
-        .file("other.py", &answers("'other ' + environ['REQUEST_METHOD']"))
+        .file("app.py", &responding("environ['REQUEST_METHOD']"))
+        .file("other.py", &responding("'other ' + environ['REQUEST_METHOD']"))
         .location("/switch", "wsgi_pass app.py; limit_except GET { wsgi_pass other.py; }")
         .location("/closed", "wsgi_pass app.py; limit_except GET { deny all; }")
         .errors_expected()
@@ -342,7 +344,7 @@ fn an_application_may_stand_in_limit_except(engine: Engine) {
 
 fn an_application_may_be_reached_by_error_page(engine: Engine) {
     let nginx = Site::new(engine)
-        .file("app.py", &answers("environ['PATH_INFO'] + ' ' + environ['REQUEST_METHOD']"))
+        .file("app.py", &responding("environ['PATH_INFO'] + ' ' + environ['REQUEST_METHOD']"))
         .file("fails.py", "def application(e, s):\n    raise RuntimeError('first')\n")
         .location("/", "root html; error_page 404 = /app/missing;")
         .location("/app/", "wsgi_pass app.py;")
@@ -361,7 +363,7 @@ fn an_application_may_be_reached_by_error_page(engine: Engine) {
 
 fn an_application_may_be_reached_by_try_files(engine: Engine) {
     let nginx = Site::new(engine)
-        .file("app.py", &answers("environ['PATH_INFO'] + ' ' + environ['wsgi.input'].read().decode()"))
+        .file("app.py", &responding("environ['PATH_INFO'] + ' ' + environ['wsgi.input'].read().decode()"))
         .file("html/page.txt", "a page")
         .location("/", "root html; try_files $uri @application;")
         .location("@application", "wsgi_pass app.py;")
@@ -373,10 +375,10 @@ fn an_application_may_be_reached_by_try_files(engine: Engine) {
 
 fn a_source_in_another_encoding_is_read(engine: Engine) {
     let mut source = b"# -*- coding: latin-1 -*-\nTEXT = '\xe9'\n".to_vec();
-    source.extend_from_slice(answers("ascii(TEXT)").as_bytes());
+    source.extend_from_slice(responding("ascii(TEXT)").as_bytes());
     let site = Site::new(engine)
-        .file("utf8.py", &format!("TEXT = '\u{e9}'\n{}", answers("ascii(TEXT)")))
-        .file("bom.py", &format!("\u{feff}TEXT = '\u{e9}'\n{}", answers("ascii(TEXT)")))
+        .file("utf8.py", &format!("TEXT = '\u{e9}'\n{}", responding("ascii(TEXT)")))
+        .file("bom.py", &format!("\u{feff}TEXT = '\u{e9}'\n{}", responding("ascii(TEXT)")))
         .location("/latin", "wsgi_pass latin.py;")
         .location("/utf8", "wsgi_pass utf8.py;")
         .location("/bom", "wsgi_pass bom.py;");

@@ -8,7 +8,7 @@ const SOURCE: &str = r#"
 import functools
 import unittest.mock
 
-def answer(environ, start_response, body=b"fine"):
+def respond(environ, start_response, body=b"fine"):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [body]
 
@@ -32,14 +32,14 @@ def three(scope, receive, send):
 
 # Factories.
 def create_app():
-    return answer
+    return respond
 
 def create_with_default(config=None):
-    return answer
+    return respond
 
 class Application:
     def __call__(self, environ, start_response):
-        return answer(environ, start_response)
+        return respond(environ, start_response)
 
 def create_async():
     return instance
@@ -49,16 +49,16 @@ def request_only(request):
 
 # Applications.
 def defaults(environ, start_response=None, more=None):
-    return answer(environ, start_response)
+    return respond(environ, start_response)
 
 def any_number(*arguments):
-    return answer(*arguments)
+    return respond(*arguments)
 
 def three_wanted(environ, start_response, body):
-    return answer(environ, start_response, body)
+    return respond(environ, start_response, body)
 
 partial = functools.partial(three_wanted, body=b"fine")
-first = functools.partial(lambda config, *arguments: answer(*arguments), "config")
+first = functools.partial(lambda config, *arguments: respond(*arguments), "config")
 
 def give_body(function):
     @functools.wraps(function)
@@ -70,27 +70,27 @@ decorated = give_body(three_wanted)
 
 @functools.wraps(function)
 def of_asynchronous(environ, start_response):
-    return answer(environ, start_response)
+    return respond(environ, start_response)
 
 class Iterates:
     def __init__(self, environ, start_response):
-        self.answer = answer(environ, start_response)
+        self.response = respond(environ, start_response)
 
     def __iter__(self):
-        return iter(self.answer)
+        return iter(self.response)
 
 class Anything:
     def __getattr__(self, name):
         raise RuntimeError(name)
 
     def __call__(self, *arguments):
-        return answer(*arguments)
+        return respond(*arguments)
 
 anything = Anything()
 made = Application()
-static = type("Static", (), {"__call__": staticmethod(answer)})()
-mock = unittest.mock.MagicMock(side_effect=answer)
-specified = unittest.mock.create_autospec(answer, side_effect=answer)
+static = type("Static", (), {"__call__": staticmethod(respond)})()
+mock = unittest.mock.MagicMock(side_effect=respond)
+specified = unittest.mock.create_autospec(respond, side_effect=respond)
 
 class Signature:
     # A wrong signature.
@@ -98,13 +98,13 @@ class Signature:
     __signature__ = inspect.signature(three)
 
     def __call__(self, environ, start_response):
-        return answer(environ, start_response)
+        return respond(environ, start_response)
 
 signature = Signature()
 
 # Middleware.
 def middleware(application):
-    return answer
+    return respond
 
 def asynchronous(application):
     return instance
@@ -171,7 +171,7 @@ fn a_factory_is_refused_with_how_to_write_it() {
 
 fn any_wsgi_callable_is_served(engine: Engine) {
     let names = [
-        "answer",
+        "respond",
         "defaults",
         "any_number",
         "partial",
@@ -204,7 +204,7 @@ fn any_wsgi_callable_is_served(engine: Engine) {
 fn a_worker_says_the_same(engine: Engine) {
     let nginx = site(Site::new(engine), "wsgi_pass app.py instance;")
         .location("/fine", "wsgi_pass app.py;")
-        .file("app.py", &format!("{SOURCE}\napplication = answer\n"))
+        .file("app.py", &format!("{SOURCE}\napplication = respond\n"))
         .errors_expected()
         .start();
     nginx.get("/").expect(500);

@@ -24,12 +24,12 @@ fn get(machine: &Machine, path: &str) -> Response {
     ask(machine, SITE, &format!("GET {path}"), "", "")
 }
 
-/// Runs blocks of a page. A reload of nginx takes a moment: commands that ask are repeated until `answer` comes.
-fn follow(machine: &Machine, blocks: &[String], answer: &str) {
+/// Runs blocks of a page. A reload of nginx takes a moment: commands that ask are repeated until the response contains `text`.
+fn follow(machine: &Machine, blocks: &[String], text: &str) {
     assert!(blocks.iter().any(|block| block.starts_with("curl ")), "{blocks:?}");
     for block in blocks {
         if block.starts_with("curl ") {
-            wait_for(&format!("{answer:?} of {block}"), || machine.run(block).1.contains(answer).then_some(()));
+            wait_for(&format!("{text:?} of {block}"), || machine.run(block).1.contains(text).then_some(()));
         } else {
             machine.paste(block);
         }

@@ -137,7 +137,7 @@ fn checks_leave_the_master_as_it_was() {
         std::thread::sleep(Duration::from_millis(50));
         master.descriptors()
     };
-    let turn = |nginx: &mut Nginx| {
+    let round = |nginx: &mut Nginx| {
         nginx.write("other.py", FINE);
         nginx.reload();
         // One that is refused after each that is not.
@@ -147,11 +147,11 @@ fn checks_leave_the_master_as_it_was() {
         wait_for("a refusal", || (nginx.logged("other.py\" in ").len() > refusals).then_some(()));
     };
     for _ in 0..5 {
-        turn(&mut nginx);
+        round(&mut nginx);
     }
     let before = (descriptors(&nginx), master.mappings().len(), master.memory());
     for _ in 0..reloads {
-        turn(&mut nginx);
+        round(&mut nginx);
     }
     wait_for("as many descriptors as before", || (descriptors(&nginx) == before.0).then_some(()));
     let (mappings, memory) = (master.mappings().len(), master.memory());

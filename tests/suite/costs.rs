@@ -66,7 +66,7 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 /// Returns the responses per second of `clients` that request `paths` one after the other on keep-alive connections.
 fn rate(nginx: &Nginx, paths: &[String], clients: usize) -> f64 {
     let start = Instant::now();
-    let answers: usize = std::thread::scope(|scope| {
+    let responses: usize = std::thread::scope(|scope| {
         let client = |first: usize| {
             scope.spawn(move || {
                 let mut conn: Conn = nginx.connect();
@@ -83,7 +83,7 @@ fn rate(nginx: &Nginx, paths: &[String], clients: usize) -> f64 {
         let clients: Vec<_> = (0..clients).map(client).collect();
         clients.into_iter().map(|client| client.join().unwrap()).sum()
     });
-    answers as f64 / start.elapsed().as_secs_f64()
+    responses as f64 / start.elapsed().as_secs_f64()
 }
 
 const HELLO: &str = r#"
@@ -133,7 +133,7 @@ fn computing_in_parallel() {
     for (index, name) in names[..rounds[0].len()].iter().enumerate() {
         let times = |base: usize| median(rounds.iter().map(|round| round[index] / round[base]));
         let rate = median(rounds.iter().map(|round| round[index]));
-        println!("{rate:8.1} answers/s, {:.2} times one process, {:.2} times two: {name}", times(0), times(1));
+        println!("{rate:8.1} responses/s, {:.2} times one process, {:.2} times two: {name}", times(0), times(1));
     }
 }
 
@@ -164,7 +164,7 @@ fn many_interpreters_in_a_worker() {
         println!("\n{} rounds", rounds.len());
         for (index, (count, ..)) in sites.iter().enumerate() {
             let rate = median(rounds.iter().map(|round| round[index]));
-            println!("{rate:8.0} answers/s  {count} interpreters, GIL {gil}");
+            println!("{rate:8.0} responses/s  {count} interpreters, GIL {gil}");
         }
     }
 }

@@ -130,14 +130,14 @@ fn the_rest_of_a_response_is_sent_while_close_runs() {
 import os
 import time
 
-class Answer(list):
+class Response(list):
     def close(self):
         while not os.path.exists("@prefix@/arrived"):
             time.sleep(0.005)
 
 def application(environ, start_response):
     start_response("200 OK", [("Content-Length", "3000000")])
-    return Answer([b"x" * 3_000_000])
+    return Response([b"x" * 3_000_000])
 "#,
         )
         .start();
@@ -152,7 +152,7 @@ fn clients_that_leave_at_any_stage_harm_no_other_and_leave_nothing_behind(engine
     let workers = nginx.workers();
     let round = |seed| {
         let served = stress_round(&nginx, engine, seed, count());
-        assert!(served > 0, "nobody stayed");
+        assert!(served > 0, "no client stayed");
         let holdings = Holdings::of(&nginx);
         eprintln!("round {seed}: {served} requests of those that stayed, {holdings:?}");
         holdings

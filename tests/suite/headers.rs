@@ -16,8 +16,8 @@ both_engines!(
     an_empty_content_type_does_no_harm,
     responses_are_compressed,
     an_encoded_response_is_not_compressed_again,
-    a_matching_etag_is_answered_by_304,
-    an_unmodified_page_is_answered_by_304,
+    a_matching_etag_gets_304,
+    an_unmodified_page_gets_304,
     a_change_that_was_made_is_never_denied,
     a_body_without_a_version_is_never_unmodified,
     a_location_stays_relative,
@@ -227,7 +227,7 @@ fn an_encoded_response_is_not_compressed_again(engine: Engine) {
     assert_eq!(response.text(), "body ".repeat(100) + "end");
 }
 
-fn a_matching_etag_is_answered_by_304(engine: Engine) {
+fn a_matching_etag_gets_304(engine: Engine) {
     let nginx = with_headers(
         engine,
         r#"[("ETag", '"tag"'), ("Content-Type", "text/plain"), ("X-A", "b"), ("Content-Length", "503")]"#,
@@ -245,7 +245,7 @@ fn a_matching_etag_is_answered_by_304(engine: Engine) {
     assert_eq!(conn.response().expect(200).body.len(), 503);
 }
 
-fn an_unmodified_page_is_answered_by_304(engine: Engine) {
+fn an_unmodified_page_gets_304(engine: Engine) {
     let nginx = with_headers(engine, r#"[("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")]"#).start_shared();
     ask(&nginx, "If-Modified-Since: Wed, 21 Oct 2015 07:28:00 GMT\r\n").expect(304);
     ask(&nginx, "If-Modified-Since: Wed, 21 Oct 2015 07:27:59 GMT\r\n").expect(200);

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 /// A directory that every user may enter.
-fn folder() -> TempDir {
+fn directory() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
     dir
@@ -35,8 +35,8 @@ fn found(below: &Path, name: &str) -> Vec<PathBuf> {
 fn programs_without_rust(dir: &Path) -> PathBuf {
     let programs = dir.join("programs");
     fs::create_dir(&programs).unwrap();
-    for folder in ["/usr/sbin", "/usr/bin"] {
-        for entry in fs::read_dir(folder).unwrap() {
+    for directory in ["/usr/sbin", "/usr/bin"] {
+        for entry in fs::read_dir(directory).unwrap() {
             let entry = entry.unwrap();
             let name = entry.file_name();
             if name != "cargo" && name != "rustc" {
@@ -60,7 +60,7 @@ fn configuration(destination: &Path) -> PathBuf {
 
 #[test]
 fn what_is_installed_is_removed_again() {
-    let destination = folder();
+    let destination = directory();
     let install = || Script::new("install.sh").set("DESTDIR", destination.path());
     let (succeeded, said) = install().set("MODULE", module()).run();
     assert!(succeeded, "{said}");
@@ -74,7 +74,7 @@ fn what_is_installed_is_removed_again() {
 
 #[test]
 fn uninstall_refuses_while_the_configuration_uses_the_module_and_says_where() {
-    let destination = folder();
+    let destination = directory();
     let (succeeded, said) = Script::new("install.sh").set("DESTDIR", destination.path()).set("MODULE", module()).run();
     assert!(succeeded, "{said}");
     let main = configuration(destination.path());
@@ -119,7 +119,7 @@ fn uninstall_refuses_while_the_configuration_uses_the_module_and_says_where() {
 
 #[test]
 fn without_rust_only_a_build_of_these_sources_is_installed() {
-    let dir = folder();
+    let dir = directory();
     let programs = programs_without_rust(dir.path());
     let built = dir.path().join("target/release/libngx_http_wsgi_module.so");
     let install = || {
@@ -158,7 +158,7 @@ fn without_rust_only_a_build_of_these_sources_is_installed() {
 
 #[test]
 fn rust_is_asked_for_before_packages_are_installed() {
-    let dir = folder();
+    let dir = directory();
     let programs = programs_without_rust(dir.path());
     for name in ["apt-get", "dpkg-query"] {
         fs::remove_file(programs.join(name)).ok();
@@ -185,7 +185,7 @@ fn under_sudo_the_user_who_called_it_builds_with_their_rust() {
     if !is_root() {
         return;
     }
-    let dir = folder();
+    let dir = directory();
     let home = dir.path().join("home");
     let checkout = dir.path().join("checkout");
     let programs = programs_without_rust(dir.path());

@@ -112,7 +112,7 @@ fn read_slowly(nginx: &Nginx, path: &str, rng: &mut SeededRng) -> Vec<u8> {
             pauses -= 1;
             std::thread::sleep(Duration::from_millis(rng.below(40)));
         }
-        match conn.stream().read(&mut buffer).expect("some of the answer") {
+        match conn.stream().read(&mut buffer).expect("a part of the response") {
             0 => break,
             count => all.extend_from_slice(&buffer[..count]),
         }
@@ -125,11 +125,11 @@ fn read_slowly(nginx: &Nginx, path: &str, rng: &mut SeededRng) -> Vec<u8> {
 fn responses_arrive_as_they_were_given(engine: Engine) {
     let seeds = std::env::var("WSGI_TEST_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
     for seed in 1..=seeds {
-        mixed_answers(engine, seed);
+        mixed_responses(engine, seed);
     }
 }
 
-fn mixed_answers(engine: Engine, seed: u64) {
+fn mixed_responses(engine: Engine, seed: u64) {
     let mut rng = SeededRng::new(seed);
     let (directives, size) = directives(&mut rng);
     let site = Site::new(engine).app(APP).http(&directives);
@@ -148,9 +148,9 @@ fn mixed_answers(engine: Engine, seed: u64) {
             let (nginx, directives) = (&nginx, &directives);
             let mut rng = SeededRng::new(seed * 100 + number as u64);
             scope.spawn(move || {
-                for turn in 0..2 {
+                for round in 0..2 {
                     let way = rng.choose(&WAYS);
-                    let id = seed * 1000 + number as u64 * 10 + turn;
+                    let id = seed * 1000 + number as u64 * 10 + round;
                     let path = format!("/?seed={id}&way={way}&size={}", 1 + rng.size(size));
                     let (plain, sealed) = (nginx.url(&path), format!("https://127.0.0.1:{tls}{path}"));
                     let ask = |arguments: &[&str]| curl(arguments).expect(200).body;

@@ -84,16 +84,17 @@ fn the_call_of_an_intercepted_response_runs_to_its_end(engine: Engine) {
 
 fn an_intercepted_body_is_not_asked_for_where_it_need_not_be(engine: Engine) {
     let wrapping = r#"
+@event@
 def application(environ, start_response):
     start_response("404 Not Found", [])
     if environ["QUERY_STRING"]:
         return environ["wsgi.file_wrapper"](open(__file__, "rb"))
-    return (event(item) for item in [b"", b"", b"x"])
+    return items()
 
-def event(item):
-    with open("@prefix@/events", "a") as events:
-        events.write(repr(item) + "\n")
-    return item
+def items():
+    for item in [b"", b"", b"x"]:
+        event(repr(item))
+        yield item
 "#;
     let nginx = intercepting(engine)
         .app_at("/wrapping", "wrapping.py", wrapping)

@@ -29,11 +29,11 @@ fn copies_are_isolated_and_run_side_by_side() {
             let calls: Vec<_> = (0..3).map(|_| scope.spawn(|| found(&nginx, "/?go"))).collect();
             wait_for("three calls under way", || (nginx.events().len() == 3).then_some(()));
             nginx.write("go", "");
-            let mut answers: Vec<Value> = calls.into_iter().map(|call| call.join().unwrap()).collect();
-            answers.sort_by_key(ToString::to_string);
+            let mut responses: Vec<Value> = calls.into_iter().map(|call| call.join().unwrap()).collect();
+            responses.sort_by_key(ToString::to_string);
             // Each has a module of its own; and copies are to an application as processes are.
             let copy = |number| json!([format!("x#{number}"), 1, false, true]);
-            assert_eq!(answers, [copy(1), copy(2), copy(3)]);
+            assert_eq!(responses, [copy(1), copy(2), copy(3)]);
         });
     }
 }

@@ -22,7 +22,7 @@ both_engines!(
     a_closed_working_directory_is_no_obstacle,
 );
 
-/// The first lines of scripts here. `answer()` returns the value to send as JSON.
+/// The first lines of scripts here. `result()` returns the value to send as JSON.
 const SCRIPT: &str = r#"
 import concurrent.futures
 import json
@@ -37,7 +37,7 @@ def square(number):
     return number * number
 
 def application(environ, start_response):
-    body = json.dumps(answer()).encode()
+    body = json.dumps(result()).encode()
     start_response("200 OK", [("Content-Type", "application/json")])
     return [body]
 
@@ -49,7 +49,7 @@ def in_pools(function, arguments):
     return results
 "#;
 
-const SQUARES: &str = "def answer(): return in_pools(square, [1, 2, 3])\n";
+const SQUARES: &str = "def result(): return in_pools(square, [1, 2, 3])\n";
 
 fn script(source: &str) -> String {
     format!("{SCRIPT}\n{source}")
@@ -61,7 +61,7 @@ fn site(engine: Engine, source: &str) -> Site {
 }
 
 #[track_caller]
-fn answer(nginx: &Nginx, path: &str) -> serde_json::Value {
+fn result(nginx: &Nginx, path: &str) -> serde_json::Value {
     nginx.get(path).expect(200).json()
 }
 
@@ -71,12 +71,12 @@ fn squares() -> serde_json::Value {
 
 fn functions_of_a_script_run_in_pools(engine: Engine) {
     let nginx = site(engine, SQUARES).start();
-    assert_eq!(answer(&nginx, "/"), squares());
+    assert_eq!(result(&nginx, "/"), squares());
 }
 
 fn functions_of_a_script_run_in_executors(engine: Engine) {
     let source = r#"
-def answer():
+def result():
     results = []
     for method in METHODS:
         context = multiprocessing.get_context(method)
@@ -85,7 +85,7 @@ def answer():
     return results
 "#;
     let nginx = site(engine, source).start();
-    assert_eq!(answer(&nginx, "/"), squares());
+    assert_eq!(result(&nginx, "/"), squares());
 }
 
 fn a_process_runs_a_function_of_a_script(engine: Engine) {
@@ -93,7 +93,7 @@ fn a_process_runs_a_function_of_a_script(engine: Engine) {
 def put(queue, number):
     queue.put([square(number), os.getpid() != number])
 
-def answer():
+def result():
     results = []
     for method in METHODS:
         context = multiprocessing.get_context(method)
@@ -106,7 +106,7 @@ def answer():
     return results
 "#;
     let nginx = site(engine, source).start();
-    assert_eq!(answer(&nginx, "/"), json!([true, 0, true, 0]));
+    assert_eq!(result(&nginx, "/"), json!([true, 0, true, 0]));
 }
 
 fn objects_of_a_script_go_to_and_fro(engine: Engine) {
@@ -117,12 +117,12 @@ class Point:
     def moved(self):
         return Point(self.x + 1)
 
-def answer():
+def result():
     moved = in_pools(Point.moved, [Point(1), Point(2)])
     return [[point.x for point in points if type(point) is Point] for points in moved]
 "#;
     let nginx = site(engine, source).start();
-    assert_eq!(answer(&nginx, "/"), json!([[2, 3], [2, 3]]));
+    assert_eq!(result(&nginx, "/"), json!([[2, 3], [2, 3]]));
 }
 
 fn a_process_starts_others(engine: Engine) {
@@ -131,7 +131,7 @@ def spread(numbers):
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         return list(executor.map(square, numbers, timeout=PATIENCE))
 
-def answer():
+def result():
     results = []
     for method in METHODS:
         context = multiprocessing.get_context(method)
@@ -140,7 +140,7 @@ def answer():
     return results
 "#;
     let nginx = site(engine, source).start();
-    assert_eq!(answer(&nginx, "/"), squares());
+    assert_eq!(result(&nginx, "/"), squares());
 }
 
 fn any_name_of_a_script_will_do(engine: Engine) {
@@ -152,7 +152,7 @@ fn any_name_of_a_script_will_do(engine: Engine) {
     }
     let nginx = site.start();
     for path in ["/a", "/b", "/c", "/d"] {
-        assert_eq!(answer(&nginx, path), squares(), "{path}");
+        assert_eq!(result(&nginx, path), squares(), "{path}");
     }
 }
 
@@ -166,23 +166,23 @@ fn scripts_of_packages_and_modules_are_found(engine: Engine) {
         .location("/module", "wsgi_pass package.module;")
         .errors_expected()
         .start();
-    assert_eq!(answer(&nginx, "/script"), squares());
-    assert_eq!(answer(&nginx, "/module"), squares());
+    assert_eq!(result(&nginx, "/script"), squares());
+    assert_eq!(result(&nginx, "/module"), squares());
 }
 
 /// Of the same name, and one is loaded when processes for the other have been started already.
 fn several_scripts_are_found(engine: Engine) {
     let source =
-        |name: &str| script(&format!("def name(_): return \"{name}\"\ndef answer(): return in_pools(name, [0])\n"));
+        |name: &str| script(&format!("def name(_): return \"{name}\"\ndef result(): return in_pools(name, [0])\n"));
     let nginx = Site::new(engine)
         .app_at("/a", "a/app.py", &source("a"))
         .file("b/app.py", &source("b"))
         .location("/b", "wsgi_pass b/app.py; wsgi_preload off;")
         .errors_expected()
         .start();
-    assert_eq!(answer(&nginx, "/a"), json!([["a"], ["a"]]));
-    assert_eq!(answer(&nginx, "/b"), json!([["b"], ["b"]]));
-    assert_eq!(answer(&nginx, "/a"), json!([["a"], ["a"]]));
+    assert_eq!(result(&nginx, "/a"), json!([["a"], ["a"]]));
+    assert_eq!(result(&nginx, "/b"), json!([["b"], ["b"]]));
+    assert_eq!(result(&nginx, "/a"), json!([["a"], ["a"]]));
 }
 
 fn a_virtual_environment_is_that_of_the_processes(engine: Engine) {
@@ -192,11 +192,11 @@ import flask
 def where(_):
     return [sys.prefix, flask.__file__]
 
-def answer():
+def result():
     return in_pools(where, [0]) == [[where(0)]] * 2
 "#;
     let nginx = site(engine, source).http(&format!("wsgi_python_home {};", venv().display())).start();
-    assert_eq!(answer(&nginx, "/"), json!(true));
+    assert_eq!(result(&nginx, "/"), json!(true));
 }
 
 fn a_script_that_cannot_be_imported_there_is_an_error(engine: Engine) {
@@ -204,7 +204,7 @@ fn a_script_that_cannot_be_imported_there_is_an_error(engine: Engine) {
 if os.environ.setdefault("PARENT", str(os.getpid())) != str(os.getpid()):
     raise LookupError("not in a child")
 
-def answer():
+def result():
     results = []
     for method in METHODS:
         context = multiprocessing.get_context(method)
@@ -223,7 +223,7 @@ def answer():
     let script = nginx.prefix().join("app.py").display().to_string();
     let error = format!("'{script}' cannot be imported in a child process: LookupError: not in a child");
     let error = json!(["ImportError", error]);
-    assert_eq!(answer(&nginx, "/"), json!([error, 1, error, 1]));
+    assert_eq!(result(&nginx, "/"), json!([error, 1, error, 1]));
 }
 
 /// In the pool's own processes the import makes another one, which Python refuses.
@@ -231,14 +231,14 @@ fn a_pool_that_an_import_makes_is_an_error_there(engine: Engine) {
     let source = r#"
 pool = multiprocessing.get_context("spawn").Pool(1)
 
-def answer():
+def result():
     try:
         return pool.map_async(square, [1]).get(PATIENCE)
     except ImportError as error:
         return str(error).partition(": ")[2]
 "#;
     let nginx = site(engine, source).start();
-    assert_eq!(answer(&nginx, "/"), json!("AssertionError: daemonic processes are not allowed to have children"));
+    assert_eq!(result(&nginx, "/"), json!("AssertionError: daemonic processes are not allowed to have children"));
 }
 
 /// A prefix with the libraries of Python, and with its program or without.
@@ -247,7 +247,7 @@ fn in_prefix(engine: Engine, has_program: bool) -> Nginx {
 def prefix(_):
     return [sys.prefix, os.path.basename(sys.executable)]
 
-def answer():
+def result():
     try:
         return in_pools(prefix, [0])
     except TypeError:
@@ -280,14 +280,14 @@ def answer():
 
 fn without_an_executable_there_is_an_error(engine: Engine) {
     let nginx = in_prefix(engine, false);
-    assert_eq!(answer(&nginx, "/"), json!(null));
+    assert_eq!(result(&nginx, "/"), json!(null));
 }
 
 fn a_prefix_is_that_of_the_processes(engine: Engine) {
     let nginx = in_prefix(engine, true);
     let home = nginx.prefix().join("home");
     let process = json!([[home, concat!("python", env!("WSGI_PYTHON_VERSION"))]]);
-    assert_eq!(answer(&nginx, "/"), json!([process, process]));
+    assert_eq!(result(&nginx, "/"), json!([process, process]));
 }
 
 /// nginx is started in a directory of root's, and its workers have another user.
@@ -300,7 +300,7 @@ fn a_closed_working_directory_is_no_obstacle(engine: Engine) {
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
     let nginx = site.wrapped_in(&["env", "-C", closed.to_str().unwrap()]).start();
-    assert_eq!(answer(&nginx, "/"), squares());
+    assert_eq!(result(&nginx, "/"), squares());
 }
 
 #[test]
@@ -311,6 +311,6 @@ fn sub_interpreters_start_processes() {
     for gil in gils {
         let directives = format!("wsgi_enable_subinterpreters on; wsgi_interpreter_gil {gil};");
         let nginx = site(Engine::Threads, SQUARES).http(&directives).start();
-        assert_eq!(answer(&nginx, "/"), squares(), "{gil}");
+        assert_eq!(result(&nginx, "/"), squares(), "{gil}");
     }
 }

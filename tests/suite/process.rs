@@ -26,7 +26,7 @@ both_engines!(
     several_workers_serve,
 );
 
-/// An application that responds with the result of `answer(environ)` as JSON; the source defines that function.
+/// An application that responds with the result of `result(environ)` as JSON; the source defines that function.
 fn site(engine: Engine, source: &str) -> Site {
     let source = format!(
         r#"
@@ -35,7 +35,7 @@ import json, os, signal, subprocess, sys, threading, time
 @event@
 
 def application(environ, start_response):
-    body = json.dumps(answer(environ)).encode()
+    body = json.dumps(result(environ)).encode()
     start_response("200 OK", [("Content-Type", "application/json")])
     return [body]
 {source}"#
@@ -44,7 +44,7 @@ def application(environ, start_response):
 }
 
 #[track_caller]
-fn answer(nginx: &Nginx) -> serde_json::Value {
+fn result(nginx: &Nginx) -> serde_json::Value {
     nginx.get("/").expect(200).json()
 }
 
@@ -52,7 +52,7 @@ fn answer(nginx: &Nginx) -> serde_json::Value {
 
 fn return_codes_of_programs_are_true(engine: Engine) {
     let source = r#"
-def answer(environ):
+def result(environ):
     codes = [subprocess.run(["false"]).returncode for _ in range(50)]
     codes += [subprocess.run(["true"]).returncode for _ in range(10)]
     codes += [subprocess.call(["sh", "-c", "exit 7"]), os.waitstatus_to_exitcode(os.system("exit 9"))]
@@ -62,13 +62,13 @@ def answer(environ):
     let mut wanted = vec![1; 50];
     wanted.extend([0; 10]);
     wanted.extend([7, 9]);
-    assert_eq!(answer(&nginx), json!(wanted));
+    assert_eq!(result(&nginx), json!(wanted));
     assert_eq!(nginx.logged("unknown process"), Vec::<String>::new());
 }
 
 fn a_program_can_be_terminated(engine: Engine) {
     let source = r#"
-def answer(environ):
+def result(environ):
     codes = []
     for end in ("terminate", "kill"):
         program = subprocess.Popen(["sleep", "100"])
@@ -77,18 +77,18 @@ def answer(environ):
     return codes
 "#;
     let nginx = site(engine, source).start();
-    assert_eq!(answer(&nginx), json!([-15, -9]));
+    assert_eq!(result(&nginx), json!([-15, -9]));
 }
 
 fn a_program_reads_and_writes_pipes(engine: Engine) {
     let source = r#"
-def answer(environ):
+def result(environ):
     text = "x" * 200_000
     done = subprocess.run(["cat"], input=text, capture_output=True, text=True)
     return [done.stdout == text, subprocess.getoutput("echo $((6 * 7))")]
 "#;
     let nginx = site(engine, source).start();
-    assert_eq!(answer(&nginx), json!([true, "42"]));
+    assert_eq!(result(&nginx), json!([true, "42"]));
 }
 
 fn multiprocessing_works(engine: Engine) {
@@ -96,7 +96,7 @@ fn multiprocessing_works(engine: Engine) {
 import math
 import multiprocessing
 
-def answer(environ):
+def result(environ):
     results = []
     for method in ("fork", "spawn"):
         with multiprocessing.get_context(method).Pool(2) as pool:
@@ -104,7 +104,7 @@ def answer(environ):
     return results
 "#;
     let nginx = site(engine, source).start();
-    assert_eq!(answer(&nginx), json!([[1, 2, 3], [1, 2, 3]]));
+    assert_eq!(result(&nginx), json!([[1, 2, 3], [1, 2, 3]]));
 }
 
 /// Programs that sleep are ended with the test, which would wait for them otherwise.
@@ -117,7 +117,7 @@ fn end_children(nginx: &Nginx) {
 }
 
 const FORK: &str = r#"
-def answer(environ):
+def result(environ):
     child = os.fork()
     if child == 0:
         try:
@@ -150,7 +150,7 @@ fn a_forked_child_keeps_no_connection_open(engine: Engine) {
 /// Neither `os.system` nor `posix_spawn` runs Python's hooks.
 fn a_program_in_the_background_keeps_no_connection_open(engine: Engine) {
     let source = r#"
-def answer(environ):
+def result(environ):
     os.system("sleep 30 & echo child $! >> @prefix@/events")
     child = os.posix_spawn("/bin/sleep", ["sleep", "30"], os.environ)
     event(f"child {child}")
@@ -167,7 +167,7 @@ def answer(environ):
 
 fn a_forked_child_keeps_no_port_bound(engine: Engine) {
     let mut nginx = site(engine, FORK).start();
-    answer(&nginx);
+    result(&nginx);
     nginx.stop_by(libc::SIGQUIT);
     let bound = std::net::TcpListener::bind(nginx.address());
     let children = nginx.events();
@@ -188,7 +188,7 @@ def noise():
 for _ in range(2):
     threading.Thread(target=noise, daemon=True).start()
 
-def answer(environ):
+def result(environ):
     codes = []
     for _ in range(50):
         child = os.fork()
@@ -212,12 +212,12 @@ def answer(environ):
     return codes
 "#;
     let nginx = site(engine, source).start();
-    assert_eq!(answer(&nginx), json!(vec![0; 50]));
+    assert_eq!(result(&nginx), json!(vec![0; 50]));
 }
 
 fn a_forked_child_may_handle_signals(engine: Engine) {
     let source = r#"
-def answer(environ):
+def result(environ):
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -235,7 +235,7 @@ def answer(environ):
     return os.waitstatus_to_exitcode(ended[1])
 "#;
     let nginx = site(engine, source).start();
-    assert_eq!(answer(&nginx), json!(42));
+    assert_eq!(result(&nginx), json!(42));
 }
 
 /// It is a copy of a server's process: going on as one it would take the server's events and never end.
@@ -255,7 +255,7 @@ def application(environ, start_response):
     let nginx = site(engine, source).start();
     for path in ["/exit", "/raise", "/return"] {
         let response = nginx.get(path).expect(200);
-        assert_eq!(response.text(), "body", "the parent's answer to {path}");
+        assert_eq!(response.text(), "body", "the parent's response to {path}");
     }
     let children: Vec<Process> =
         nginx.events().iter().map(|event| Process(event["child ".len()..].parse().unwrap())).collect();
@@ -274,7 +274,7 @@ for name in NAMES:
     signal.signal(getattr(signal, name), lambda *_: event("handled"))
 signal.signal(signal.SIGQUIT, signal.SIG_IGN)
 
-def answer(environ):
+def result(environ):
     try:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except ValueError:
@@ -282,10 +282,10 @@ def answer(environ):
     return "fine"
 "#;
     let mut nginx = site(engine, source).start();
-    assert_eq!(answer(&nginx), json!("fine"));
+    assert_eq!(result(&nginx), json!("fine"));
     nginx.wait_log("SIGTERM");
     nginx.reload();
-    assert_eq!(answer(&nginx), json!("fine"));
+    assert_eq!(result(&nginx), json!("fine"));
     let log = nginx.stop_by(libc::SIGQUIT);
     assert!(!log.contains("exited on signal"), "{log}");
     assert_eq!(nginx.events(), Vec::<String>::new());
@@ -309,16 +309,16 @@ for number in (0, -1, signal.SIGRTMAX + 1):
     except ValueError:
         refused.append(number)
 
-def answer(environ):
+def result(environ):
     return [len(refused), signal.getsignal(signal.SIGRTMIN + 1) == signal.SIG_DFL]
 "#;
     let nginx = site(engine, source).start();
-    assert_eq!(answer(&nginx), json!([3, true]));
+    assert_eq!(result(&nginx), json!([3, true]));
     for call in ["signal.signal(SIGRTMIN+1)", "signal.signal(SIGRTMAX)", "faulthandler.register(SIGRTMIN+2)"] {
         nginx.wait_log(&format!("{call} ignored"));
     }
     nginx.reload();
-    assert_eq!(answer(&nginx), json!([3, true]));
+    assert_eq!(result(&nginx), json!([3, true]));
 }
 
 // ---- environment ----------------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ import locale
 import pathlib
 import shutil
 
-def answer(environ):
+def result(environ):
     directory = pathlib.Path("@prefix@/dir-ä€𝄞")
     directory.mkdir()
     (directory / "ß").write_text("größe €")
@@ -350,7 +350,7 @@ def answer(environ):
     }
 "#;
     let nginx = site(engine, source).start();
-    let got = answer(&nginx);
+    let got = result(&nginx);
     assert_eq!(got["filesystem"], "utf-8");
     assert_eq!(got["preferred"].as_str().unwrap().to_lowercase(), "utf-8");
     assert_eq!(got["open"], "utf-8");
@@ -370,7 +370,7 @@ fn ngx_wsgi_says_where_the_code_runs(engine: Engine) {
     let source = r#"
 import ngx_wsgi
 
-def answer(environ):
+def result(environ):
     return {
         "version": ngx_wsgi.version,
         "nginx": ngx_wsgi.nginx_version == environ["SERVER_SOFTWARE"].partition("/")[2],
@@ -379,13 +379,13 @@ def answer(environ):
         "pid": ngx_wsgi.worker_pid == os.getpid(),
         "number": ngx_wsgi.worker_number,
         "timeout": [base.__name__ for base in ngx_wsgi.RequestTimeout.__mro__],
-        "decorator": ngx_wsgi.on_shutdown(answer) is answer,
+        "decorator": ngx_wsgi.on_shutdown(result) is result,
         "module": ngx_wsgi.RequestTimeout.__module__,
     }
 "#;
     let nginx = site(engine, source).start();
     assert_eq!(
-        answer(&nginx),
+        result(&nginx),
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "nginx": true,
@@ -406,14 +406,14 @@ fn thread_locals_last_from_request_to_request(engine: Engine) {
     let source = r#"
 local = threading.local()
 
-def answer(environ):
+def result(environ):
     local.count = getattr(local, "count", 0) + 1
     return [threading.get_ident(), local.count, threading.current_thread().name]
 "#;
     let nginx = site(engine, source).start();
     let mut seen = std::collections::HashMap::new();
     for _ in 0..40 {
-        let got = answer(&nginx);
+        let got = result(&nginx);
         let count = seen.entry(got[0].to_string()).or_insert(0);
         *count += 1;
         assert_eq!(got[1], json!(*count), "{got}");
@@ -433,13 +433,13 @@ def look():
 IMPORTER = threading.get_ident()
 AT_IMPORT = look()
 
-def answer(environ):
+def result(environ):
     return AT_IMPORT + look()
 "#;
     let nginx = site(engine, source).start();
     let wanted = json!([true, true, true, in_request, true, true]);
     for _ in 0..3 {
-        assert_eq!(answer(&nginx), wanted);
+        assert_eq!(result(&nginx), wanted);
     }
 }
 
@@ -462,12 +462,12 @@ async def work():
     await asyncio.sleep(0.01)
     return [await program.wait(), await asyncio.to_thread(lambda: "thread")]
 
-def answer(environ):
+def result(environ):
     return asyncio.run(work())
 "#;
     let nginx = site(engine, source).start();
     for _ in 0..3 {
-        assert_eq!(answer(&nginx), json!([5, "thread"]));
+        assert_eq!(result(&nginx), json!([5, "thread"]));
     }
     assert_eq!(nginx.logged("signal.signal"), Vec::<String>::new());
 }
@@ -495,7 +495,7 @@ def attempt(action):
     except RecursionError:
         return "RecursionError"
 
-def answer(environ):
+def result(environ):
     nested, deep, other = [], None, None
     for _ in range(100_000):
         nested = [nested]
@@ -516,7 +516,7 @@ def answer(environ):
     for _ in 0..3 {
         let mut wanted = vec!["RecursionError"; 6];
         wanted.push("no exception");
-        assert_eq!(answer(&nginx), json!(wanted));
+        assert_eq!(result(&nginx), json!(wanted));
     }
     assert_eq!(nginx.workers(), workers);
 }
@@ -545,7 +545,7 @@ fn assert_files_are_served_while(busy: &str) {
 def is_busy():
     return not os.path.exists("@prefix@/go")
 {HOLD_GIL}
-def answer(environ):
+def result(environ):
     event("started")
     {busy}
     return "done"
@@ -629,7 +629,7 @@ const WORKER: &str = r#"
 import ngx_wsgi
 ngx_wsgi.on_shutdown(lambda: event("on_shutdown"))
 
-def answer(environ):
+def result(environ):
     time.sleep(0.02)
     return [os.getpid(), ngx_wsgi.worker_number, environ["wsgi.multiprocess"]]
 "#;
@@ -637,7 +637,7 @@ def answer(environ):
 /// No reload here: with `master_process off` a stock nginx stops responding after one.
 fn one_process_without_a_master(engine: Engine) {
     let mut nginx = site(engine, WORKER).main("master_process off;").start();
-    assert_eq!(answer(&nginx), json!([nginx.master(), 0, false]));
+    assert_eq!(result(&nginx), json!([nginx.master(), 0, false]));
     assert_eq!(nginx.all_children(), []);
     let log = nginx.stop_by(libc::SIGQUIT);
     assert_eq!(nginx.exit_code(), Some(0), "{log}");
@@ -647,9 +647,9 @@ fn one_process_without_a_master(engine: Engine) {
 fn a_daemon(engine: Engine) {
     let mut nginx = site(engine, WORKER).daemon().start();
     let workers = nginx.workers();
-    assert_eq!(answer(&nginx), json!([workers[0], 0, false]));
+    assert_eq!(result(&nginx), json!([workers[0], 0, false]));
     let workers = nginx.reload();
-    assert_eq!(answer(&nginx), json!([workers[0], 0, false]));
+    assert_eq!(result(&nginx), json!([workers[0], 0, false]));
     nginx.stop_by(libc::SIGQUIT);
     assert_eq!(nginx.exit_code(), Some(0));
     assert_eq!(nginx.events(), ["on_shutdown", "on_shutdown"]);
@@ -659,7 +659,7 @@ fn several_workers_serve(engine: Engine) {
     let nginx = site(engine, WORKER).workers(3).start();
     let mut workers = nginx.workers();
     workers.sort();
-    wait_for("answers of all workers", || {
+    wait_for("responses of all workers", || {
         let askers: Vec<_> = (0..12)
             .map(|_| {
                 let mut conn = nginx.connect();

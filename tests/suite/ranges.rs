@@ -142,9 +142,9 @@ fn parts(response: &Response) -> Vec<(String, Vec<u8>)> {
         if rest == b"--\r\n" {
             return found;
         }
-        let end = find(rest, b"\r\n\r\n").expect("the head of a part");
-        let head = String::from_utf8(rest[..end].to_vec()).unwrap();
-        let range = head.lines().find_map(|line| line.strip_prefix("Content-Range: bytes ")).expect("Content-Range");
+        let end = find(rest, b"\r\n\r\n").expect("the headers of a part");
+        let headers = String::from_utf8(rest[..end].to_vec()).unwrap();
+        let range = headers.lines().find_map(|line| line.strip_prefix("Content-Range: bytes ")).expect("Content-Range");
         rest = &rest[end + 4..];
         let length = find(rest, mark.as_bytes()).expect("the end of a part");
         found.push((range.to_owned(), rest[..length].to_vec()));
@@ -234,13 +234,13 @@ fn a_part_too_long_to_keep_is_sent_as_a_whole(engine: Engine) {
 }
 
 fn a_body_that_fails_has_no_parts(engine: Engine) {
-    let nginx = site(engine).http("wsgi_temp_path answers;").errors_expected().start();
+    let nginx = site(engine).http("wsgi_temp_path responses;").errors_expected().start();
     for path in ["/raise", "/short"] {
         // Nothing is out when it fails.
         let response = ask(&nginx, "GET", path, "Range: bytes=0-1,5-6\r\n").expect(500);
         assert!(response.text().contains("nginx"));
     }
-    std::fs::remove_dir(nginx.prefix().join("answers")).unwrap();
+    std::fs::remove_dir(nginx.prefix().join("responses")).unwrap();
     let response = ask(&nginx, "GET", "/generator", "Range: bytes=0-1,5-6\r\n").expect(200);
     assert!(response.body == data(0, SIZE));
     nginx.wait_log("cannot write a temporary file");

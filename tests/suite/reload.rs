@@ -21,7 +21,7 @@ both_engines!(
     reloads_leave_the_master_as_it_was,
 );
 
-fn answers(text: &str) -> String {
+fn responding(text: &str) -> String {
     format!(
         "
 def application(environ, start_response):
@@ -32,7 +32,7 @@ def application(environ, start_response):
 }
 
 fn no_request_is_lost(engine: Engine) {
-    let nginx = Site::new(engine).workers(2).app(&answers("fine")).start();
+    let nginx = Site::new(engine).workers(2).app(&responding("fine")).start();
     nginx.get("/").expect(200);
     let load = Load::start(&nginx, "/", 4);
     for _ in 0..4 {
@@ -44,11 +44,11 @@ fn no_request_is_lost(engine: Engine) {
 }
 
 fn new_code_runs_after_each_reload(engine: Engine) {
-    let nginx = Site::new(engine).app(&answers("version 0")).start();
+    let nginx = Site::new(engine).app(&responding("version 0")).start();
     nginx.get("/").expect(200);
     for version in 1..=4 {
         // The same length, and within the second that file times in byte code are precise to.
-        nginx.write("app.py", &answers(&format!("version {version}")));
+        nginx.write("app.py", &responding(&format!("version {version}")));
         nginx.reload();
         for _ in 0..10 {
             let response = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
@@ -60,10 +60,10 @@ fn new_code_runs_after_each_reload(engine: Engine) {
 /// Modules are Python's to import: byte code is renewed when a source's time or length has changed.
 fn changed_modules_run_after_each_reload(engine: Engine) {
     let app = "from helper import application\n";
-    let nginx = Site::new(engine).file("helper.py", &answers("version")).app(app).start();
+    let nginx = Site::new(engine).file("helper.py", &responding("version")).app(app).start();
     assert_eq!(nginx.get("/").expect(200).text(), "version");
     for version in ["version 1", "version 10", "version 100"] {
-        nginx.write("helper.py", &answers(version));
+        nginx.write("helper.py", &responding(version));
         nginx.reload();
         let response = nginx.connect().send("GET / HTTP/1.0\r\n\r\n").response();
         assert_eq!(response.expect(200).text(), version);
@@ -155,11 +155,11 @@ fn nothing_of_the_old_python_is_left(engine: Engine) {
 /// An application that is imported only when the test writes `go`.
 fn slow(text: &str) -> String {
     let wait = "event('importing')\nwhile not os.path.exists('@prefix@/go'): time.sleep(0.01)\n";
-    format!("import os, time\n@event@\n{wait}{}", answers(text))
+    format!("import os, time\n@event@\n{wait}{}", responding(text))
 }
 
 fn a_slow_import_loses_no_request(engine: Engine) {
-    let nginx = Site::new(engine).app(&answers("fine")).start();
+    let nginx = Site::new(engine).app(&responding("fine")).start();
     nginx.get("/").expect(200);
     nginx.write("app.py", &slow("new"));
     let load = Load::start(&nginx, "/", 4);
@@ -198,7 +198,7 @@ fn a_request_that_waits_for_an_import_is_aborted_as_a_call_is() {
 #[test]
 fn a_slow_import_does_not_delay_other_locations() {
     let nginx = Site::new(Engine::Threads)
-        .app(&answers("fine"))
+        .app(&responding("fine"))
         .file("static/file", "static")
         .location("/static/", "root @prefix@;")
         .start();
@@ -218,8 +218,8 @@ fn a_slow_import_does_not_delay_other_locations() {
 fn a_failed_import_is_of_its_location_alone(engine: Engine) {
     let nginx = Site::new(engine)
         .workers(2)
-        .app_at("/fine", "fine.py", &answers("fine"))
-        .app_at("/broken", "broken.py", &answers("not yet"))
+        .app_at("/fine", "fine.py", &responding("fine"))
+        .app_at("/broken", "broken.py", &responding("not yet"))
         .file("static/file", "static")
         .location("/static/", "root @prefix@;")
         .errors_expected()
@@ -235,7 +235,7 @@ fn a_failed_import_is_of_its_location_alone(engine: Engine) {
     }
     nginx.wait_log("in broken");
     nginx.wait_log("LookupError: the reason");
-    nginx.write("broken.py", &answers("repaired"));
+    nginx.write("broken.py", &responding("repaired"));
     assert_eq!(nginx.get("/broken").expect(200).text(), "repaired");
     assert_eq!(nginx.workers(), workers, "no worker was replaced");
 }
@@ -282,18 +282,18 @@ def application(environ, start_response):
 }
 
 fn a_refused_configuration_keeps_the_old_workers(engine: Engine) {
-    let mut nginx = Site::new(engine).workers(2).app(&answers("old")).start();
+    let mut nginx = Site::new(engine).workers(2).app(&responding("old")).start();
     nginx.get("/").expect(200);
     let workers = nginx.workers();
     let load = Load::start(&nginx, "/", 2);
-    nginx.write("app.py", &answers("newer"));
+    nginx.write("app.py", &responding("newer"));
     nginx.reconfigure(|site| site.location("/missing", "wsgi_pass missing.py;"));
     let line = nginx.reload_refused();
     assert!(line.contains("missing.py"), "{line}");
     assert_eq!(nginx.workers(), workers);
     assert_eq!(nginx.get("/").expect(200).text(), "old");
     load.stop().assert_good();
-    nginx.write("missing.py", &answers("found"));
+    nginx.write("missing.py", &responding("found"));
     nginx.reload();
     assert_eq!(nginx.get("/missing").expect(200).text(), "found");
     assert_eq!(nginx.get("/").expect(200).text(), "newer");
@@ -302,7 +302,7 @@ fn a_refused_configuration_keeps_the_old_workers(engine: Engine) {
 /// From no application to one and back: the module is loaded all the time, Python is not.
 fn an_application_may_come_and_go(engine: Engine) {
     let mut nginx = Site::new(engine)
-        .file("app.py", &answers("fine"))
+        .file("app.py", &responding("fine"))
         .file("static/file", "static")
         .location("/static/", "root @prefix@;")
         .start();
@@ -317,7 +317,7 @@ fn an_application_may_come_and_go(engine: Engine) {
 }
 
 fn a_reload_may_follow_a_reload_at_once(engine: Engine) {
-    let nginx = Site::new(engine).app(&answers("fine")).start();
+    let nginx = Site::new(engine).app(&responding("fine")).start();
     let load = Load::start(&nginx, "/", 2);
     for _ in 0..10 {
         nginx.signal(libc::SIGHUP);
@@ -344,7 +344,7 @@ import os
 with open("@prefix@/events", "a") as events:
     events.write(f"{{os.getpid()}} {{os.getuid()}}\n")
 {}"#,
-        answers("fine")
+        responding("fine")
     );
     let nginx = Site::new(engine)
         .user(if python_is_for_everybody() { "daemon" } else { "root" })
@@ -382,7 +382,7 @@ with open("@prefix@/events", "a") as events:
 fn reloads_leave_the_master_as_it_was(engine: Engine) {
     let reloads = std::env::var("WSGI_TEST_RELOADS").map_or(20, |n| n.parse().expect("a number"));
     let nginx = Site::new(engine)
-        .app(&answers("fine"))
+        .app(&responding("fine"))
         .http("wsgi_env NAME value; wsgi_var NAME $request_id; wsgi_python_path @prefix@;")
         .location("/other", "wsgi_pass app.py; wsgi_script_name $host;")
         .start();
@@ -430,7 +430,7 @@ fn a_module_for_another_python_is_refused_on_reload() {
         eprintln!("skipped: no module for another Python is built below target/");
         return;
     };
-    let mut nginx = Site::plain().app(&answers("fine")).start();
+    let mut nginx = Site::plain().app(&responding("fine")).start();
     nginx.get("/").expect(200);
     let workers = nginx.workers();
     replace_module(&mut nginx, &other);

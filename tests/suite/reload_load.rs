@@ -68,8 +68,8 @@ fn reload_every_second(engine: Engine, check: &str) {
     calls.assert_good();
     files.assert_good();
     // A request sent a second time was not received the first time.
-    assert_answered(&nginx, "200 GET / ", calls.good + 1);
-    assert_answered(&nginx, "200 GET /static/file ", files.good);
+    assert_logged(&nginx, "200 GET / ", calls.good + 1);
+    assert_logged(&nginx, "200 GET /static/file ", files.good);
     assert_eq!(nginx.read("logs/access.log").lines().count(), calls.good + 1 + files.good);
 
     // Nothing waits for two imports one after the other.
@@ -87,7 +87,7 @@ fn reload_every_second(engine: Engine, check: &str) {
 }
 
 #[track_caller]
-fn assert_answered(nginx: &Nginx, line: &str, times: usize) {
+fn assert_logged(nginx: &Nginx, line: &str, times: usize) {
     let count = || nginx.read("logs/access.log").lines().filter(|l| l.starts_with(line)).count();
     // A client has its response a moment before it is logged.
     wait_for(&format!("{times} times {line:?} in the access log"), || (count() >= times).then_some(()));

@@ -87,7 +87,7 @@ fn site(way: Way) -> Site {
     site.file("site/app.py", &app("a1")).location("/", "wsgi_pass site/app.py;")
 }
 
-fn answer(nginx: &Nginx) -> String {
+fn text(nginx: &Nginx) -> String {
     nginx.get("/").expect(200).text()
 }
 
@@ -95,7 +95,7 @@ fn answer(nginx: &Nginx) -> String {
 #[track_caller]
 fn becomes(nginx: &Nginx, way: Way, before: &str, wanted: &str) {
     if let Way::Module(_) = way {
-        assert_eq!(answer(nginx), wanted);
+        assert_eq!(text(nginx), wanted);
     }
     becomes_soon(nginx, before, wanted);
 }
@@ -104,7 +104,7 @@ fn becomes(nginx: &Nginx, way: Way, before: &str, wanted: &str) {
 #[track_caller]
 fn becomes_soon(nginx: &Nginx, before: &str, wanted: &str) {
     wait_for(wanted, || {
-        let response = answer(nginx);
+        let response = text(nginx);
         assert!(response == before || response == wanted, "{response} in place of {before} or {wanted}");
         (response == wanted).then_some(())
     });
@@ -114,7 +114,7 @@ fn becomes_soon(nginx: &Nginx, before: &str, wanted: &str) {
 #[track_caller]
 fn stays(nginx: &Nginx, wanted: &str) {
     for _ in 0..12 {
-        assert_eq!(answer(nginx), wanted);
+        assert_eq!(text(nginx), wanted);
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -123,7 +123,7 @@ fn stays(nginx: &Nginx, wanted: &str) {
 
 fn an_edited_script(way: Way) {
     let nginx = site(way).start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     for version in 2..5 {
         write_in_place(&nginx.prefix().join("site/app.py"), &app(&format!("a{version}")));
         becomes(&nginx, way, &format!("a{} h1", version - 1), &format!("a{version} h1"));
@@ -145,14 +145,14 @@ fn without_the_directive_nothing_is_reloaded() {
         .file("site/app.py", &app("a1"))
         .location("/", "wsgi_pass site/app.py;")
         .start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     nginx.write("site/app.py", &app("a2"));
     stays(&nginx, "a1 h1");
 }
 
 fn a_script_replaced_by_rename(way: Way) {
     let nginx = site(way).start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     nginx.write("site/app.py", &app("a2"));
     becomes(&nginx, way, "a1 h1", "a2 h1");
 }
@@ -167,7 +167,7 @@ fn a_switched_link(way: Way) {
     }
     symlink("1", site.prefix().join("current")).unwrap();
     let nginx = site.location("/", "wsgi_pass current/app.py;").start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     for (before, now) in [("1", "2"), ("2", "3"), ("3", "1")] {
         symlink(now, nginx.prefix().join("next")).unwrap();
         fs::rename(nginx.prefix().join("next"), nginx.prefix().join("current")).unwrap();
@@ -184,7 +184,7 @@ fn set_date(path: &Path, date: SystemTime) {
 
 fn an_older_date(way: Way) {
     let nginx = site(way).start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     nginx.write("site/older", &app("a2"));
     set_date(&nginx.prefix().join("site/older"), SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
     fs::rename(nginx.prefix().join("site/older"), nginx.prefix().join("site/app.py")).unwrap();
@@ -193,7 +193,7 @@ fn an_older_date(way: Way) {
 
 fn a_helper_that_is_not_watched(way: Way) {
     let nginx = site(way).start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     nginx.write("site/helper.py", &helper("h2"));
     stays(&nginx, "a1 h1");
     nginx.write("site/app.py", &app("a2"));
@@ -205,7 +205,7 @@ fn a_helper_that_is_not_watched(way: Way) {
 fn a_helper_that_is_watched(way: Way) {
     for watched in ["modules", "site/*.py", "@prefix@/site/helper.py"] {
         let nginx = site(way).http(&format!("wsgi_reload_watch {watched};")).start();
-        assert_eq!(answer(&nginx), "a1 h1");
+        assert_eq!(text(&nginx), "a1 h1");
         for version in 2..4 {
             nginx.write("site/helper.py", &helper(&format!("h{version}")));
             becomes_soon(&nginx, &format!("a1 h{}", version - 1), &format!("a1 h{version}"));
@@ -219,7 +219,7 @@ fn a_helper_imported_late(way: Way) {
     let late =
         app("a1").replace("import helper\n", "").replace("    start_response", "    import helper\n    start_response");
     let nginx = site(way).file("site/app.py", &late).http("wsgi_reload_watch modules;").start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     nginx.write("site/helper.py", &helper("h2"));
     becomes_soon(&nginx, "a1 h1", "a1 h2");
 }
@@ -228,7 +228,7 @@ fn a_file_of_a_pattern(way: Way) {
     let reads = app("a1")
         + "import glob, os\nhelper.VERSION = ' '.join(sorted(open(name).read() for name in glob.glob(os.path.dirname(__file__) + '/*.txt')))\n";
     let nginx = site(way).file("site/app.py", &reads).http("wsgi_reload_watch site/*.txt;").start();
-    assert_eq!(answer(&nginx), "a1 ");
+    assert_eq!(text(&nginx), "a1 ");
     nginx.write("site/one.txt", "one");
     becomes_soon(&nginx, "a1 ", "a1 one");
     nginx.write("site/two.txt", "two");
@@ -245,7 +245,7 @@ fn a_file_of_a_pattern_in_a_new_directory(way: Way) {
     for pattern in ["pages/**/*.txt", "pages/*/*/*.txt"] {
         let site = site(way).file("site/app.py", &reads).file("site/pages/a/b/one.txt", "one");
         let nginx = site.http(&format!("wsgi_reload_watch site/{pattern};")).start();
-        assert_eq!(answer(&nginx), "a1 one");
+        assert_eq!(text(&nginx), "a1 one");
         for (directory, file, before) in [("c/d", "two", "one"), ("e", "", ""), ("e/f", "three", "one two")] {
             fs::create_dir_all(nginx.prefix().join("site/pages").join(directory)).unwrap();
             std::thread::sleep(Duration::from_millis(500));
@@ -293,7 +293,7 @@ class LazyModule(types.ModuleType):
 sys.modules.update(lazy=Lazy(), lazy_module=LazyModule('lazy_module'), nothing=None)
 ";
     let nginx = site(way).file("site/app.py", &(app("a1") + strange)).http("wsgi_reload_watch modules;").start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     nginx.write("site/helper.py", &helper("h2"));
     becomes_soon(&nginx, "a1 h1", "a1 h2");
 }
@@ -322,7 +322,7 @@ def application(environ, start_response):
         .location("/another", "wsgi_pass another/another.py; wsgi_script_reloading off;")
         .start();
     assert_eq!(nginx.get("/another").expect(200).text(), "True");
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     nginx.write("site/app.py", &app("a2"));
     becomes(&nginx, Way::Module(Engine::Threads), "a1 h1", "a2 h1");
     assert_eq!(nginx.get("/another").expect(200).text(), "True");
@@ -332,7 +332,7 @@ def application(environ, start_response):
 #[test]
 fn a_change_is_noticed_as_soon_under_load() {
     let nginx = site(Way::Interpreter).start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     let notice = |version: u32| {
         let start = Instant::now();
         nginx.write("site/app.py", &app(&format!("a{version}")));
@@ -355,7 +355,7 @@ fn a_module_instead_of_a_script(way: Way) {
         .file("site/package/wsgi.py", &app("a1"))
         .location("/", "wsgi_pass package.wsgi;")
         .start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     for version in 2..4 {
         nginx.write("site/package/wsgi.py", &app(&format!("a{version}")));
         becomes(&nginx, way, &format!("a{} h1", version - 1), &format!("a{version} h1"));
@@ -364,7 +364,7 @@ fn a_module_instead_of_a_script(way: Way) {
 
 fn a_file_removed_then_back(way: Way) {
     let nginx = site(way).start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     fs::remove_file(nginx.prefix().join("site/app.py")).unwrap();
     stays(&nginx, "a1 h1");
     nginx.write("site/app.py", &app("a2"));
@@ -374,7 +374,7 @@ fn a_file_removed_then_back(way: Way) {
 
 fn edits_within_a_second(way: Way) {
     let nginx = site(way).http("wsgi_reload_watch modules;").start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     for round in 1..4 {
         // Of the same length, so that byte code of one would be taken for that of the other.
         for version in 1..6 {
@@ -383,11 +383,11 @@ fn edits_within_a_second(way: Way) {
             {
                 nginx.write(&format!("site/{file}.py"), &text);
             }
-            answer(&nginx);
+            text(&nginx);
             std::thread::sleep(Duration::from_millis(30 * round));
         }
         let wanted = format!("a5 h{}", 5 * round % 10);
-        wait_for(&wanted, || (answer(&nginx) == wanted).then_some(()));
+        wait_for(&wanted, || (text(&nginx) == wanted).then_some(()));
         stays(&nginx, &wanted);
     }
     assert!(nginx.logged("[error]").is_empty());
@@ -416,7 +416,7 @@ def application(environ, start_response):
         site = site.file(&name, &text);
     }
     let nginx = site.file("site/app.py", &script(1)).location("/", "wsgi_pass site/app.py;").start();
-    assert_eq!(answer(&nginx), "1");
+    assert_eq!(text(&nginx), "1");
     let load = Load::start(&nginx, "/", 2);
     nginx.write("site/app.py", &script(2));
     for number in 0..COUNT {
@@ -424,7 +424,7 @@ def application(environ, start_response):
         nginx.write(&name, &text);
         std::thread::sleep(Duration::from_millis(2));
     }
-    wait_for("the new version of all files", || (answer(&nginx) == "2").then_some(()));
+    wait_for("the new version of all files", || (text(&nginx) == "2").then_some(()));
     stays(&nginx, "2");
     load.stop().assert_good();
 }
@@ -433,9 +433,9 @@ def application(environ, start_response):
 
 fn a_syntax_error_then_fixed(way: Way) {
     let nginx = site(way).errors_expected().start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     nginx.write("site/app.py", "def application(:\n");
-    answer(&nginx);
+    text(&nginx);
     nginx.wait_log("SyntaxError");
     stays(&nginx, "a1 h1");
     let log = nginx.error_log();
@@ -449,11 +449,11 @@ fn a_syntax_error_then_fixed(way: Way) {
 /// The loaded code and its imports stay whole, whatever the new code has done before it failed.
 fn a_missing_helper_that_comes_later(way: Way) {
     let nginx = site(way).http("wsgi_reload_watch modules;").errors_expected().start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     nginx.write("site/app.py", &app("a2").replace("import helper", "import helper, another"));
-    answer(&nginx);
+    text(&nginx);
     nginx.wait_log("No module named 'another'");
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     // In no file that is looked at: it is tried again after a while.
     nginx.write("site/another.py", "");
     becomes_soon(&nginx, "a1 h1", "a2 h1");
@@ -471,9 +471,9 @@ fn a_failing_factory(way: Way) {
         .location("/", "wsgi_pass site/app.py make();")
         .errors_expected()
         .start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     nginx.write("site/app.py", &made("raise LookupError('the reason')"));
-    answer(&nginx);
+    text(&nginx);
     nginx.wait_log("LookupError: the reason");
     stays(&nginx, "a1 h1");
     nginx.write("site/app.py", &made("helper.VERSION = 'h2'"));
@@ -482,10 +482,10 @@ fn a_failing_factory(way: Way) {
 
 fn a_module_level_exit(way: Way) {
     let nginx = site(way).errors_expected().start();
-    assert_eq!(answer(&nginx), "a1 h1");
+    assert_eq!(text(&nginx), "a1 h1");
     let worker = nginx.workers();
     nginx.write("site/app.py", "import sys\nsys.exit('no')\n");
-    answer(&nginx);
+    text(&nginx);
     nginx.wait_log("SystemExit");
     stays(&nginx, "a1 h1");
     assert_eq!(nginx.workers(), worker);

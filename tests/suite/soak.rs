@@ -205,7 +205,7 @@ impl Soak {
 
     /// Returns the state of the application in one worker, by new connections until that worker accepts one.
     fn state_of(&self, pid: i32) -> serde_json::Value {
-        wait_for("an answer of each worker", || {
+        wait_for("a response of each worker", || {
             let mut conn = self.nginx.connect();
             conn.send("GET /state HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
             let state = conn.response().expect(200).json();

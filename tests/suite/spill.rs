@@ -308,8 +308,8 @@ fn a_long_response_to_a_slow_client_costs_no_memory(engine: Engine) {
 }
 
 fn temporary_files_have_no_names_and_go(engine: Engine) {
-    let nginx = site(engine).http("wsgi_temp_path answers;").start();
-    let directory = nginx.prefix().join("answers");
+    let nginx = site(engine).http("wsgi_temp_path responses;").start();
+    let directory = nginx.prefix().join("responses");
     let names = || fs::read_dir(&directory).unwrap().count();
     let process = worker(&nginx);
     // Sent, left in good order, left by a reset.
@@ -339,8 +339,8 @@ fn temporary_files_have_no_names_and_go(engine: Engine) {
 }
 
 fn a_temporary_file_that_cannot_be_made_is_no_end(engine: Engine) {
-    let nginx = site(engine).http("wsgi_temp_path answers;").errors_expected().start();
-    let directory = nginx.prefix().join("answers");
+    let nginx = site(engine).http("wsgi_temp_path responses;").errors_expected().start();
+    let directory = nginx.prefix().join("responses");
     fs::remove_dir(&directory).unwrap();
     cannot_spill(engine, &nginx, &format!("in \"{}\": No such file or directory", directory.display()));
 }
@@ -386,8 +386,8 @@ impl Drop for Mounted {
 }
 
 fn a_full_disk_is_no_end(engine: Engine) {
-    let nginx = site(engine).http("wsgi_temp_path answers;").errors_expected().start();
-    let directory = nginx.prefix().join("answers");
+    let nginx = site(engine).http("wsgi_temp_path responses;").errors_expected().start();
+    let directory = nginx.prefix().join("responses");
     let Some(_mounted) = Mounted::new(&directory) else {
         eprintln!("skipped: only root can mount");
         return;
@@ -402,12 +402,12 @@ fn nginx_makes_the_directory(engine: Engine) {
     }
     let site = site(engine)
         .user("nobody nogroup")
-        .http("wsgi_temp_path answers 1 2;")
+        .http("wsgi_temp_path responses 1 2;")
         .location("/other/", "wsgi_temp_path @prefix@/others; wsgi_script_name /other; wsgi_pass app.py;");
     fs::write(site.prefix().join("events"), "").unwrap();
     fs::set_permissions(site.prefix().join("events"), fs::Permissions::from_mode(0o666)).unwrap();
     let nginx = site.start();
-    for (number, (location, name)) in [("", "answers"), ("/other", "others")].into_iter().enumerate() {
+    for (number, (location, name)) in [("", "responses"), ("/other", "others")].into_iter().enumerate() {
         let directory = fs::metadata(nginx.prefix().join(name)).unwrap();
         assert!(directory.is_dir());
         // SAFETY: the name is a C string; the entry is read at once, and no other test changes the users.

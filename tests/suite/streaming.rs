@@ -249,10 +249,10 @@ fn the_response_may_begin_before_the_body_is_there() {
     for sending in BOTH {
         let mut conn = nginx.connect();
         conn.send(sending.head("/echo", 30));
-        for turn in 0..10 {
-            conn.send(sending.piece(format!("{turn}ab").as_bytes()));
-            let got = conn.read_until(&format!("{turn}ab"));
-            assert!(turn > 0 || got.starts_with(b"HTTP/1.1 200 OK"));
+        for round in 0..10 {
+            conn.send(sending.piece(format!("{round}ab").as_bytes()));
+            let got = conn.read_until(&format!("{round}ab"));
+            assert!(round > 0 || got.starts_with(b"HTTP/1.1 200 OK"));
         }
         conn.send(sending.end());
         conn.read_until("0\r\n\r\n");

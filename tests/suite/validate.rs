@@ -11,7 +11,7 @@ both_engines!(
 const VALIDATED: &str = r#"
 from wsgiref.validate import validator
 
-def answer(environ, start_response):
+def respond(environ, start_response):
     file = environ["wsgi.input"]
     body = []
     path = environ["PATH_INFO"]
@@ -55,7 +55,7 @@ def answer(environ, start_response):
         return iter([])
     return [b"".join(body)]
 
-application = validator(answer)
+application = validator(respond)
 "#;
 
 fn site(engine: Engine) -> Site {

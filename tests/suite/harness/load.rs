@@ -95,7 +95,7 @@ fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str, stats: &mu
         if is_open(&stream)? {
             let sent = stream.write_all(request.as_bytes());
             if sent.is_ok()
-                && let Some((status, keep)) = answer(&mut stream)?
+                && let Some((status, keep)) = read_response(&mut stream)?
             {
                 *kept = keep.then_some(stream);
                 return Ok(status);
@@ -108,7 +108,7 @@ fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str, stats: &mu
     let mut stream = TcpStream::connect(address).map_err(|e| format!("connect: {e}"))?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(request.as_bytes()).map_err(|e| format!("send: {e}"))?;
-    match answer(&mut stream)? {
+    match read_response(&mut stream)? {
         Some((status, keep)) => {
             *kept = keep.then_some(stream);
             Ok(status)
@@ -130,8 +130,8 @@ fn is_open(stream: &TcpStream) -> Result<bool, String> {
     }
 }
 
-/// Status and whether the connection stays; `None` when it ended before the first byte.
-fn answer(stream: &mut TcpStream) -> Result<Option<(u16, bool)>, String> {
+/// Returns the status and whether the connection stays; `None` when it ended before the first byte.
+fn read_response(stream: &mut TcpStream) -> Result<Option<(u16, bool)>, String> {
     let mut got = Vec::new();
     let mut buffer = [0; 16384];
     loop {
@@ -148,7 +148,7 @@ fn answer(stream: &mut TcpStream) -> Result<Option<(u16, bool)>, String> {
     }
 }
 
-/// Status and whether the connection stays, once the response is whole.
+/// Returns the status and whether the connection stays, once the response is whole.
 fn whole(got: &[u8]) -> Result<Option<(u16, bool)>, String> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Response::new(&mut headers);

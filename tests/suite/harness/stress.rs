@@ -246,7 +246,7 @@ enum Stage {
     /// A little later.
     Running,
     /// In the response.
-    Answer,
+    Response,
     /// Just before the response's end.
     LastBytes,
     /// After the whole response: `close()` runs, or the connection is idle.
@@ -273,7 +273,7 @@ pub fn come_and_leave(address: SocketAddr, engine: Engine, rng: &mut SeededRng) 
         Stage::Body,
         Stage::Sent,
         Stage::Running,
-        Stage::Answer,
+        Stage::Response,
         Stage::LastBytes,
         Stage::Closing,
     ]);
@@ -295,9 +295,9 @@ pub fn come_and_leave(address: SocketAddr, engine: Engine, rng: &mut SeededRng) 
     match stage {
         Stage::Head | Stage::Body | Stage::Sent => {}
         Stage::Running => std::thread::sleep(Duration::from_micros(rng.below(5000))),
-        Stage::Answer => read_answer(stream, rng.size(size)),
-        Stage::LastBytes => read_answer(stream, size - 1 - rng.size(size.min(2000))),
-        Stage::Closing => read_answer(stream, size),
+        Stage::Response => read_response(stream, rng.size(size)),
+        Stage::LastBytes => read_response(stream, size - 1 - rng.size(size.min(2000))),
+        Stage::Closing => read_response(stream, size),
     }
     match ending {
         Ending::Reset => conn.reset(),
@@ -312,7 +312,7 @@ pub fn come_and_leave(address: SocketAddr, engine: Engine, rng: &mut SeededRng) 
 }
 
 /// Reads the headers and about `count` bytes after it; the chunked coding counts as well.
-fn read_answer(mut stream: &TcpStream, count: usize) {
+fn read_response(mut stream: &TcpStream, count: usize) {
     let (mut got, mut buffer) = (Vec::new(), vec![0; 4096]);
     let mut end = None;
     while end.is_none_or(|end| got.len() < end) {
