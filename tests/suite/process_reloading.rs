@@ -21,7 +21,7 @@ both_engines!(
     an_application_that_was_never_called,
     the_first_client_after_a_change_gets_a_refresh,
     a_refresh_of_the_application_stays,
-    a_request_a_second_after_the_edit,
+    the_first_request_after_an_edit_gets_the_new_code,
     a_call_under_way_is_not_cut,
     one_worker_makes_clients_wait_but_refuses_none,
     a_single_process_stays_as_it_is,
@@ -288,24 +288,24 @@ fn the_first_client_after_a_change_gets_a_refresh(engine: Engine) {
         let (old, new) = (format!("v{}", round - 1), format!("v{round}"));
         nginx.write("app.py", &app(&new));
         let first = get(&nginx, "/").expect(200);
-        let mut told = usize::from(first.header("refresh") == Some("0"));
-        let is_first = told > 0;
+        let mut refreshes = usize::from(first.header("refresh") == Some("0"));
+        let is_first = refreshes > 0;
         if is_first {
             assert_eq!(parts(&first), (old, pid));
         }
         pid = wait_for("the new version", || {
             let response = get(&nginx, "/").expect(200);
-            told += usize::from(response.header("refresh").is_some());
+            refreshes += usize::from(response.header("refresh").is_some());
             let (found, pid) = parts(&response);
             (found == new).then_some(pid)
         });
-        assert!(told <= 1, "{told} calls");
+        assert!(refreshes <= 1, "{refreshes} responses with a refresh");
         if is_first {
             return;
         }
         // On a busy machine the watch was first.
     }
-    panic!("nobody was told");
+    panic!("no response had the header");
 }
 
 fn a_refresh_of_the_application_stays(engine: Engine) {
@@ -319,19 +319,32 @@ fn a_refresh_of_the_application_stays(engine: Engine) {
     });
 }
 
-/// A second after an edit the new code responds, as documented; on a busy machine not each time.
-fn a_request_a_second_after_the_edit(engine: Engine) {
-    let (nginx, _) = start(site(engine), "one");
-    let answers = |version: &str| {
-        nginx.write("app.py", &app(version));
-        let edited = Instant::now();
-        std::thread::sleep(Duration::from_secs(1));
-        let (found, pid) = ask(&nginx);
-        let is_new = found == version && edited.elapsed() < Duration::from_millis(1500);
-        wait_version(&nginx, version, if is_new { 0 } else { pid });
-        is_new
+/// As documented, edits are served a second later, and no request has to come first. The import of the new code and the
+/// exit of the worker are no longer than with a reload of nginx, which the test measures on the same machine.
+fn the_first_request_after_an_edit_gets_the_new_code(engine: Engine) {
+    let (nginx, mut pid) = start(site(engine), "one");
+    let mut replace = |change: &dyn Fn(), version: &str| {
+        let start = Instant::now();
+        change();
+        Process(pid).wait_gone();
+        let (found, new) = ask(&nginx);
+        assert_eq!(found, version);
+        assert_ne!(new, pid);
+        pid = new;
+        start.elapsed()
     };
-    assert!((0..10).any(|round| answers(&format!("v{round}"))), "not once");
+    let mut old = "one".to_owned();
+    let rounds = (0..5).map(|round| {
+        let new = format!("v{round}");
+        let reload = replace(&|| nginx.signal(libc::SIGHUP), &old);
+        let edit = replace(&|| nginx.write("app.py", &app(&new)), &new);
+        old = new;
+        (edit, reload)
+    });
+    let (edits, reloads): (Vec<Duration>, Vec<Duration>) = rounds.unzip();
+    let (edit, reload) = (edits.iter().min().unwrap(), reloads.iter().max().unwrap());
+    // The code is imported twice: before the worker exits, and by the next one.
+    assert!(*edit < Duration::from_millis(500) + 3 * *reload, "edits {edits:?}, reloads {reloads:?}");
 }
 
 fn a_call_under_way_is_not_cut(engine: Engine) {
