@@ -344,7 +344,7 @@ fn the_first_request_after_an_edit_gets_the_new_code(engine: Engine) {
     let (edits, reloads): (Vec<Duration>, Vec<Duration>) = rounds.unzip();
     let (edit, reload) = (edits.iter().min().unwrap(), reloads.iter().max().unwrap());
     // The code is imported twice: before the worker exits, and by the next one.
-    assert!(*edit < Duration::from_millis(500) + 3 * *reload, "edits {edits:?}, reloads {reloads:?}");
+    assert!(*edit < Duration::from_millis(400) + 2 * *reload, "edits {edits:?}, reloads {reloads:?}");
 }
 
 fn a_call_under_way_is_not_cut(engine: Engine) {
