@@ -2,9 +2,15 @@
 //!
 //! A message is a literal of at least two words in `src`: in Rust outside of tests, assertions and attributes (but for
 //! `#[error("…")]`), in Python outside of docstrings. Both are read by parsers, so no source has to mark its messages.
+//!
+//! The level on the page, or the exception, is compared where the source shows it: in a call with a `Level` among its
+//! arguments, in `log::error`, `emerg`, `emerg_here`, `new_err` and `raise`, be the text in the call or in a variable; and
+//! in all of `src/conf`, whose errors end the reading of the configuration. It is not compared for `#[error("…")]`, and
+//! where a text goes to another function that logs or raises it.
 
 use crate::harness::{PYTHON, Page, in_repository};
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
+use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -32,6 +38,8 @@ const VARIABLE: char = '…';
 struct Text {
     file: PathBuf,
     text: String,
+    /// Level or exception, as on the page; `None` if the source does not show it.
+    level: Option<String>,
 }
 
 /// Returns the fixed parts of a text.
@@ -78,10 +86,12 @@ fn without_arguments(format: &str) -> String {
     text
 }
 
-/// The literals of a Rust source, and the modules that it declares for tests alone.
+/// The literals of a Rust source with their levels, and the modules that it declares for tests alone.
 #[derive(Default)]
 struct RustSource {
-    literals: Vec<String>,
+    literals: Vec<(String, Option<String>)>,
+    /// The literals in the value of each variable; of the last one with the name.
+    variables: BTreeMap<String, Range<usize>>,
     test_modules: Vec<String>,
 }
 
@@ -101,14 +111,18 @@ const NOT_SHOWN: [&str; 9] = [
 impl RustSource {
     fn read(file: &Path) -> Self {
         let mut source = Self::default();
-        source.add(std::fs::read_to_string(file).unwrap().parse().unwrap());
+        source.add(std::fs::read_to_string(file).unwrap().parse().unwrap(), None);
         source
     }
 
-    fn add(&mut self, tokens: TokenStream) {
+    /// Adds the literals of the tokens, which are at this level unless they are arguments of another call.
+    fn add(&mut self, tokens: TokenStream, level: Option<&str>) {
         let mut tokens = tokens.into_iter().peekable();
         let mut is_test = false;
+        let mut path = String::new();
+        let mut variable: Option<(String, usize)> = None;
         while let Some(token) = tokens.next() {
+            let callee = next_path(&mut path, &token);
             match token {
                 TokenTree::Punct(mark) if mark.as_char() == '#' => {
                     let Some(attribute) = next_group(&mut tokens) else { continue };
@@ -116,10 +130,17 @@ impl RustSource {
                     is_test |=
                         text.starts_with("cfg") && attribute.stream().into_iter().nth(1).is_some_and(is_for_tests);
                     if text.starts_with("error") {
-                        self.add(attribute.stream());
+                        self.add(attribute.stream(), None);
                     }
                 }
-                TokenTree::Punct(mark) if mark.as_char() == ';' => is_test = false,
+                TokenTree::Punct(mark) if mark.as_char() == ';' => {
+                    is_test = false;
+                    self.variables.extend(variable.take().map(|(name, start)| (name, start..self.literals.len())));
+                }
+                TokenTree::Ident(keyword) if keyword == "let" => {
+                    let name = tokens.peek().map(ToString::to_string);
+                    variable = name.map(|name| (name, self.literals.len()));
+                }
                 TokenTree::Ident(keyword) if is_test && keyword == "mod" => {
                     self.test_modules.extend(tokens.next().map(|name| name.to_string()));
                 }
@@ -127,17 +148,62 @@ impl RustSource {
                     next_group(&mut tokens);
                 }
                 TokenTree::Group(group) if is_test => is_test = group.delimiter() != Delimiter::Brace,
-                TokenTree::Group(group) => self.add(group.stream()),
+                TokenTree::Group(group) if group.delimiter() == Delimiter::Parenthesis => {
+                    let of_call = level_of_call(&callee, group.stream());
+                    self.add(group.stream(), of_call.as_deref().or(level));
+                }
+                TokenTree::Group(group) => self.add(group.stream(), level),
+                TokenTree::Ident(name) if level.is_some() => {
+                    let literals = self.variables.get(&name.to_string()).cloned().unwrap_or_default();
+                    for (_, of_literal) in &mut self.literals[literals] {
+                        *of_literal = level.map(str::to_owned);
+                    }
+                }
                 TokenTree::Literal(literal) => match syn::Lit::new(literal) {
-                    syn::Lit::Str(text) => self.literals.push(without_arguments(&text.value())),
-                    syn::Lit::CStr(text) => self.literals.push(text.value().into_string().unwrap()),
+                    syn::Lit::Str(text) => self.push(without_arguments(&text.value()), level),
+                    syn::Lit::CStr(text) => self.push(text.value().into_string().unwrap(), level),
                     _ => {}
                 },
                 _ => {}
             }
         }
     }
+
+    fn push(&mut self, text: String, level: Option<&str>) {
+        self.literals.push((text, level.map(str::to_owned)));
+    }
 }
+
+/// Adds a token to the path of which it is a part, such as `log::error`, and returns the path that ends in front of it.
+fn next_path(path: &mut String, token: &TokenTree) -> String {
+    let before = std::mem::take(path);
+    match token {
+        TokenTree::Ident(name) if before.ends_with(':') => *path = format!("{before}{name}"),
+        TokenTree::Ident(name) => *path = name.to_string(),
+        TokenTree::Punct(mark) if mark.as_char() == ':' => *path = format!("{before}:"),
+        _ => {}
+    }
+    before
+}
+
+/// Returns the level at which a call logs, or the exception that it makes.
+fn level_of_call(callee: &str, arguments: TokenStream) -> Option<String> {
+    match callee {
+        "log::error" => return Some("error".to_owned()),
+        "emerg" | "emerg_here" => return Some("emerg".to_owned()),
+        _ => {}
+    }
+    if let Some(exception) = callee.strip_suffix("::new_err") {
+        return Some(exception.trim_start_matches("Py").to_owned());
+    }
+    let mut path = String::new();
+    let paths = arguments.into_iter().map(|argument| next_path(&mut path, &argument));
+    let level = paths.filter_map(|path| path.rsplit_once("Level::").map(|(_, level)| level.to_lowercase())).last();
+    level.filter(|level| LEVELS.contains(&level.as_str()))
+}
+
+/// The levels of nginx's error log that the module uses.
+const LEVELS: [&str; 6] = ["alert", "emerg", "error", "info", "notice", "warn"];
 
 /// Takes the group that follows, as that of an attribute or of a macro with its `!`.
 fn next_group(tokens: &mut Peekable<impl Iterator<Item = TokenTree>>) -> Option<Group> {
@@ -154,7 +220,7 @@ fn is_for_tests(condition: TokenTree) -> bool {
     condition == "(test)" || condition.starts_with("(all") && condition.contains("test")
 }
 
-/// Prints a line for each literal: file, NUL, text.
+/// Prints a line for each literal: file, NUL, the exception if it is raised, NUL, text.
 const PYTHON_LITERALS: &str = r#"
 import ast, sys
 
@@ -162,11 +228,17 @@ for path in sys.argv[1:]:
     with open(path, encoding="utf-8") as file:
         tree = ast.parse(file.read())
     skipped = set()
+    raised = {}
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             skipped.add(node.body[0].value)
         if isinstance(node, ast.JoinedStr):
             skipped.update(node.values)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            name = ast.unparse(node.exc.func)
+            # Not of a variable or of a class that the page has by the name of its base.
+            if name.endswith("Error"):
+                raised.update((part, name) for part in ast.walk(node.exc))
     for node in ast.walk(tree):
         if node in skipped:
             continue
@@ -178,7 +250,7 @@ for path in sys.argv[1:]:
         else:
             continue
         for line in text.splitlines():
-            sys.stdout.buffer.write(f"{path}\0{line}\n".encode())
+            sys.stdout.buffer.write(f"{path}\0{raised.get(node, '')}\0{line}\n".encode())
 "#;
 
 /// Returns the sources below a directory with this extension.
@@ -199,10 +271,12 @@ fn sources(directory: &Path, extension: &str) -> Vec<PathBuf> {
 /// Returns the lines of the literals in the sources.
 fn in_the_sources() -> Vec<Text> {
     let mut texts = Vec::new();
-    let mut add = |file: &Path, text: &str| {
-        texts.extend(text.lines().map(|line| Text { file: file.to_owned(), text: line.trim().to_owned() }));
-    };
     let directory = in_repository("src");
+    let mut add = |file: &Path, text: &str, level: Option<&str>| {
+        let level = level.or_else(|| file.starts_with(directory.join("conf")).then_some("emerg")).map(str::to_owned);
+        let line = |line: &str| Text { file: file.to_owned(), text: line.trim().to_owned(), level: level.clone() };
+        texts.extend(text.lines().map(line));
+    };
     let rust: Vec<(PathBuf, RustSource)> =
         sources(&directory, "rs").into_iter().map(|file| (file.clone(), RustSource::read(&file))).collect();
     let tests: Vec<PathBuf> = rust
@@ -216,16 +290,16 @@ fn in_the_sources() -> Vec<Text> {
         .collect();
     for (file, source) in &rust {
         if !tests.iter().any(|module| file.with_extension("").starts_with(module)) {
-            source.literals.iter().for_each(|literal| add(file, literal));
+            source.literals.iter().for_each(|(text, level)| add(file, text, level.as_deref()));
         }
     }
     let output = Command::new(PYTHON).args(["-c", PYTHON_LITERALS]).args(sources(&directory, "py")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for line in str::from_utf8(&output.stdout).unwrap().lines() {
-        let (file, text) = line.split_once('\0').unwrap();
-        add(Path::new(file), text);
+        let [file, exception, text] = line.split('\0').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        add(Path::new(file), text, Some(exception).filter(|exception| !exception.is_empty()));
     }
-    texts.retain(|Text { file, text }| text.contains(char::is_alphabetic) && !file.ends_with(DEBUG_PAGE));
+    texts.retain(|Text { file, text, .. }| text.contains(char::is_alphabetic) && !file.ends_with(DEBUG_PAGE));
     texts
 }
 
@@ -267,7 +341,7 @@ fn the_page_has_each_message_of_the_sources() {
     let missing: Vec<String> = messages
         .iter()
         .filter(|Text { text, .. }| !is_known(text))
-        .map(|Text { file, text }| format!("{}: {text}\n", file.strip_prefix(in_repository("")).unwrap().display()))
+        .map(|Text { file, text, .. }| format!("{}: {text}\n", file.strip_prefix(in_repository("")).unwrap().display()))
         .collect();
     assert!(missing.is_empty(), "not in docs/messages.md, or changed:\n{}", missing.concat());
     for text in NO_MESSAGES {
@@ -290,6 +364,26 @@ fn the_sources_have_each_message_of_the_page() {
         }
     }
     assert!(unknown.is_empty(), "not in the sources, or changed:\n{unknown}");
+}
+
+#[test]
+fn the_levels_of_the_page_are_those_of_the_sources() {
+    let sources = in_the_sources();
+    let messages = sources.iter().filter(|Text { text, .. }| is_message(text));
+    let known: Vec<(&str, &str)> =
+        messages.filter_map(|Text { text, level, .. }| Some((text.as_str(), level.as_deref()?))).collect();
+    let mut compared = 0;
+    let mut wrong = String::new();
+    for Entry { message, level, .. } in in_the_page(&Page::read("docs/messages.md")) {
+        let levels: Vec<&str> =
+            known.iter().filter(|(text, _)| is_part(text, &message)).map(|(_, level)| *level).collect();
+        compared += usize::from(!levels.is_empty());
+        if !levels.is_empty() && !levels.contains(&level.as_str()) {
+            wrong.push_str(&format!("{message}: {level} on the page, {levels:?} in the sources\n"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    assert!(compared > 80, "{compared} levels are found");
 }
 
 #[test]
