@@ -4,7 +4,7 @@
 //! and end of a worker, and for each request. Each only calls a room below. The rooms, lowest first, use only rooms before
 //! them: [`os`] and [`python`]; [`nginx`], [`wsgi`] and [`app`]; [`engine`]; [`conf`]; [`worker`]; [`reload`]; [`http`].
 
-#[cfg(not(any(pyo3_disable_reference_pool, loom)))]
+#[cfg(not(pyo3_disable_reference_pool))]
 compile_error!(
     "RUSTFLAGS replaces the flags of .cargo/config.toml, without which a reference could be released in the wrong \
      interpreter: unset it, or add \"--cfg pyo3_disable_reference_pool\""
