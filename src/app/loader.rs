@@ -1,6 +1,5 @@
 //! Loads applications in an interpreter, and keeps what it has loaded.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +8,7 @@ use std::time::{Instant, SystemTime};
 use pyo3::ffi::c_str;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
+use rustc_hash::FxHashMap;
 
 use super::application::{Application, LoadError, Reload};
 use super::specification::{Callable, Target};
@@ -22,7 +22,7 @@ pub struct Loader {
     /// The name of its interpreter.
     interpreter: Arc<str>,
     /// The callables by the numbers of their applications. The lock is not held while Python code runs.
-    callables: Mutex<HashMap<usize, Py<PyAny>>>,
+    callables: Mutex<FxHashMap<usize, Py<PyAny>>>,
     /// `sys.modules`.
     modules: Py<PyDict>,
     /// The length of `sys.modules` when it was last searched for new modules.
@@ -190,7 +190,7 @@ impl Loader {
         self.callables().contains_key(&application.number())
     }
 
-    fn callables(&self) -> MutexGuard<'_, HashMap<usize, Py<PyAny>>> {
+    fn callables(&self) -> MutexGuard<'_, FxHashMap<usize, Py<PyAny>>> {
         self.callables.lock()
     }
 }
