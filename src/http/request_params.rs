@@ -28,8 +28,8 @@ pub fn body(request: Request) -> io::Result<BufferedBody> {
 ///
 /// # Errors
 /// A variable of the configuration cannot be evaluated.
-pub fn params(request: Request, conf: &LocationConf, body: &dyn BodySource) -> Result<CgiParams, Failed> {
-    let mut params = CgiParams::new();
+pub fn params(request: Request, conf: &LocationConf, body: &dyn BodySource) -> Result<Box<CgiParams>, Failed> {
+    let mut params = Box::new(CgiParams::new(request.connection_number()));
     params.is_head = request.is_head();
     params.set(Variable::RequestMethod, request.method());
     set_paths(&mut params, request, conf)?;

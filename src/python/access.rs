@@ -33,7 +33,7 @@ pub fn access_problem(path: &Path) -> Option<String> {
 }
 
 /// `access_problem(path)` for the loader.
-pub static ACCESS_PROBLEM: Method = Method::function(c"access_problem", |arguments: &Arguments<'_, '_, ()>| {
+pub static ACCESS_PROBLEM: Method = Method::function(c"access_problem", |arguments: &Arguments<'_, '_>| {
     let [path] = arguments.bind("access_problem", ["path"], 1)?;
     let path = path.and_then(|path| path.extract::<PathBuf>().ok());
     let sentence = path.and_then(|path| access_problem(&path));

@@ -133,7 +133,7 @@ fn write(bytes: &[u8]) {
 }
 
 /// `_write(data)` for the streams of the bootstrap: text or bytes.
-pub static WRITE: Method = Method::function(c"_write", |arguments: &Arguments<'_, '_, ()>| {
+pub static WRITE: Method = Method::function(c"_write", |arguments: &Arguments<'_, '_>| {
     let [data] = arguments.bind("write", ["data"], 1)?;
     let py = arguments.py;
     if let Some(data) = data {
@@ -150,14 +150,14 @@ pub static WRITE: Method = Method::function(c"_write", |arguments: &Arguments<'_
 });
 
 /// `_flush()` for the streams of the bootstrap. An incomplete character stays, as the next write may complete it.
-pub static FLUSH: Method = Method::function(c"_flush", |arguments: &Arguments<'_, '_, ()>| {
+pub static FLUSH: Method = Method::function(c"_flush", |arguments: &Arguments<'_, '_>| {
     let py = arguments.py;
     py.detach(|| log_from_line(Line::take_characters));
     Ok(py.None().into_bound(py))
 });
 
 /// `_record(level, text)` for the log handler of the bootstrap: a record of `logging`, with its level.
-pub static RECORD: Method = Method::function(c"_record", |arguments: &Arguments<'_, '_, ()>| {
+pub static RECORD: Method = Method::function(c"_record", |arguments: &Arguments<'_, '_>| {
     let [level, text] = arguments.bind("record", ["level", "text"], 2)?;
     let py = arguments.py;
     if let (Some(level), Some(text)) = (level, text) {

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 
 use super::body::BodySource;
 use super::body_iter::{BodyIterator, Failure, Progress};
+use super::call_objects::CallObjects;
 use super::debug_page;
 use super::environ::EnvironTemplate;
 use super::input::Input;
@@ -23,7 +24,7 @@ pub type CallNumber = u64;
 /// A request on its way to an application.
 pub struct Call {
     pub number: CallNumber,
-    pub params: CgiParams,
+    pub params: Box<CgiParams>,
     pub body: Box<dyn BodySource>,
     pub transport: Arc<dyn Transport>,
     /// `wsgi_debug`: show tracebacks to the client.
@@ -37,6 +38,7 @@ pub struct Running {
     response: Response,
     input: Input,
     body_iter: Option<BodyIterator>,
+    objects: Option<CallObjects>,
     context: Context,
 }
 
@@ -68,12 +70,13 @@ impl Call {
         let context = Context {
             application_name: self.application_name,
             debug: self.debug,
-            accepts_html: self.params.accepts_html,
+            accepts_html: self.debug && self.params.accepts_html(),
         };
-        let mut running = Running { response, input, body_iter: None, context };
-        let returned = template.environ(py, &self.params, &running.input).and_then(|environ| {
-            let start_response = template.start_response(py, &running.response)?;
-            application.call1((environ, start_response))
+        let mut running = Running { response, input, body_iter: None, objects: None, context };
+        let returned = template.objects(py, &running.response, &running.input).and_then(|objects| {
+            let objects = running.objects.insert(objects);
+            let environ = template.environ(py, &self.params, &objects.input)?;
+            application.call1((environ, objects.start_response.object()))
         });
         fork::end_child(py, returned.as_ref().err());
         let body_iter = |iterable| {
@@ -97,7 +100,7 @@ impl Call {
     pub fn refuse(self, traceback: &str) {
         let response = Response::new(self.transport, self.params.is_head);
         if self.debug {
-            let (headers, body) = debug_page::page(traceback, self.params.accepts_html);
+            let (headers, body) = debug_page::page(traceback, self.params.accepts_html());
             response.replace(headers, &body);
         }
         response.close_call();
@@ -140,6 +143,9 @@ impl Running {
         // Objects that were released just now may have run code, too.
         fork::end_child(py, None);
         self.input.close();
+        if let Some(objects) = self.objects.take() {
+            objects.release(py);
+        }
         // While the log still has the context of the request, which ends with the response.
         log::flush();
         Finished(self.response)

@@ -4,13 +4,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::cache::Cache;
+use super::call_objects::{CallObjectFactory, CallObjects};
+use super::environ_cache::{EnvironCache, EnvironKeys};
 use super::file::FileBody;
+use super::header_keys;
 use super::input::Input;
 use super::params::{CgiParams, Key, Variable};
 use super::response::Response;
-use super::start_response::START_RESPONSE;
 use crate::python::interpreter::Interpreter;
-use crate::python::native_class::ClassObject;
+use crate::python::native_class::Owned;
 use crate::python::text::latin1;
 use crate::sync::Mutex;
 
@@ -30,37 +32,37 @@ pub struct EnvironTemplate {
     /// Keys and values that are the same for every request; copied for each.
     constants: Py<PyDict>,
     variable_names: [Py<PyString>; Variable::NAMES.len()],
-    /// `HTTP_…` keys of earlier requests.
-    header_names: StringCache,
-    /// Values that repeat: methods, protocols, schemes.
-    values: StringCache,
+    /// Keys of the headers of earlier requests, by the names that were sent.
+    header_keys: Mutex<Cache<Py<PyString>>>,
+    environs: EnvironCache,
     /// The class `wsgi.file_wrapper`.
     file_wrapper: Py<PyAny>,
     /// The function of the bootstrap that finds the file of an instance.
     regular_file: Py<PyAny>,
     input_key: Py<PyString>,
-    input_class: ClassObject<Input>,
-    response_class: ClassObject<Response>,
+    objects: CallObjectFactory,
 }
 
-/// A cache of Python strings by their bytes.
-#[derive(Default)]
-struct StringCache {
-    cache: Mutex<Cache<Py<PyString>>>,
-}
-
-impl StringCache {
-    fn get<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
-        // The lock is taken by attached threads only, and no Python code runs meanwhile: releasing a string runs none.
-        let mut cache = self.cache.lock();
-        if let Some(string) = cache.get(bytes) {
-            return Ok(string.bind(py).clone());
-        }
-        let string = latin1(py, bytes)?;
-        cache.insert(bytes, string.clone().unbind());
-        Ok(string)
-    }
-}
+/// Keys that applications look up often. An interned key is found without a comparison of its text. Other names are not
+/// interned, as clients choose them and some versions of Python keep interned strings for ever.
+const INTERNED: [&str; 16] = [
+    "CONTENT_TYPE",
+    "HTTP_ACCEPT",
+    "HTTP_ACCEPT_ENCODING",
+    "HTTP_ACCEPT_LANGUAGE",
+    "HTTP_AUTHORIZATION",
+    "HTTP_CONNECTION",
+    "HTTP_COOKIE",
+    "HTTP_HOST",
+    "HTTP_IF_MODIFIED_SINCE",
+    "HTTP_IF_NONE_MATCH",
+    "HTTP_ORIGIN",
+    "HTTP_REFERER",
+    "HTTP_USER_AGENT",
+    "HTTP_X_FORWARDED_FOR",
+    "HTTP_X_FORWARDED_PROTO",
+    "HTTP_X_REQUESTED_WITH",
+];
 
 impl EnvironTemplate {
     /// Creates the template in the current interpreter.
@@ -77,43 +79,89 @@ impl EnvironTemplate {
         constants.set_item("wsgi.file_wrapper", &file_wrapper)?;
         // The input ends where the body ends, also without a Content-Length.
         constants.set_item("wsgi.input_terminated", true)?;
+        // Set for each call. A key that is there already takes no room that the copy may not have.
+        constants.set_item("wsgi.input", py.None())?;
         Ok(Self {
             constants: constants.unbind(),
             variable_names: Variable::NAMES.map(|name| PyString::intern(py, name).unbind()),
-            header_names: StringCache::default(),
-            values: StringCache::default(),
+            header_keys: Mutex::default(),
+            environs: EnvironCache::default(),
             file_wrapper: file_wrapper.unbind(),
             regular_file: interpreter.bootstrap(py, "regular_file")?.unbind(),
             input_key: PyString::intern(py, "wsgi.input").unbind(),
-            input_class: ClassObject::new(py)?,
-            response_class: ClassObject::new(py)?,
+            objects: CallObjectFactory::new(py)?,
         })
     }
 
-    /// Creates the environ of one call.
-    pub fn environ<'py>(&self, py: Python<'py>, params: &CgiParams, input: &Input) -> PyResult<Bound<'py, PyDict>> {
+    /// Creates the environ of one call with this `wsgi.input`.
+    pub fn environ<'py>(
+        &self,
+        py: Python<'py>,
+        params: &CgiParams,
+        input: &Owned<Input>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let environ = match self.environs.get(py, params)? {
+            Some(environ) => environ,
+            None => self.build(py, params)?,
+        };
+        environ.set_item(self.input_key.bind(py), input.object())?;
+        Ok(environ)
+    }
+
+    /// Creates an environ without its input, and keeps it for later requests.
+    fn build<'py>(&self, py: Python<'py>, params: &CgiParams) -> PyResult<Bound<'py, PyDict>> {
         let environ = self.constants.bind(py).copy()?;
+        let mut has_repeated = false;
         for (key, value) in params.iter() {
-            match key {
-                Key::Variable(variable) => {
-                    let value = match variable {
-                        Variable::RequestMethod
-                        | Variable::ServerProtocol
-                        | Variable::RequestScheme
-                        | Variable::UrlScheme
-                        | Variable::ServerName
-                        | Variable::ServerPort
-                        | Variable::DocumentRoot => self.values.get(py, value)?,
-                        _ => latin1(py, value)?,
-                    };
-                    environ.set_item(self.variable_names[variable as usize].bind(py), value)?;
-                }
-                Key::Named(name) => environ.set_item(self.header_names.get(py, name)?, latin1(py, value)?)?,
+            let others = environ.len();
+            environ.set_item(self.key(py, key)?, latin1(py, value)?)?;
+            has_repeated |= matches!(key, Key::Header(_)) && environ.len() == others;
+        }
+        if has_repeated {
+            for (key, value) in header_keys::joined(params.headers()) {
+                environ.set_item(latin1(py, &key)?, latin1(py, &value)?)?;
+            }
+            for (key, value) in params.iter().filter(|(key, _)| matches!(key, Key::Named(_))) {
+                environ.set_item(self.key(py, key)?, latin1(py, value)?)?;
             }
         }
-        let input = self.input_class.instance(py, input.clone())?;
-        environ.set_item(self.input_key.bind(py), input.into_object())?;
+        self.environs.insert(params, &environ, || {
+            if has_repeated { Ok(EnvironKeys::Joined) } else { self.environ_keys(py, params) }
+        })?;
         Ok(environ)
+    }
+
+    fn key<'py>(&self, py: Python<'py>, key: Key<'_>) -> PyResult<Bound<'py, PyString>> {
+        match key {
+            Key::Variable(variable) => Ok(self.variable_names[variable as usize].bind(py).clone()),
+            Key::Named(name) => latin1(py, name),
+            Key::Header(name) => self.header_key(py, name),
+        }
+    }
+
+    fn header_key<'py>(&self, py: Python<'py>, name: &[u8]) -> PyResult<Bound<'py, PyString>> {
+        // The lock is taken by attached threads only, and no Python code runs meanwhile: releasing a string runs none.
+        let mut keys = self.header_keys.lock();
+        if let Some(key) = keys.get(name) {
+            return Ok(key.bind(py).clone());
+        }
+        let bytes = header_keys::key(name);
+        let key = match INTERNED.iter().find(|known| known.as_bytes() == bytes) {
+            Some(known) => PyString::intern(py, known),
+            None => latin1(py, &bytes)?,
+        };
+        keys.insert(name, key.clone().unbind());
+        Ok(key)
+    }
+
+    fn environ_keys(&self, py: Python<'_>, params: &CgiParams) -> PyResult<EnvironKeys> {
+        let keys: Vec<_> = params.keys().collect();
+        let names: Vec<_> = keys.iter().map(Key::name).collect();
+        let environ_key = |(index, key): (usize, &Key<'_>)| {
+            let is_overridden = names[index + 1..].contains(&names[index]);
+            if is_overridden { Ok(None) } else { self.key(py, *key).map(|key| Some(key.unbind())) }
+        };
+        keys.iter().enumerate().map(environ_key).collect::<PyResult<_>>().map(EnvironKeys::OneEach)
     }
 
     /// Returns the regular file behind a `FileWrapper` that an application returned, from its current position on.
@@ -130,8 +178,8 @@ impl EnvironTemplate {
         py.detach(|| FileBody::new(file, position))
     }
 
-    /// Creates the `start_response` of one call.
-    pub fn start_response<'py>(&self, py: Python<'py>, response: &Response) -> PyResult<Bound<'py, PyAny>> {
-        self.response_class.instance(py, response.clone())?.bound_method(&START_RESPONSE)
+    /// Returns the other objects of one call.
+    pub fn objects(&self, py: Python<'_>, response: &Response, input: &Input) -> PyResult<CallObjects> {
+        self.objects.objects(py, response, input)
     }
 }

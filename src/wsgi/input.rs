@@ -260,11 +260,7 @@ impl Class for Input {
 }
 
 /// Returns all lines, or as many as make up at least `hint` bytes; a hint of 0 means no limit, as in `io.BytesIO`.
-fn readlines<'py>(
-    input: &Input,
-    arguments: &Arguments<'_, 'py, Input>,
-    hint: Option<usize>,
-) -> PyResult<Bound<'py, PyList>> {
+fn readlines<'py>(input: &Input, arguments: &Arguments<'_, 'py>, hint: Option<usize>) -> PyResult<Bound<'py, PyList>> {
     let hint = hint.filter(|hint| *hint > 0).unwrap_or(usize::MAX);
     let lines = PyList::empty(arguments.py);
     let mut total = 0;

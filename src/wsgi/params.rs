@@ -1,53 +1,45 @@
 //! The CGI parameters of a request: plain data, made on the event loop, read by the thread that runs the call.
 
-use std::ops::Range;
+use std::borrow::Cow;
 
-/// A CGI variable that the server sets itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Variable {
-    RequestMethod,
-    ScriptName,
-    PathInfo,
-    QueryString,
-    RequestUri,
-    RequestScheme,
-    ServerProtocol,
-    ServerName,
-    ServerPort,
-    DocumentRoot,
-    RemoteAddr,
-    RemotePort,
-    RemoteUser,
-    AuthType,
-    Https,
-    ContentType,
-    ContentLength,
-    UrlScheme,
+use super::header_keys;
+
+macro_rules! variables {
+    ($($variable:ident = $name:literal,)*) => {
+        /// A CGI variable that the server sets itself.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Variable {
+            $($variable,)*
+        }
+
+        impl Variable {
+            /// All variables, by their numbers.
+            const ALL: &[Self] = &[$(Self::$variable,)*];
+            /// Their names, in the same order.
+            pub const NAMES: [&'static str; Self::ALL.len()] = [$($name,)*];
+        }
+    };
 }
 
-impl Variable {
-    /// Their names, in the order of the variants.
-    pub const NAMES: [&'static str; 18] = [
-        "REQUEST_METHOD",
-        "SCRIPT_NAME",
-        "PATH_INFO",
-        "QUERY_STRING",
-        "REQUEST_URI",
-        "REQUEST_SCHEME",
-        "SERVER_PROTOCOL",
-        "SERVER_NAME",
-        "SERVER_PORT",
-        "DOCUMENT_ROOT",
-        "REMOTE_ADDR",
-        "REMOTE_PORT",
-        "REMOTE_USER",
-        "AUTH_TYPE",
-        "HTTPS",
-        "CONTENT_TYPE",
-        "CONTENT_LENGTH",
-        "wsgi.url_scheme",
-    ];
+variables! {
+    RequestMethod = "REQUEST_METHOD",
+    ScriptName = "SCRIPT_NAME",
+    PathInfo = "PATH_INFO",
+    QueryString = "QUERY_STRING",
+    RequestUri = "REQUEST_URI",
+    RequestScheme = "REQUEST_SCHEME",
+    ServerProtocol = "SERVER_PROTOCOL",
+    ServerName = "SERVER_NAME",
+    ServerPort = "SERVER_PORT",
+    DocumentRoot = "DOCUMENT_ROOT",
+    RemoteAddr = "REMOTE_ADDR",
+    RemotePort = "REMOTE_PORT",
+    RemoteUser = "REMOTE_USER",
+    AuthType = "AUTH_TYPE",
+    Https = "HTTPS",
+    ContentLength = "CONTENT_LENGTH",
+    UrlScheme = "wsgi.url_scheme",
 }
 
 /// A key of environ.
@@ -55,159 +47,154 @@ impl Variable {
 pub enum Key<'a> {
     Variable(Variable),
     Named(&'a [u8]),
+    /// The name of a request header as it was sent. [`header_keys`] has the rules for its key and value.
+    Header(&'a [u8]),
 }
 
-/// The environ of a request as bytes, in one piece of memory.
-#[derive(Debug, Default)]
+impl Key<'_> {
+    /// Returns the key as it is in environ.
+    pub fn name(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Variable(variable) => Variable::NAMES[*variable as usize].as_bytes().into(),
+            Self::Named(name) => (*name).into(),
+            Self::Header(name) => header_keys::key(name).into(),
+        }
+    }
+}
+
+/// The environ of a request as bytes.
+///
+/// All keys are in one piece of memory and all values in another: requests with the same keys are found by one comparison
+/// ([`EnvironCache`](super::environ_cache::EnvironCache)).
+#[derive(Clone, Debug)]
 pub struct CgiParams {
-    arena: Vec<u8>,
-    entries: Vec<Entry>,
+    /// For each key its tag, and for a name its length and its bytes.
+    keys: Vec<u8>,
+    /// The lengths of the values, in the order of the keys.
+    lengths: Vec<usize>,
+    values: Vec<u8>,
     /// True if the request method is HEAD, so that the response has no body.
     pub is_head: bool,
-    /// True if the client accepts HTML.
-    pub accepts_html: bool,
+    /// The low digits of the number of the client's connection.
+    pub connection: u32,
 }
 
-#[derive(Debug)]
-struct Entry {
-    key: StoredKey,
-    value: Range<usize>,
-}
+// Tags of names. A smaller tag is the number of a variable.
+const NAMED: u8 = 0x40;
+const HEADER: u8 = 0x41;
 
-#[derive(Debug)]
-enum StoredKey {
-    Variable(Variable),
-    Named(Range<usize>),
+impl Default for CgiParams {
+    fn default() -> Self {
+        Self::new(0)
+    }
 }
 
 impl CgiParams {
-    /// Allocates memory for a typical request.
-    pub fn new() -> Self {
-        Self { arena: Vec::with_capacity(2048), entries: Vec::with_capacity(40), ..Self::default() }
+    /// Allocates memory for a typical request of this connection.
+    pub fn new(connection: u64) -> Self {
+        Self {
+            keys: Vec::with_capacity(512),
+            lengths: Vec::with_capacity(64),
+            values: Vec::with_capacity(1024),
+            is_head: false,
+            connection: connection as u32,
+        }
     }
 
     /// Sets one of the server's variables.
     pub fn set(&mut self, variable: Variable, value: &[u8]) {
-        let value = self.store(value);
-        self.entries.push(Entry { key: StoredKey::Variable(variable), value });
+        self.keys.push(variable as u8);
+        self.push_value(value);
     }
 
     /// Sets any key; a later value overrides an earlier one.
     pub fn set_named(&mut self, name: &[u8], value: &[u8]) {
-        let name = self.store(name);
-        let value = self.store(value);
-        self.entries.push(Entry { key: StoredKey::Named(name), value });
+        self.push_name(NAMED, name);
+        self.push_value(value);
     }
 
-    /// Adds the HTTP headers as CONTENT_TYPE and HTTP_ variables (RFC 3875, section 4.1.18).
-    ///
-    /// White space around a value is removed. Repeated headers are joined, cookies by `; ` and others by `, `. Left out
-    /// are Content-Length and Transfer-Encoding, as the body is passed decoded; `Proxy`, which CGI programs mistake for
-    /// HTTP_PROXY; and a name with an underscore if the same name with a hyphen is present, as both have one key.
+    /// Adds the HTTP headers, except those that are withheld from applications.
     pub fn set_headers<'a>(&mut self, headers: impl Iterator<Item = (&'a [u8], &'a [u8])>, pass_authorization: bool) {
-        let mut fields: Vec<Field> = headers
-            .filter(|(name, _)| !is_withheld(name, pass_authorization))
-            .map(|(name, value)| Field {
-                key: self.store_key(name),
-                has_underscore: name.contains(&b'_'),
-                value: without_white_space(value),
-            })
-            .collect();
-        let arena = &self.arena;
-        // Stable: repeated headers stay in their order.
-        fields.sort_by(|a, b| arena[a.key.clone()].cmp(&arena[b.key.clone()]));
-        let mut rest = fields.as_slice();
-        while let Some(first) = rest.first() {
-            let key = &self.arena[first.key.clone()];
-            let same = rest.iter().take_while(|field| self.arena[field.key.clone()] == *key).count();
-            let (group, others) = rest.split_at(same);
-            self.set_joined(group);
+        headers.filter(|(name, _)| !header_keys::is_withheld(name, pass_authorization)).for_each(|(name, value)| {
+            self.push_name(HEADER, name);
+            self.push_value(header_keys::without_white_space(value));
+        });
+    }
+
+    fn push_name(&mut self, tag: u8, name: &[u8]) {
+        self.keys.push(tag);
+        self.keys.extend_from_slice(&name.len().to_ne_bytes());
+        self.keys.extend_from_slice(name);
+    }
+
+    fn push_value(&mut self, value: &[u8]) {
+        self.lengths.push(value.len());
+        self.values.extend_from_slice(value);
+    }
+
+    /// Returns whether `other` has the same keys in the same order.
+    pub fn has_keys_of(&self, other: &Self) -> bool {
+        self.keys == other.keys
+    }
+
+    /// Returns whether `other`, which has the same keys, has the same values.
+    pub fn has_values_of(&self, other: &Self) -> bool {
+        self.lengths == other.lengths && self.values == other.values
+    }
+
+    /// Returns the length of all keys and values, in bytes.
+    pub fn len(&self) -> usize {
+        self.keys.len() + self.values.len()
+    }
+
+    /// Iterates over the keys in the order they were set.
+    pub fn keys(&self) -> impl Iterator<Item = Key<'_>> {
+        let mut rest = self.keys.as_slice();
+        std::iter::from_fn(move || {
+            let (tag, others) = rest.split_first()?;
             rest = others;
-        }
-    }
-
-    fn set_joined(&mut self, group: &[Field]) {
-        let key = group[0].key.clone();
-        let hyphens_only = group.iter().any(|field| !field.has_underscore);
-        let mut values = group.iter().filter(|field| !(hyphens_only && field.has_underscore)).map(|field| field.value);
-        let name = &self.arena[key.clone()];
-        let single = matches!(name, b"HTTP_HOST" | b"HTTP_AUTHORIZATION" | b"HTTP_CONTENT_TYPE");
-        let separator: &[u8] = if name == b"HTTP_COOKIE" { b"; " } else { b", " };
-        let is_accept = name == b"HTTP_ACCEPT";
-        let is_content_type = name == b"HTTP_CONTENT_TYPE";
-
-        let start = self.arena.len();
-        self.arena.extend_from_slice(values.next().unwrap_or_default());
-        if !single {
-            for value in values {
-                self.arena.extend_from_slice(separator);
-                self.arena.extend_from_slice(value);
-            }
-        }
-        let value = start..self.arena.len();
-        if is_accept {
-            self.accepts_html = contains(&self.arena[value.clone()], b"text/html");
-        }
-        let key = if is_content_type { StoredKey::Variable(Variable::ContentType) } else { StoredKey::Named(key) };
-        self.entries.push(Entry { key, value });
-    }
-
-    fn store(&mut self, bytes: &[u8]) -> Range<usize> {
-        let start = self.arena.len();
-        self.arena.extend_from_slice(bytes);
-        start..self.arena.len()
-    }
-
-    fn store_key(&mut self, header: &[u8]) -> Range<usize> {
-        let start = self.arena.len();
-        self.arena.extend_from_slice(b"HTTP_");
-        self.arena.extend(header.iter().map(|byte| match byte {
-            b'-' => b'_',
-            other => other.to_ascii_uppercase(),
-        }));
-        start..self.arena.len()
-    }
-
-    /// Iterates over the entries in the order they were set.
-    pub fn iter(&self) -> impl Iterator<Item = (Key<'_>, &[u8])> {
-        self.entries.iter().map(|entry| {
-            let key = match &entry.key {
-                StoredKey::Variable(variable) => Key::Variable(*variable),
-                StoredKey::Named(range) => Key::Named(&self.arena[range.clone()]),
+            let mut name = || {
+                let (length, others) = rest.split_first_chunk()?;
+                let (name, others) = others.split_at_checked(usize::from_ne_bytes(*length))?;
+                rest = others;
+                Some(name)
             };
-            (key, &self.arena[entry.value.clone()])
+            Some(match *tag {
+                NAMED => Key::Named(name()?),
+                HEADER => Key::Header(name()?),
+                number => Key::Variable(Variable::ALL[usize::from(number)]),
+            })
         })
     }
-}
 
-struct Field<'a> {
-    key: Range<usize>,
-    has_underscore: bool,
-    value: &'a [u8],
-}
-
-fn is_withheld(name: &[u8], pass_authorization: bool) -> bool {
-    let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
-    match name.len() {
-        5 => is(b"proxy"),
-        12 => name.contains(&b'_') && is(b"content_type"),
-        13 => !pass_authorization && is(b"authorization"),
-        14 => is(b"content-length") || is(b"content_length"),
-        17 => is(b"transfer-encoding") || is(b"transfer_encoding"),
-        _ => false,
+    /// Iterates over the values in the order of their keys.
+    pub fn values(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.values.as_slice();
+        self.lengths.iter().map_while(move |length| {
+            let (value, others) = rest.split_at_checked(*length)?;
+            rest = others;
+            Some(value)
+        })
     }
-}
 
-/// Removes spaces and tabs around a value (RFC 9110, section 5.5); nginx removes spaces only.
-fn without_white_space(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
+    /// Iterates over keys and values in the order they were set.
+    pub fn iter(&self) -> impl Iterator<Item = (Key<'_>, &[u8])> {
+        self.keys().zip(self.values())
     }
-    value
-}
 
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part))
+    /// Iterates over names and values of the headers, as they were sent.
+    pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.iter().filter_map(|(key, value)| match key {
+            Key::Header(name) => Some((name, value)),
+            Key::Variable(_) | Key::Named(_) => None,
+        })
+    }
+
+    /// Returns whether the client accepts HTML.
+    pub fn accepts_html(&self) -> bool {
+        let is_html = |value: &[u8]| value.windows(9).any(|window| window.eq_ignore_ascii_case(b"text/html"));
+        self.headers().any(|(name, value)| name.eq_ignore_ascii_case(b"accept") && is_html(value))
+    }
 }
 
 /// Splits a decoded path into SCRIPT_NAME and PATH_INFO at a mount point.
@@ -226,55 +213,65 @@ pub fn split_path<'a>(path: &'a [u8], mount: &[u8]) -> (&'a [u8], &'a [u8]) {
 mod tests {
     use super::*;
 
-    fn headers(list: &[(&str, &str)]) -> Vec<(String, String)> {
-        let mut params = CgiParams::new();
-        params.set_headers(list.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())), true);
-        params
-            .iter()
-            .map(|(key, value)| {
-                let key = match key {
-                    Key::Variable(variable) => Variable::NAMES[variable as usize].to_owned(),
-                    Key::Named(name) => String::from_utf8_lossy(name).into_owned(),
-                };
-                (key, String::from_utf8_lossy(value).into_owned())
+    #[test]
+    fn parameters_are_returned_in_their_order() {
+        let mut params = CgiParams::default();
+        params.set(Variable::RequestMethod, b"GET");
+        params.set_headers([(&b"X-A"[..], &b" 1\t"[..]), (b"Proxy", b"2")].into_iter(), true);
+        params.set_named(b"K", b"");
+        params.set_named(b"", b"v");
+        let all: Vec<_> = params.iter().collect();
+        assert_eq!(
+            all,
+            [
+                (Key::Variable(Variable::RequestMethod), &b"GET"[..]),
+                (Key::Header(b"X-A"), b"1"),
+                (Key::Named(b"K"), b""),
+                (Key::Named(b""), b"v"),
+            ]
+        );
+    }
+
+    #[test]
+    fn keys_and_values_are_compared_each_by_itself() {
+        let params = |set: &dyn Fn(&mut CgiParams)| {
+            let mut params = CgiParams::default();
+            set(&mut params);
+            params
+        };
+        let all = [
+            params(&|params| params.set_named(b"A", b"BC")),
+            params(&|params| params.set_named(b"AB", b"C")),
+            params(&|params| params.set_headers([(&b"A"[..], &b"BC"[..])].into_iter(), true)),
+            params(&|params| params.set(Variable::ServerName, b"BC")),
+            params(&|params| params.set(Variable::PathInfo, b"BC")),
+            params(&|_| {}),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert!(one.has_keys_of(&one.clone()) && one.has_values_of(&one.clone()));
+            assert!(all[..index].iter().all(|other| !one.has_keys_of(other)), "{index}");
+        }
+        let two = |first: &'static [u8], second: &'static [u8]| {
+            params(&move |params| {
+                params.set(Variable::PathInfo, first);
+                params.set(Variable::QueryString, second);
             })
-            .collect()
-    }
-
-    fn expect(list: &[(&str, &str)], expected: &[(&str, &str)]) {
-        let expected: Vec<_> = expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        assert_eq!(headers(list), expected);
+        };
+        assert!(two(b"ab", b"c").has_keys_of(&two(b"a", b"bc")));
+        assert!(!two(b"ab", b"c").has_values_of(&two(b"a", b"bc")));
     }
 
     #[test]
-    fn repeated_headers_are_joined_in_order() {
-        expect(
-            &[("X-B", "1"), ("cookie", "a=1"), ("x-b", "2"), ("Cookie", "b=2"), ("Host", "h"), ("Host", "i")],
-            &[("HTTP_COOKIE", "a=1; b=2"), ("HTTP_HOST", "h"), ("HTTP_X_B", "1, 2")],
-        );
-    }
-
-    #[test]
-    fn white_space_around_a_value_is_removed() {
-        expect(
-            &[("A", "\t x\ty \t"), ("B", " \t"), ("C", "1\t"), ("C", "\t2"), ("Content-Type", "\tt/p")],
-            &[("HTTP_A", "x\ty"), ("HTTP_B", ""), ("HTTP_C", "1, 2"), ("CONTENT_TYPE", "t/p")],
-        );
-    }
-
-    #[test]
-    fn proxy_and_body_framing_headers_are_left_out() {
-        expect(
-            &[("Proxy", "x"), ("Content-Length", "3"), ("Transfer-Encoding", "chunked"), ("Content-Type", "t/p")],
-            &[("CONTENT_TYPE", "t/p")],
-        );
-    }
-
-    #[test]
-    fn a_name_with_a_hyphen_overrides_one_with_an_underscore() {
-        expect(&[("X_User", "forged"), ("X-User", "real")], &[("HTTP_X_USER", "real")]);
-        expect(&[("X-User", "real"), ("X_User", "forged")], &[("HTTP_X_USER", "real")]);
-        expect(&[("X_User", "alone")], &[("HTTP_X_USER", "alone")]);
+    fn html_is_accepted_by_any_accept_header() {
+        for (headers, accepts) in [
+            (&[("Accept", "*/*"), ("aCCept", "a/b, TEXT/html;q=1")][..], true),
+            (&[("Accept", "text/plain"), ("X-Accept", "text/html")], false),
+            (&[], false),
+        ] {
+            let mut params = CgiParams::default();
+            params.set_headers(headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())), true);
+            assert_eq!(params.accepts_html(), accepts, "{headers:?}");
+        }
     }
 
     #[test]
@@ -291,11 +288,5 @@ mod tests {
         assert_eq!(split("/ap", "/api"), ("", "/ap"));
         assert_eq!(split("/x", "/"), ("", "/x"));
         assert_eq!(split("/x", ""), ("", "/x"));
-    }
-
-    #[test]
-    fn every_variable_has_a_name() {
-        assert_eq!(Variable::NAMES[Variable::UrlScheme as usize], "wsgi.url_scheme");
-        assert_eq!(Variable::NAMES[Variable::ContentLength as usize], "CONTENT_LENGTH");
     }
 }

@@ -9,15 +9,39 @@ use pyo3::types::{PyBytes, PyTuple};
 use super::headers::ResponseHeaders;
 use super::response::{Response, Stage};
 use crate::python::after_fork;
-use crate::python::native_class::{Arguments, BoundMethod, Class, Method};
+use crate::python::native_class::{Arguments, Class, Held};
 
 /// `start_response(status, response_headers, exc_info=None)`.
-pub static START_RESPONSE: BoundMethod<Response> = BoundMethod::of(c"start_response", start_response);
+pub struct StartResponse {
+    pub response: Response,
+    /// The object of a [`Write`], which refers to no other object.
+    pub write: Held,
+}
 
 /// `write(data)`.
-static WRITE: BoundMethod<Response> = BoundMethod::of(c"write", write);
+pub struct Write(pub Response);
 
-fn start_response<'py>(response: &Response, arguments: &Arguments<'_, 'py, Response>) -> PyResult<Bound<'py, PyAny>> {
+impl Class for StartResponse {
+    const NAME: &'static CStr = c"ngx_wsgi.start_response";
+    const CALLABLE: bool = true;
+
+    fn call<'py>(&self, arguments: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        start_response(&self.response, arguments)?;
+        Ok(self.write.bind(arguments.py).clone())
+    }
+}
+
+impl Class for Write {
+    const NAME: &'static CStr = c"ngx_wsgi.write";
+    const CALLABLE: bool = true;
+
+    fn call<'py>(&self, arguments: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        write(&self.0, arguments)?;
+        Ok(arguments.py.None().into_bound(arguments.py))
+    }
+}
+
+fn start_response(response: &Response, arguments: &Arguments<'_, '_>) -> PyResult<()> {
     after_fork::refuse_child()?;
     let names = ["status", "response_headers", "exc_info"];
     let [status, headers, exc_info] = arguments.bind("start_response", names, 2)?;
@@ -38,7 +62,7 @@ fn start_response<'py>(response: &Response, arguments: &Arguments<'_, 'py, Respo
     };
     // Has no effect if another thread of the application has sent the headers meanwhile.
     response.start(ResponseHeaders::from_python(&status, &headers)?);
-    WRITE.bind(arguments)
+    Ok(())
 }
 
 /// Returns the error of an `exc_info` tuple, with its traceback.
@@ -51,7 +75,7 @@ fn original_error(exc_info: &Bound<'_, PyAny>) -> PyResult<PyErr> {
     Ok(PyErr::from_value(value))
 }
 
-fn write<'py>(response: &Response, arguments: &Arguments<'_, 'py, Response>) -> PyResult<Bound<'py, PyAny>> {
+fn write(response: &Response, arguments: &Arguments<'_, '_>) -> PyResult<()> {
     after_fork::refuse_child()?;
     let [data] = arguments.bind("write", ["data"], 1)?;
     let py = arguments.py;
@@ -66,14 +90,5 @@ fn write<'py>(response: &Response, arguments: &Arguments<'_, 'py, Response>) -> 
     if !bytes.is_empty() {
         py.detach(|| response.write(bytes)).map_err(|error| PyBrokenPipeError::new_err(error.to_string()))?;
     }
-    Ok(py.None().into_bound(py))
-}
-
-impl Class for Response {
-    const NAME: &'static CStr = c"ngx_wsgi.Response";
-
-    fn methods() -> &'static [Method] {
-        static METHODS: [Method; 1] = [Method::END];
-        &METHODS
-    }
+    Ok(())
 }

@@ -85,12 +85,13 @@ def written(write, size):
 
 def state(environ, start_response):
     gc.collect()
-    classes = type(environ["wsgi.input"]), type(start_response.__self__), environ["wsgi.file_wrapper"], Response
+    write = start_response("200 OK", [("Content-Type", "application/json")])
+    of_calls = type(environ["wsgi.input"]), type(start_response), type(write)
     with lock:
         report = dict(counts, worker=os.getpid(), living=len(living), objects=len(gc.get_objects()), threads=threading.active_count())
     # An instance holds a reference to its class, so these are counts of what lives.
-    report["references"] = [sys.getrefcount(each) for each in classes]
-    start_response("200 OK", [("Content-Type", "application/json")])
+    report["of_calls"] = [sys.getrefcount(each) for each in of_calls]
+    report["of_responses"] = [sys.getrefcount(each) for each in (environ["wsgi.file_wrapper"], Response)]
     return [json.dumps(report).encode()]
 
 

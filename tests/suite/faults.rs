@@ -13,6 +13,9 @@ both_engines!(
 /// Memory that a round of requests may add to a worker: pages that the allocator has not returned.
 const MEMORY: u64 = 3 << 20;
 
+/// Objects of calls that wait to be used again (`MAX_SPARE` of src/wsgi/call_objects.rs). A leak is one a call: thousands.
+const SPARE: i64 = 64;
+
 /// Objects that Python's collector knows: caches of the standard library.
 const OBJECTS: i64 = 20;
 
@@ -103,7 +106,12 @@ impl Holdings {
     fn assert_no_more_than(&self, before: &Holdings) {
         assert_eq!(self.descriptors, before.descriptors, "descriptors");
         assert_eq!(self.unlinked, [""; 0], "files without a name");
-        assert_eq!(self.state["references"], before.state["references"], "instances of this module's classes");
+        assert_eq!(self.state["of_responses"], before.state["of_responses"], "instances of the classes of responses");
+        let of_calls = |holdings: &Holdings| -> i64 {
+            holdings.state["of_calls"].as_array().unwrap().iter().map(|count| count.as_i64().unwrap()).max().unwrap()
+        };
+        let more = of_calls(self) - of_calls(before);
+        assert!(more <= SPARE, "{more} objects of calls more than before");
         assert_eq!(self.state["threads"], before.state["threads"], "threads that Python knows");
         let objects = self.number("objects") - before.number("objects");
         assert!(objects < OBJECTS, "{objects} Python objects more than before");

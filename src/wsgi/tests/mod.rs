@@ -32,7 +32,7 @@ use crate::python::{runtime, traceback};
 
 /// A request to an application that is given as Python source.
 struct Request {
-    params: CgiParams,
+    params: Box<CgiParams>,
     body: Box<dyn BodySource>,
     transport: RecordingTransport,
     debug: bool,
@@ -51,7 +51,7 @@ struct Response {
 
 /// Creates a GET request without a body.
 fn request() -> Request {
-    let mut params = CgiParams::new();
+    let mut params = Box::<CgiParams>::default();
     params.set(Variable::RequestMethod, b"GET");
     Request {
         params,

@@ -1,6 +1,6 @@
 //! `start_response`: its arguments, and the order of calls.
 
-use super::{application, events_of, get};
+use super::{application, events_of, get, request};
 
 /// Calls `start_response` with each of `cases`, an expression for a list of argument tuples, and checks that all raise
 /// `error` and that a valid call succeeds after them.
@@ -347,4 +347,48 @@ for arguments in ((), (None,)):
         .call(&application("global kept\nkept = start_response\nstart_response('200 OK', [])\nreturn [b'x']"))
         .expect(200);
     assert_eq!(response.events, ["start_response is called after its request has ended"; 2]);
+}
+
+#[test]
+fn an_object_that_an_application_keeps_is_not_that_of_a_later_call() {
+    let cases = [
+        ("start_response", "kept('200 OK', [])", "ValueError"),
+        ("write", "kept(b'x')", "BrokenPipeError"),
+        ("environ['wsgi.input']", "kept.read()", "ValueError"),
+    ];
+    for (object, usage, error) in cases {
+        let lines = format!("import sys\nwrite = start_response('200 OK', [])\nsys.kept = {object}\nreturn [b'x']");
+        get(&application(&lines)).expect(200);
+        let lines = format!(
+            "
+import sys
+start_response('200 OK', [])
+kept = sys.kept
+try:
+    {usage}
+except Exception as error:
+    events.append(type(error).__name__)
+return [b'y']"
+        );
+        for _ in 0..2 {
+            let response = get(&application(&lines)).expect(200);
+            assert_eq!((response.text().as_str(), &*response.events), ("y", &[error.to_owned()][..]), "{object}");
+        }
+    }
+}
+
+#[test]
+fn a_thread_of_the_application_may_release_it_last() {
+    let lines = "
+import threading
+global released, thread
+released = threading.Event()
+kept = [start_response, environ, start_response('200 OK', [])]
+thread = threading.Thread(target=lambda kept: released.wait() and kept.clear(), args=(kept,))
+thread.start()
+return [b'x']";
+    let mut request = request();
+    request.afterwards = "released.set()\nthread.join()";
+    request.call(&application(lines)).expect(200);
+    get(&application("start_response('200 OK', [])\nreturn [b'next']")).expect(200);
 }
