@@ -34,13 +34,13 @@ pub fn params(request: Request, conf: &LocationConf, body: &dyn BodySource) -> R
     params.set(Variable::RequestMethod, request.method());
     set_paths(&mut params, request, conf)?;
     set_connection(&mut params, request);
-    params.set(Variable::DocumentRoot, &request.document_root().ok_or(Failed)?);
+    params.set(Variable::DocumentRoot, request.document_root().ok_or(Failed)?);
     if !request.user().is_empty() {
         params.set(Variable::RemoteUser, request.user());
         params.set(Variable::AuthType, b"Basic");
     }
     if let Some(length) = content_length(request, conf, body) {
-        params.set(Variable::ContentLength, length.to_string().as_bytes());
+        params.set_number(Variable::ContentLength, length);
     }
     params.set_headers(request.headers(), conf.pass_authorization());
     // An absolute request target names the host, whatever the header says (RFC 9112, section 3.2.2).
@@ -96,11 +96,11 @@ fn set_connection(params: &mut CgiParams, request: Request) {
         0 => 80,
         port => port,
     };
-    params.set(Variable::ServerPort, port.to_string().as_bytes());
+    params.set_number(Variable::ServerPort, port.into());
     params.set(Variable::RemoteAddr, request.remote_address());
     match request.remote_port() {
         0 => {}
-        port => params.set(Variable::RemotePort, port.to_string().as_bytes()),
+        port => params.set_number(Variable::RemotePort, port.into()),
     }
 }
 

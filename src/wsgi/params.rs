@@ -1,6 +1,7 @@
 //! The CGI parameters of a request: plain data, made on the event loop, read by the thread that runs the call.
 
 use std::borrow::Cow;
+use std::io::Write;
 
 use super::header_keys;
 
@@ -105,6 +106,15 @@ impl CgiParams {
     pub fn set(&mut self, variable: Variable, value: &[u8]) {
         self.keys.push(variable as u8);
         self.push_value(value);
+    }
+
+    /// Sets one of the server's variables to a number.
+    pub fn set_number(&mut self, variable: Variable, number: u64) {
+        self.keys.push(variable as u8);
+        let start = self.values.len();
+        // Writing to memory does not fail.
+        let _ = write!(self.values, "{number}");
+        self.lengths.push(self.values.len() - start);
     }
 
     /// Sets any key; a later value overrides an earlier one.
@@ -218,6 +228,7 @@ mod tests {
         let mut params = CgiParams::default();
         params.set(Variable::RequestMethod, b"GET");
         params.set_headers([(&b"X-A"[..], &b" 1\t"[..]), (b"Proxy", b"2")].into_iter(), true);
+        params.set_number(Variable::ServerPort, 8080);
         params.set_named(b"K", b"");
         params.set_named(b"", b"v");
         let all: Vec<_> = params.iter().collect();
@@ -226,6 +237,7 @@ mod tests {
             [
                 (Key::Variable(Variable::RequestMethod), &b"GET"[..]),
                 (Key::Header(b"X-A"), b"1"),
+                (Key::Variable(Variable::ServerPort), b"8080"),
                 (Key::Named(b"K"), b""),
                 (Key::Named(b""), b"v"),
             ]

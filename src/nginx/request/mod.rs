@@ -219,19 +219,19 @@ impl Request {
     }
 
     /// Returns `root` (or `alias`) of the location as an absolute path.
-    pub fn document_root(&self) -> Option<Vec<u8>> {
+    pub fn document_root(&self) -> Option<&[u8]> {
         let location = self.core_location();
-        // SAFETY: the path of the location lives as long as the configuration. Its script is run as for nginx's own
-        // $document_root (ngx_http_variable_document_root).
+        // SAFETY: the path of the location lives as long as the configuration, and one that is made as long as the request.
+        // Its script is run as for nginx's own $document_root (ngx_http_variable_document_root).
         unsafe {
             if location.root_lengths.is_null() {
-                return Some(bytes(location.root).to_vec());
+                return Some(bytes(location.root));
             }
             let mut path = sys::ngx_str_t::empty();
             let lengths = (*location.root_lengths).elts;
             let values = (*location.root_values).elts;
             let result = sys::ngx_http_script_run(self.as_ptr(), &mut path, lengths, 0, values);
-            (!result.is_null()).then(|| bytes(path).to_vec())
+            (!result.is_null()).then(|| bytes(path))
         }
     }
 
