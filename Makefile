@@ -22,12 +22,16 @@ export SOAK_RELOAD      ## make soak: seconds between reloads (27), 0: keep the 
 export SOAK_THREADS     ## make soak: off runs applications on the event loop
 export MODULE           ## make run, make install: a module that is already built
 export DESTDIR          ## make install: a directory put in front of each path
+export BENCH_ROUNDS     ## make bench, make bench-growth: rounds (5, and 2)
+export BENCH_SECONDS    ## make bench, make bench-growth: seconds of a sample (1)
+export BENCH_RETRIES    ## make bench: how often a sample is repeated that other processes disturb (2)
+export BENCH_ONLY       ## make bench, make bench-growth: some workloads, servers or curves ("hello flask threads nginx loop")
 export MATRIX           ## make matrix: Debian releases, and debug for nginx with checks of its memory ("debug trixie sid")
 
 TEST_PACKAGES := python3-venv curl openssl valgrind shellcheck
 
 ##@ Targets
-.PHONY: help run build test test-all model soak matrix install uninstall clean
+.PHONY: help run build test test-all model soak bench bench-growth matrix install uninstall clean
 
 help: ## list targets and variables
 	@awk 'BEGIN { FS = " *## *" } \
@@ -56,6 +60,12 @@ model: ## run every interleaving of the threads that hand requests and responses
 soak: ## minutes of mixed load with reloads, slow clients and disconnects; fails if a request is lost or memory grows
 	@tools/setup.sh
 	@tools/soak.sh
+
+bench: ## compare with other servers of WSGI applications, nginx and Python alone; rewrites BENCHMARKS.md, 20 minutes
+	@tools/bench.sh
+
+bench-growth: ## the cost as headers, bodies, connections, threads, applications and workers grow; 5 minutes
+	@tools/bench.sh growth
 
 matrix: ## the tests with the nginx and Python of other Debian releases, and with an nginx built to find errors; needs root
 	@tools/matrix.sh

@@ -55,7 +55,7 @@ fn is_found(page: &Page, link: &str) -> bool {
 #[test]
 fn links_lead_to_files_and_sections_that_exist() {
     let mut pages = Page::all();
-    let others = ["BUGS.md", "CHANGELOG.md", "nginx-conf/README.md", "tests/README.md"];
+    let others = ["BENCHMARKS.md", "BUGS.md", "CHANGELOG.md", "nginx-conf/README.md", "tests/README.md"];
     pages.extend(others.iter().map(|path| Page::read(path)));
     let mut broken = String::new();
     for page in &pages {

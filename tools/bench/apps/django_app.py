@@ -1,0 +1,8 @@
+"""Django: the application."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "django_settings"
+application = get_wsgi_application()
