@@ -73,6 +73,7 @@ test_chosen() {
     part "build" build
     part "unit tests" cargo test --lib
     part "models" tools/model.sh
+    part "arithmetic of the benchmark" "$python" -B -m unittest discover -s tools/bench/tests -t tools
     select_venv "$python"
     part "integration tests" cargo test --test suite -- --skip valgrind::
     part "valgrind" cargo test --test suite valgrind::
