@@ -64,11 +64,11 @@ class Group:
         return self.process.poll() is not None
 
     def stop(self):
-        """Ends the processes: politely, and after three seconds by force."""
+        """Ends the processes: politely, and soon after by force. Nothing is lost with them."""
         members = self.members()
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
-        _, alive = psutil.wait_procs(members, timeout=3)
+        _, alive = psutil.wait_procs(members, timeout=0.3)
         # Processes that were started meanwhile have the same process group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)

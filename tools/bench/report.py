@@ -92,7 +92,10 @@ def detail(summary, workload, key, title):
     """Returns the row of a server."""
     lowest, highest = summary.spread(workload.key, key)
     ratios = summary.ratio(workload.key, key, "L"), summary.ratio_of_cpu(workload.key, key)
-    row = [title, rate(workload, summary.middle(workload.key, key)), f"{lowest - 1:+.0%} {highest - 1:+.0%}"]
+    shown = rate(workload, summary.middle(workload.key, key))
+    if summary.is_limited_by_client(workload.key, key):
+        shown += " \\*"
+    row = [title, shown, f"{lowest - 1:+.0%} {highest - 1:+.0%}"]
     is_part_of_limit = key in ("nginx", *(loop.key for loop in LOOPS))
     row += [f"{ratio:.2f}" if ratio and not is_part_of_limit else None for ratio in ratios]
     if "p50" in summary.of(workload.key, key)[0]:

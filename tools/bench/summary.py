@@ -2,6 +2,9 @@
 
 from statistics import median
 
+# The part of a second that a core computes when it is the limit.
+BUSY = 0.9
+
 
 class Summary:
     """The samples of a run, by workload and server."""
@@ -45,6 +48,13 @@ class Summary:
         parts = [self.values(workload, key, "cpu") for key in ("nginx", "loop", server)]
         ratios = [(nginx + loop) / own for nginx, loop, own in zip(*parts)]
         return median(ratios) if ratios else None
+
+    def is_limited_by_client(self, workload, server):
+        """Returns whether the core of the client was busy, and that of the server was not."""
+        if "client" not in self.of(workload, server)[0]:
+            return False
+        own = self.middle(workload, server, "cpu") * self.middle(workload, server)
+        return self.middle(workload, server, "client") > BUSY > own
 
     def best(self, workload, servers):
         """Returns the fastest of some servers, or None."""

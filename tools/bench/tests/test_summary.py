@@ -38,6 +38,16 @@ class Ratios(unittest.TestCase):
         self.assertIsNone(self.summary.ratio("hello", "absent", "L"))
         self.assertIsNone(self.summary.own_memory("hello", "absent"))
 
+    def test_a_busy_client_beside_an_idle_server_is_the_limit(self):
+        taken = {
+            "file idle": [{"rate": 10, "cpu": 0.02, "client": 0.99}],
+            "file busy": [{"rate": 10, "cpu": 0.1, "client": 0.99}],
+            "file loop": [{"rate": 10, "cpu": 0.02}],
+        }
+        summary = Summary(taken, unfit={}, facts=[])
+        limited = [server for server in ("idle", "busy", "loop") if summary.is_limited_by_client("file", server)]
+        self.assertEqual(limited, ["idle"])
+
     def test_memory_of_its_own_is_what_nginx_and_the_loop_do_not_have(self):
         self.assertEqual(self.summary.own_memory("hello", "inline"), -8e6)
 
