@@ -11,6 +11,9 @@ from .client import WrongResponse
 from .servers import Site
 from .workloads import FILE_SIZE
 
+# The part of the requests that may fail. A server that fails more is not measured, as failing is fast.
+FAILED_LIMIT = 0.01
+
 
 def free_port():
     """Returns a port that no other server has."""
@@ -122,6 +125,9 @@ def load(server, workload, path=None, connections=None, headers=None, seconds=No
         raise WrongResponse("the server ended under load")
     if not count:
         raise WrongResponse("no response")
+    failed = numbers["failed"]
+    if failed > FAILED_LIMIT * (numbers["requests"] + failed):
+        raise WrongResponse(f"{failed} of {numbers['requests'] + failed} requests failed")
     return {
         "rate": count / numbers["seconds"],
         "p50": numbers["p50"],
@@ -129,7 +135,7 @@ def load(server, workload, path=None, connections=None, headers=None, seconds=No
         "cpu": cpu / count,
         "client": client_cpu / numbers["seconds"],
         "memory": memory,
-        "failed": numbers["failed"],
+        "failed": failed,
         "foreign": max(0.0, foreign) / seconds,
     }
 
