@@ -1,5 +1,7 @@
 //! Rules of a location for the headers of its applications' responses.
 
+use crate::wsgi::headers::NameLengths;
+
 /// Headers that nginx evaluates and hides from clients, as in ngx_http_uwsgi_module.
 const FOR_NGINX: [&str; 5] =
     ["X-Accel-Expires", "X-Accel-Redirect", "X-Accel-Limit-Rate", "X-Accel-Buffering", "X-Accel-Charset"];
@@ -12,6 +14,7 @@ pub struct HeaderRules {
     /// `wsgi_intercept_errors`.
     pub intercept_errors: bool,
     hidden: Vec<String>,
+    hidden_lengths: NameLengths,
 }
 
 impl HeaderRules {
@@ -20,13 +23,16 @@ impl HeaderRules {
         // As in ngx_http_upstream_hide_headers_hash, wsgi_pass_header overrides wsgi_hide_header.
         let is_passed = |name: &str| pass.iter().any(|passed| passed.eq_ignore_ascii_case(name));
         let names = FOR_NGINX.into_iter().chain(hide.iter().map(String::as_str));
-        let hidden = names.filter(|name| !is_passed(name)).map(str::to_owned).collect();
-        Self { allow_ranges, intercept_errors, hidden }
+        let hidden: Vec<&str> = names.filter(|name| !is_passed(name)).collect();
+        let hidden_lengths = NameLengths::of(&hidden);
+        let hidden = hidden.into_iter().map(str::to_owned).collect();
+        Self { allow_ranges, intercept_errors, hidden, hidden_lengths }
     }
 
     /// Returns whether a header is removed from responses.
     pub fn is_hidden(&self, name: &[u8]) -> bool {
-        self.hidden.iter().any(|hidden| hidden.as_bytes().eq_ignore_ascii_case(name))
+        self.hidden_lengths.may_have(name.len())
+            && self.hidden.iter().any(|hidden| hidden.as_bytes().eq_ignore_ascii_case(name))
     }
 }
 

@@ -2,9 +2,9 @@
 
 use crate::conf::header_rules::HeaderRules;
 use crate::nginx::log::Level;
-use crate::nginx::request::headers_out::NoMemory;
+use crate::nginx::request::headers_out::{HeaderTexts, NoMemory};
 use crate::nginx::request::{Request, Status};
-use crate::wsgi::headers::ResponseHeaders;
+use crate::wsgi::headers::{Field, ResponseHeaders};
 
 /// Response of nginx in place of the application's, once the call is closed.
 pub enum Replacement {
@@ -88,26 +88,37 @@ fn set_header_block(
     rules: &HeaderRules,
     ranges: bool,
 ) -> Result<(), NoMemory> {
+    let texts = request.header_texts(headers.text())?;
+    request.set_status(headers.status);
     // With its own status line for 204 and 304, nginx omits the headers that describe a body.
-    let line = headers.status_line.as_deref().filter(|_| headers.has_body());
-    request.set_status(headers.status, line)?;
+    if let Some(line) = headers.status_line().filter(|_| headers.has_body()) {
+        texts.set_status_line(line);
+    }
     if let Some(length) = headers.content_length {
         request.set_content_length(length);
     }
     // nginx's range filter adds its own Accept-Ranges.
-    set_headers(request, headers, |name| {
+    set_headers(&texts, headers, |name| {
         !(rules.is_hidden(name) || ranges && name.eq_ignore_ascii_case(b"accept-ranges"))
     })
 }
 
-fn set_headers(request: Request, headers: &ResponseHeaders, is_wanted: impl Fn(&[u8]) -> bool) -> Result<(), NoMemory> {
+fn set_headers(
+    texts: &HeaderTexts,
+    headers: &ResponseHeaders,
+    is_wanted: impl Fn(&[u8]) -> bool,
+) -> Result<(), NoMemory> {
     let mut has_content_type = false;
-    for (name, value) in headers.headers.iter().filter(|(name, _)| is_wanted(name)) {
-        if !has_content_type && name.eq_ignore_ascii_case(b"content-type") {
+    for Field { name, value } in headers.fields() {
+        let text = &headers.text()[name.clone()];
+        if !is_wanted(text) {
+            continue;
+        }
+        if !has_content_type && text.eq_ignore_ascii_case(b"content-type") {
             has_content_type = true;
-            request.set_content_type(value)?;
+            texts.set_content_type(value);
         } else {
-            request.add_header(name, value)?;
+            texts.add_header(name, value)?;
         }
     }
     Ok(())
@@ -117,7 +128,9 @@ impl Replacement {
     /// Sends the response of nginx. The caller has detached the exchange.
     pub fn send(self, request: Request, rules: &HeaderRules) {
         let (Self::Redirect(headers) | Self::ErrorPage(headers)) = &self;
-        let kept = set_headers(request, headers, |name| self.keeps(name) && !rules.is_hidden(name));
+        let kept = request
+            .header_texts(headers.text())
+            .and_then(|texts| set_headers(&texts, headers, |name| self.keeps(name) && !rules.is_hidden(name)));
         match (kept, self) {
             (Err(NoMemory), _) => request.finalize(NoMemory.into()),
             (Ok(()), Self::Redirect(headers)) => request.redirect(headers.redirect().unwrap_or_default()),

@@ -10,17 +10,11 @@ pub fn page(traceback: &str, html: bool) -> (ResponseHeaders, Vec<u8>) {
         ("text/plain; charset=utf-8", traceback.to_owned())
     };
     let body = body.into_bytes();
-    let headers = ResponseHeaders {
-        status: 500,
-        status_line: None,
-        headers: vec![
-            (b"Content-Type".to_vec(), media_type.as_bytes().to_vec()),
-            (b"Cache-Control".to_vec(), b"no-store".to_vec()),
-        ],
-        content_length: Some(body.len() as u64),
-        dropped: Vec::new(),
-        is_report: true,
-    };
+    let mut headers = ResponseHeaders::with_status(500);
+    headers.push(b"Content-Type", media_type.as_bytes());
+    headers.push(b"Cache-Control", b"no-store");
+    headers.content_length = Some(body.len() as u64);
+    headers.is_report = true;
     (headers, body)
 }
 

@@ -1,5 +1,7 @@
 //! Status and headers of a response, checked by the rules of PEP 3333 and RFC 9110 when `start_response` is called.
 
+use std::ops::Range;
+
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple};
@@ -11,15 +13,57 @@ use crate::python::text::latin1_bytes;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseHeaders {
     pub status: u16,
-    /// The status line without the protocol, `404 Not Found`; `None` leaves the phrase to the server.
-    pub status_line: Option<Vec<u8>>,
-    /// Names and values in the application's order, without Content-Length and hop-by-hop headers.
-    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
     pub content_length: Option<u64>,
     /// Names of hop-by-hop headers that were dropped.
     pub dropped: Vec<String>,
     /// True if this is the page of `wsgi_debug`, which no error page replaces.
     pub is_report: bool,
+    /// The status line, then the headers in the application's order, without Content-Length and hop-by-hop headers. One
+    /// block, so that a response allocates once, and is copied to nginx's memory once.
+    ///
+    /// A header is the lengths of its name and of its value, the name, and the value. A NUL follows each text, as nginx
+    /// expects of its strings.
+    text: Vec<u8>,
+    status_line_length: usize,
+    name_lengths: NameLengths,
+}
+
+/// The place of a header in [`ResponseHeaders::text`].
+pub struct Field {
+    pub name: Range<usize>,
+    pub value: Range<usize>,
+}
+
+/// The lengths of some header names: most names that are looked for have another length than all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NameLengths(u64);
+
+impl NameLengths {
+    /// Returns the lengths of `names`.
+    pub const fn of(names: &[&str]) -> Self {
+        let mut lengths = Self(0);
+        let mut index = 0;
+        while index < names.len() {
+            lengths.add(names[index].len());
+            index += 1;
+        }
+        lengths
+    }
+
+    /// Adds a length.
+    pub const fn add(&mut self, length: usize) {
+        self.0 |= Self::bit(length);
+    }
+
+    /// Returns false if no name of this length was added.
+    pub const fn may_have(self, length: usize) -> bool {
+        self.0 & Self::bit(length) != 0
+    }
+
+    /// Returns the bit of a length; lengths that differ by a multiple of 64 share it.
+    const fn bit(length: usize) -> u64 {
+        1 << (length % 64)
+    }
 }
 
 /// The reason why a status or a header was refused.
@@ -38,6 +82,12 @@ pub enum InvalidHeader {
     DuplicateContentLength,
 }
 
+/// Size of the two lengths before a header.
+const LENGTHS: usize = 2 * size_of::<usize>();
+
+/// Space for a header of usual size.
+const USUAL_HEADER: usize = 64;
+
 /// Headers about the connection, which belongs to the server (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [&str; 8] = [
     "connection",
@@ -50,6 +100,8 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 
+const HOP_BY_HOP_LENGTHS: NameLengths = NameLengths::of(&HOP_BY_HOP);
+
 impl ResponseHeaders {
     /// Creates a response with this status and no headers.
     ///
@@ -57,6 +109,11 @@ impl ResponseHeaders {
     /// The status is not three digits, alone or followed by a space and a reason phrase; it is informational (only the
     /// server sends those); or it contains a control character.
     pub fn new(status: &[u8]) -> Result<Self, InvalidHeader> {
+        Self::with_room(status, 1)
+    }
+
+    /// Creates a response as [`ResponseHeaders::new`] does, with room for some headers.
+    fn with_room(status: &[u8], headers: usize) -> Result<Self, InvalidHeader> {
         let invalid = |reason| {
             let status = String::from_utf8_lossy(status).into_owned();
             Err(InvalidHeader::Status { status, reason })
@@ -75,15 +132,27 @@ impl ResponseHeaders {
         if code < 200 {
             return invalid("an informational response cannot be the final one");
         }
-        let has_phrase = !phrase.trim_ascii().is_empty();
-        Ok(Self {
-            status: code,
-            status_line: has_phrase.then(|| status.to_vec()),
-            headers: Vec::new(),
+        let line = if phrase.trim_ascii().is_empty() { &[] } else { status };
+        Ok(Self::empty(code, line, headers))
+    }
+
+    /// Creates a response with this status, which leaves the reason phrase to the server, and no headers.
+    pub fn with_status(status: u16) -> Self {
+        Self::empty(status, &[], 1)
+    }
+
+    fn empty(status: u16, line: &[u8], headers: usize) -> Self {
+        let mut text = Vec::with_capacity(line.len() + 1 + headers * USUAL_HEADER);
+        push_text(&mut text, line);
+        Self {
+            status,
             content_length: None,
             dropped: Vec::new(),
             is_report: false,
-        })
+            text,
+            status_line_length: line.len(),
+            name_lengths: NameLengths::default(),
+        }
     }
 
     /// Adds one header.
@@ -95,18 +164,30 @@ impl ResponseHeaders {
         if !is_header_name(name) {
             return Err(InvalidHeader::Name(shown()));
         }
-        if value.iter().any(|byte| (byte.is_ascii_control() && *byte != b'\t') || *byte == 0x7f) {
+        if has_control_character(value) {
             return Err(InvalidHeader::Value(shown()));
         }
         if name.eq_ignore_ascii_case(b"content-length") {
             return self.set_content_length(value);
         }
-        if HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop.as_bytes())) {
+        if HOP_BY_HOP_LENGTHS.may_have(name.len())
+            && HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop.as_bytes()))
+        {
             self.dropped.push(shown());
             return Ok(());
         }
-        self.headers.push((name.to_vec(), value.to_vec()));
+        self.push(name, value);
         Ok(())
+    }
+
+    /// Adds a header that is known to be valid.
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        self.name_lengths.add(name.len());
+        self.text.reserve(LENGTHS + name.len() + value.len() + 2);
+        self.text.extend_from_slice(&name.len().to_ne_bytes());
+        self.text.extend_from_slice(&value.len().to_ne_bytes());
+        push_text(&mut self.text, name);
+        push_text(&mut self.text, value);
     }
 
     fn set_content_length(&mut self, value: &[u8]) -> Result<(), InvalidHeader> {
@@ -121,10 +202,42 @@ impl ResponseHeaders {
         Ok(())
     }
 
+    /// Returns the status line without the protocol, `404 Not Found`; `None` leaves the phrase to the server.
+    pub fn status_line(&self) -> Option<Range<usize>> {
+        (self.status_line_length > 0).then_some(0..self.status_line_length)
+    }
+
+    /// Returns the text that [`ResponseHeaders::status_line`] and [`ResponseHeaders::fields`] are places in.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Returns the headers, in the application's order.
+    pub fn fields(&self) -> impl Iterator<Item = Field> {
+        let mut start = self.status_line_length + 1;
+        std::iter::from_fn(move || {
+            let (name_length, lengths) = self.text.get(start..)?.split_first_chunk()?;
+            let (value_length, _) = lengths.split_first_chunk()?;
+            let name = start + LENGTHS;
+            let value = name + usize::from_ne_bytes(*name_length) + 1;
+            let end = value + usize::from_ne_bytes(*value_length);
+            start = end + 1;
+            Some(Field { name: name..value - 1, value: value..end })
+        })
+    }
+
+    /// Returns names and values of the headers, in the application's order.
+    pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields().map(|Field { name, value }| (&self.text[name], &self.text[value]))
+    }
+
     /// Returns the value of the first header of this name, in any case.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()));
-        found.map(|(_, value)| value.as_slice())
+        if !self.name_lengths.may_have(name.len()) {
+            return None;
+        }
+        let found = self.headers().find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()));
+        found.map(|(_, value)| value)
     }
 
     /// Returns the target of an internal redirect, which discards the body of this response.
@@ -143,11 +256,13 @@ impl ResponseHeaders {
     /// `TypeError` for anything that is not `str`, a list, or a pair; `ValueError` for an [`InvalidHeader`].
     pub fn from_python(status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<Self> {
         let value_error = |error: InvalidHeader| PyValueError::new_err(error.to_string());
-        let status = native_string(status, "status")?;
-        let mut response = Self::new(bytes_of(status, "status")?).map_err(value_error)?;
+        let status = bytes_of(native_string(status, "status")?, "status")?;
         let Ok(list) = headers.cast::<PyList>() else {
+            // The status comes first, also in what is refused.
+            Self::new(status).map_err(value_error)?;
             return Err(type_error("headers", "a list of tuples", headers));
         };
+        let mut response = Self::with_room(status, list.len()).map_err(value_error)?;
         for item in list.iter() {
             let Ok(pair) = item.cast::<PyTuple>() else {
                 return Err(type_error("a header", "a tuple (name, value)", &item));
@@ -166,14 +281,38 @@ impl ResponseHeaders {
     }
 }
 
-/// Returns whether `name` is a valid header name: a `token` of RFC 9110.
-pub fn is_header_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|byte| is_token(*byte))
+/// Appends `part` and a NUL.
+fn push_text(text: &mut Vec<u8>, part: &[u8]) {
+    text.extend_from_slice(part);
+    text.push(0);
 }
 
-/// Returns whether `byte` may be part of a `token` of RFC 9110.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+/// Returns whether `name` is a valid header name: a `token` of RFC 9110.
+pub fn is_header_name(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| IS_TOKEN[usize::from(*byte)])
+}
+
+/// The bytes that may be part of a `token` of RFC 9110.
+static IS_TOKEN: [bool; 256] = {
+    let mut is_token = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        is_token[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let marks = b"!#$%&'*+-.^_`|~";
+    let mut index = 0;
+    while index < marks.len() {
+        is_token[marks[index] as usize] = true;
+        index += 1;
+    }
+    is_token
+};
+
+/// Returns whether `value` has a control character that no header value may have. Looks at all bytes, so that the
+/// compiler compares many at once.
+fn has_control_character(value: &[u8]) -> bool {
+    value.iter().fold(false, |found, byte| found | (*byte < b' ' && *byte != b'\t') | (*byte == 0x7f))
 }
 
 fn native_string<'a, 'py>(object: &'a Bound<'py, PyAny>, what: &str) -> PyResult<&'a Bound<'py, PyString>> {
@@ -197,9 +336,10 @@ mod tests {
     #[test]
     fn a_status_is_three_digits_and_perhaps_a_phrase() {
         let response = ResponseHeaders::new(b"404 Not Found").unwrap();
-        assert_eq!((response.status, response.status_line.as_deref()), (404, Some(&b"404 Not Found"[..])));
-        assert_eq!(ResponseHeaders::new(b"200").unwrap().status_line, None);
-        assert_eq!(ResponseHeaders::new(b"200 ").unwrap().status_line, None);
+        let line = response.status_line().map(|line| &response.text()[line]);
+        assert_eq!((response.status, line), (404, Some(&b"404 Not Found"[..])));
+        assert_eq!(ResponseHeaders::new(b"200").unwrap().status_line(), None);
+        assert_eq!(ResponseHeaders::new(b"200 ").unwrap().status_line(), None);
         for refused in ["", "2", "20", "2000", "200OK", "abc", "100 Continue", "200 a\r\nb", "+20 x", "200 \0"] {
             assert!(ResponseHeaders::new(refused.as_bytes()).is_err(), "{refused:?}");
         }
@@ -240,7 +380,21 @@ mod tests {
             response.add(name.as_bytes(), value.as_bytes()).unwrap();
         }
         assert_eq!(response.dropped, ["Connection"]);
-        assert_eq!(response.headers.len(), 2);
+        assert_eq!(response.headers().count(), 2);
+    }
+
+    #[test]
+    fn headers_keep_their_order_and_a_nul_follows_each_text() {
+        for status in ["200", "200 OK"] {
+            let mut response = ResponseHeaders::new(status.as_bytes()).unwrap();
+            let headers = [("A", ""), ("Bb", "value"), ("A", "b\tc")];
+            let headers = headers.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            headers.iter().for_each(|(name, value)| response.add(name, value).unwrap());
+            assert!(response.headers().eq(headers));
+            for Field { name, value } in response.fields() {
+                assert_eq!((response.text()[name.end], response.text()[value.end]), (0, 0));
+            }
+        }
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl RequestExchange {
     fn send_headers(&self, request: Request, mut headers: ResponseHeaders, is_whole: bool) -> Result<(), Status> {
         let side = self.event_loop.get();
         if side.adds_refresh.get() && headers.header("Refresh").is_none() {
-            headers.headers.push((b"Refresh".to_vec(), b"0".to_vec()));
+            headers.push(b"Refresh", b"0");
         }
         let state = match response_headers::send(request, headers, is_whole, &self.header_rules)? {
             None => ResponseState::Streaming { body_begun: false },

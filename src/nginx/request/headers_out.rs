@@ -15,36 +15,36 @@ impl From<NoMemory> for Status {
     }
 }
 
-impl Request {
-    /// Sets the status code, and the status line unless nginx is to use its own reason phrase.
-    pub fn set_status(&self, code: u16, line: Option<&[u8]>) -> Result<(), NoMemory> {
-        // SAFETY: the text is copied to the pool of the live request.
-        unsafe {
-            let request = self.as_ptr();
-            (*request).headers_out.status = usize::from(code);
-            if let Some(line) = line {
-                (*request).headers_out.status_line = pool_string((*request).pool, line).ok_or(NoMemory)?;
-            }
-        }
-        Ok(())
+/// Texts of response headers in the memory of their request. Parts of it are used without another copy; a NUL should
+/// follow each part, which many users of nginx strings expect.
+pub struct HeaderTexts {
+    request: Request,
+    text: sys::ngx_str_t,
+}
+
+impl HeaderTexts {
+    /// Returns a part of the text.
+    fn part(&self, range: Range<usize>) -> sys::ngx_str_t {
+        // SAFETY: the text is in the pool of the live request.
+        let part = &unsafe { bytes(self.text) }[range];
+        sys::ngx_str_t { len: part.len(), data: part.as_ptr().cast_mut() }
     }
 
-    /// Sets the length of the body, which nginx sends as Content-Length.
-    pub fn set_content_length(&self, length: u64) {
+    /// Sets the status line; without one nginx uses its own reason phrase.
+    pub fn set_status_line(&self, line: Range<usize>) {
         // SAFETY: a plain field of the live request.
-        unsafe { (*self.as_ptr()).headers_out.content_length_n = length as i64 };
+        unsafe { (*self.request.as_ptr()).headers_out.status_line = self.part(line) };
     }
 
     /// Sets the media type. Its charset is separated for nginx's charset filter.
     ///
     /// Follows `ngx_http_upstream_copy_content_type`.
-    pub fn set_content_type(&self, value: &[u8]) -> Result<(), NoMemory> {
-        let (length, charset) = split_charset(value);
-        // SAFETY: the value is copied to the pool of the live request; the slices below are of that copy.
+    pub fn set_content_type(&self, value: Range<usize>) {
+        let text = self.part(value);
+        // SAFETY: the slices are of the text, which is in the pool of the live request.
         unsafe {
-            let request = self.as_ptr();
-            let text = pool_string((*request).pool, value).ok_or(NoMemory)?;
-            let out = &mut (*request).headers_out;
+            let (length, charset) = split_charset(bytes(text));
+            let out = &mut (*self.request.as_ptr()).headers_out;
             out.content_type = text;
             // The filters compare only this part of the type.
             out.content_type_len = length;
@@ -55,26 +55,51 @@ impl Request {
                 len: charset.len(),
             });
         }
-        Ok(())
     }
 
     /// Adds a header. If nginx has a field for headers of this name, sets that as well.
-    pub fn add_header(&self, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
-        // SAFETY: both texts are copied to the pool of the live request, and the element is complete before it is used.
+    pub fn add_header(&self, name: Range<usize>, value: Range<usize>) -> Result<(), NoMemory> {
+        // SAFETY: the texts are in the pool of the live request, and the element is complete before it is used.
         unsafe {
-            let request = self.as_ptr();
-            let key = pool_string((*request).pool, name).ok_or(NoMemory)?;
-            let text = pool_string((*request).pool, value).ok_or(NoMemory)?;
+            let request = self.request.as_ptr();
             let element = sys::ngx_list_push(&raw mut (*request).headers_out.headers).cast::<sys::ngx_table_elt_t>();
             if element.is_null() {
                 return Err(NoMemory);
             }
             element.write(std::mem::zeroed());
             (*element).hash = 1;
-            (*element).key = key;
-            (*element).value = text;
+            (*element).key = self.part(name);
+            (*element).value = self.part(value);
             set_field(&mut (*request).headers_out, element)
         }
+    }
+}
+
+impl Request {
+    /// Sets the status code.
+    pub fn set_status(&self, code: u16) {
+        // SAFETY: a plain field of the live request.
+        unsafe { (*self.as_ptr()).headers_out.status = usize::from(code) };
+    }
+
+    /// Copies the texts of a header block to the memory of the request, for [`HeaderTexts`] to use parts of it.
+    pub fn header_texts(&self, text: &[u8]) -> Result<HeaderTexts, NoMemory> {
+        // SAFETY: the pool of the live request.
+        let text = unsafe { pool_string((*self.as_ptr()).pool, text) }.ok_or(NoMemory)?;
+        Ok(HeaderTexts { request: *self, text })
+    }
+
+    /// Sets the length of the body, which nginx sends as Content-Length.
+    pub fn set_content_length(&self, length: u64) {
+        // SAFETY: a plain field of the live request.
+        unsafe { (*self.as_ptr()).headers_out.content_length_n = length as i64 };
+    }
+
+    /// Adds a header, as [`HeaderTexts::add_header`] does.
+    pub fn add_header(&self, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+        let name_end = name.len() + 1;
+        let texts = self.header_texts(&[name, b"\0", value].concat())?;
+        texts.add_header(0..name.len(), name_end..name_end + value.len())
     }
 
     /// Sets the charset that the charset filter adds to the response; with `off` it adds none.
@@ -194,28 +219,30 @@ impl Request {
 unsafe fn set_field(out: &mut sys::ngx_http_headers_out_t, element: *mut sys::ngx_table_elt_t) -> Result<(), NoMemory> {
     // SAFETY: as promised by the caller.
     let (name, value) = unsafe { (bytes((*element).key), (*element).value) };
-    let field = match name.to_ascii_lowercase().as_slice() {
-        b"server" => &mut out.server,
-        b"date" => &mut out.date,
-        b"content-encoding" => &mut out.content_encoding,
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    // By length first: most headers have no field.
+    let field = match name.len() {
+        4 if is("date") => &mut out.date,
+        4 if is("etag") => &mut out.etag,
+        // SAFETY: as promised by the caller; the pool is that of the list.
+        4 if is("link") => return unsafe { push(&mut out.link, out.headers.pool, element) },
+        6 if is("server") => &mut out.server,
+        7 if is("refresh") => &mut out.refresh,
+        7 if is("expires") => &mut out.expires,
         // nginx makes an absolute URL of a path in this field, which would change the application's response.
         // SAFETY: as promised by the caller.
-        b"location" if unsafe { bytes(value) }.first() != Some(&b'/') => &mut out.location,
-        b"refresh" => &mut out.refresh,
-        b"last-modified" => {
+        8 if is("location") && unsafe { bytes(value) }.first() != Some(&b'/') => &mut out.location,
+        13 if is("last-modified") => {
             // SAFETY: as promised by the caller. The parser of nginx does not write.
             out.last_modified_time = unsafe { sys::ngx_parse_http_time(value.data, value.len) };
             &mut out.last_modified
         }
-        b"content-range" => &mut out.content_range,
-        b"accept-ranges" => &mut out.accept_ranges,
-        b"www-authenticate" => &mut out.www_authenticate,
-        b"expires" => &mut out.expires,
-        b"etag" => &mut out.etag,
         // SAFETY: as promised by the caller; the pool is that of the list.
-        b"cache-control" => return unsafe { push(&mut out.cache_control, out.headers.pool, element) },
-        // SAFETY: as promised by the caller; the pool is that of the list.
-        b"link" => return unsafe { push(&mut out.link, out.headers.pool, element) },
+        13 if is("cache-control") => return unsafe { push(&mut out.cache_control, out.headers.pool, element) },
+        13 if is("content-range") => &mut out.content_range,
+        13 if is("accept-ranges") => &mut out.accept_ranges,
+        16 if is("content-encoding") => &mut out.content_encoding,
+        16 if is("www-authenticate") => &mut out.www_authenticate,
         _ => return Ok(()),
     };
     // SAFETY: the field is null or points to the first header of that name.
