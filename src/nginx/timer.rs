@@ -27,7 +27,8 @@ unsafe impl Sync for Timer {}
 impl Timer {
     /// Creates a timer for `run`.
     ///
-    /// While a timer that `holds_worker` is armed, a worker that exits gracefully waits. It does not wait for other timers.
+    /// While a timer that `holds_worker` is armed, a worker that exits gracefully waits, unless it has been released. It does
+    /// not wait for other timers.
     pub fn new(holds_worker: bool, run: fn()) -> Self {
         // SAFETY: both are plain C structures for which zeroes mean "not in use".
         let (event, connection) = unsafe { (mem::zeroed(), mem::zeroed()) };
@@ -43,6 +44,7 @@ impl Timer {
         // is added, as `ngx_add_timer` keeps one whose time differs by less than 300 ms.
         unsafe {
             let event = &raw mut (*inner).event;
+            (*event).set_cancelable(u32::from(!(*inner).holds_worker));
             if (*event).timer_set() != 0 {
                 let left = (*event).timer.key.wrapping_sub(sys::ngx_current_msec) as isize;
                 if left <= milliseconds as isize {
@@ -54,21 +56,16 @@ impl Timer {
                 (*event).data = (&raw mut (*inner).connection).cast();
                 (*event).log = (*sys::ngx_cycle).log;
                 (*event).handler = Some(expired);
-                (*event).set_cancelable(u32::from(!(*inner).holds_worker));
             }
             ngx::ffi::ngx_add_timer(event, milliseconds);
         }
     }
 
-    /// Disarms the timer. Belongs to the event loop thread.
-    pub fn disarm(&'static self) {
-        // SAFETY: only this thread uses the cell, and never re-entrantly; the event is static.
-        unsafe {
-            let event = &raw mut (*self.inner.get()).event;
-            if (*event).timer_set() != 0 {
-                ngx::ffi::ngx_del_timer(event);
-            }
-        }
+    /// Lets a worker exit though the timer is armed, until it is armed again. Belongs to the event loop thread.
+    pub fn release_worker(&'static self) {
+        // SAFETY: only this thread uses the cell, and never re-entrantly. nginx reads the flag when it looks for timers that
+        // hold a worker.
+        unsafe { (*self.inner.get()).event.set_cancelable(1) };
     }
 }
 

@@ -4,8 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashMap;
-
 use crate::nginx::log::{Level, Log};
 use crate::nginx::thread_bound::EventLoopBound;
 use crate::nginx::timer::Timer;
@@ -39,10 +37,43 @@ pub struct ActiveRequests {
 
 #[derive(Default)]
 struct Registry {
-    requests: RefCell<FxHashMap<CallNumber, Weak<dyn ActiveRequest>>>,
+    requests: RefCell<Slots>,
     next: Cell<CallNumber>,
     /// Time of the first check after the worker was told to quit.
     quit: Cell<Option<Instant>>,
+}
+
+/// Active requests, each in a slot of its own until it leaves.
+#[derive(Default)]
+struct Slots {
+    slots: Vec<Option<Weak<dyn ActiveRequest>>>,
+    /// The slots that are free.
+    free: Vec<usize>,
+}
+
+impl Slots {
+    fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
+    /// Returns the slot of `request`.
+    fn add(&mut self, request: Weak<dyn ActiveRequest>) -> usize {
+        match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot] = Some(request);
+                slot
+            }
+            None => {
+                self.slots.push(Some(request));
+                self.slots.len() - 1
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: usize) {
+        self.slots[slot] = None;
+        self.free.push(slot);
+    }
 }
 
 /// Registration of an active request. It ends with [`ActiveGuard::leave`], or when the request is dropped on the event
@@ -50,6 +81,7 @@ struct Registry {
 pub struct ActiveGuard {
     requests: &'static ActiveRequests,
     number: CallNumber,
+    slot: usize,
     has_left: Cell<bool>,
 }
 
@@ -71,22 +103,26 @@ impl ActiveRequests {
         let number = registry.next.get();
         registry.next.set(number + 1);
         let mut requests = registry.requests.borrow_mut();
-        requests.insert(number, request);
+        let was_empty = requests.is_empty();
+        let slot = requests.add(request);
         let wait = soonest.map_or(PERIOD, |soonest| soonest.min(PERIOD));
         // Otherwise the timer is armed already, and early enough.
-        if requests.len() == 1 || wait < PERIOD {
+        if was_empty || wait < PERIOD {
             self.timer.arm(wait);
         }
-        ActiveGuard { requests: self, number, has_left: Cell::new(false) }
+        ActiveGuard { requests: self, number, slot, has_left: Cell::new(false) }
     }
 
     fn all(&self) -> Vec<Arc<dyn ActiveRequest>> {
-        self.registry.get().requests.borrow().values().filter_map(Weak::upgrade).collect()
+        self.registry.get().requests.borrow().slots.iter().flatten().filter_map(Weak::upgrade).collect()
     }
 
     /// Checks the limits of all active requests, and aborts them after the shutdown timeout.
     pub fn on_timer(&'static self) {
         let registry = self.registry.get();
+        if registry.requests.borrow().is_empty() {
+            return;
+        }
         if worker_process::is_exiting() {
             let quit = registry.quit.get().unwrap_or_else(Instant::now);
             registry.quit.set(Some(quit));
@@ -128,9 +164,10 @@ impl ActiveGuard {
             return;
         }
         let mut requests = self.requests.registry.get().requests.borrow_mut();
-        requests.remove(&self.number);
+        requests.remove(self.slot);
         if requests.is_empty() {
-            self.requests.timer.disarm();
+            // Armed it stays, for the next request: to remove and add it with each would cost more.
+            self.requests.timer.release_worker();
         }
     }
 }
