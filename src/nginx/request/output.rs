@@ -38,6 +38,8 @@ struct Chains {
     busy: *mut sys::ngx_chain_t,
     /// Content of the busy buffers, in their order.
     contents: VecDeque<Content>,
+    /// Content of the last buffer, if it was passed alone.
+    last: Vec<u8>,
     /// True once nginx has read less from a file than it was to send.
     is_short: bool,
 }
@@ -56,10 +58,9 @@ enum Content {
 
 impl Default for Output {
     fn default() -> Self {
-        let contents = VecDeque::new();
-        Self {
-            chains: RefCell::new(Chains { free: ptr::null_mut(), busy: ptr::null_mut(), contents, is_short: false }),
-        }
+        let (free, busy) = (ptr::null_mut(), ptr::null_mut());
+        let chains = Chains { free, busy, contents: VecDeque::new(), last: Vec::new(), is_short: false };
+        Self { chains: RefCell::new(chains) }
     }
 }
 
@@ -75,6 +76,10 @@ impl Output {
         }
         request.read_files_at_once();
         let mut chains = self.chains.borrow_mut();
+        if last && file.is_none() && chains.contents.is_empty() {
+            chains.send_last(request, memory)?;
+            return Ok(SentCounts::default());
+        }
         // SAFETY: the links and their buffers are of the request's pool. The content of a buffer moves to `contents`, which
         // does not move blocks on the heap, and stays there until nginx has consumed the buffer or the pool is destroyed.
         unsafe {
@@ -96,13 +101,10 @@ impl Output {
                 end = link;
             }
             let buffer = &mut *(*end).buf;
-            buffer.set_flush(u32::from(!last));
             if last {
-                buffer.set_last_buf(u32::from(request.is_main()));
-                buffer.set_last_in_chain(1);
-                // As in ngx_http_send_special: an empty buffer that is not the last of all needs a reason to exist.
-                let is_empty = buffer.memory() == 0 && buffer.in_file() == 0;
-                buffer.set_sync(u32::from(is_empty && !request.is_main()));
+                mark_last(buffer, request);
+            } else {
+                buffer.set_flush(1);
             }
             chains.filter(request, first)
         }
@@ -158,6 +160,27 @@ impl Chains {
             (*(*link).buf).tag = tag();
             Ok(link)
         }
+    }
+
+    /// Passes `memory`, the end of the body, to nginx when it holds nothing of the body: no more output follows, so the buffer
+    /// needs none of the lists.
+    fn send_last(&mut self, request: Request, memory: Vec<u8>) -> Result<(), Status> {
+        // SAFETY: the buffer is of the request's pool, and its content stays in `last` until the pool is destroyed. As in
+        // ngx_http_send_response, the link is needed during the call only: filters copy the links that they keep.
+        let result = unsafe {
+            let buffer =
+                sys::ngx_palloc((*request.as_ptr()).pool, size_of::<sys::ngx_buf_t>()).cast::<sys::ngx_buf_t>();
+            if buffer.is_null() {
+                return Err(Status::ERROR);
+            }
+            buffer.write(std::mem::zeroed());
+            self.last = memory;
+            set_memory(&mut *buffer, &self.last);
+            mark_last(&mut *buffer, request);
+            let mut link = sys::ngx_chain_t { buf: buffer, next: ptr::null_mut() };
+            sys::ngx_http_output_filter(request.as_ptr(), &mut link)
+        };
+        if result == Status::ERROR.0 { Err(Status::ERROR) } else { Ok(()) }
     }
 
     /// Passes `links` through nginx's filters. Returns the amount sent.
@@ -224,13 +247,27 @@ impl Chains {
 
 /// Makes `buffer` one of `bytes`, or an empty one.
 fn fill_memory(buffer: &mut sys::ngx_buf_t, bytes: Vec<u8>) -> Content {
+    set_memory(buffer, &bytes);
+    Content::Memory(bytes)
+}
+
+/// Makes an empty `buffer` one of `bytes`, if there are any.
+fn set_memory(buffer: &mut sys::ngx_buf_t, bytes: &[u8]) {
     if !bytes.is_empty() {
         let range = bytes.as_ptr_range();
         (buffer.start, buffer.end) = (range.start.cast_mut(), range.end.cast_mut());
         (buffer.pos, buffer.last) = (buffer.start, buffer.end);
         buffer.set_memory(1);
     }
-    Content::Memory(bytes)
+}
+
+/// Marks `buffer` as the end of the body.
+fn mark_last(buffer: &mut sys::ngx_buf_t, request: Request) {
+    buffer.set_last_buf(u32::from(request.is_main()));
+    buffer.set_last_in_chain(1);
+    // As in ngx_http_send_special: an empty buffer that is not the last of all needs a reason to exist.
+    let is_empty = buffer.memory() == 0 && buffer.in_file() == 0;
+    buffer.set_sync(u32::from(is_empty && !request.is_main()));
 }
 
 /// Makes `buffer` one of a part of a file, as ngx_http_static_handler does.
