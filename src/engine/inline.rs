@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use super::call_clock::CallClock;
+use super::TimedTransport;
 use super::inline_limits::{EVENT_LOOP_THREAD, InlineLimiter, LimitedCall};
 use super::interpreter::{EngineConfig, InterpreterError, InterpreterSpec, PreparedInterpreter};
 use super::thread::guarded;
@@ -13,7 +13,7 @@ use crate::app::application::{Application, Reload};
 use crate::app::source_files::Mechanism;
 use crate::python::log;
 use crate::wsgi::body_iter::Progress;
-use crate::wsgi::call::{Call, Running};
+use crate::wsgi::call::{Call, Finished, Running};
 use crate::wsgi::transport::{Suspended, Transport};
 
 /// Engine of the event loop thread. Only [`Inline::has_loaded`] may be called on other threads.
@@ -71,7 +71,12 @@ impl Inline {
     }
 
     /// Runs a call until it ends or its response has to wait. Returns the call if that waits.
-    pub fn run(&self, application: &Application, call: Call, clock: &Arc<CallClock>) -> Option<Box<dyn Suspended>> {
+    pub fn run(
+        &self,
+        application: &Application,
+        call: Call,
+        timed: &Arc<impl TimedTransport + 'static>,
+    ) -> Option<Box<dyn Suspended>> {
         let transport = call.transport.clone();
         let Started { prepared, limiter } = match &self.python {
             Ok(started) => *started,
@@ -93,21 +98,22 @@ impl Inline {
             guarded(&transport, || Python::attach(|py| prepared.loader.reload(py, application)))?;
         }
         let since = application.call_start();
-        let mut limited = LimitedCall::new(&call, clock);
+        let mut limited = LimitedCall::new(&call, timed);
         transport.start(&self.thread, &self.interpreter);
-        let running = limiter.during(&mut limited, || {
+        let advanced = limiter.during(&mut limited, || {
             guarded(&transport, || {
-                Python::attach(|py| {
+                // Attached once: to take and release the GIL costs as much as a short call.
+                let advanced = Python::attach(|py| {
                     let callable = prepared.loader.callable(py, application)?;
-                    Some(call.start(py, &prepared.environ_template, &callable))
-                })
+                    let advanced = advance(py, call.start(py, &prepared.environ_template, &callable));
+                    prepared.loader.note_modules(py, application, since);
+                    Some(advanced)
+                })?;
+                advanced.close_finished()
             })
-        })??;
-        let suspended = Suspended::resume(Box::new(SuspendedCall { running, transport, limiter, limited }));
-        if since.is_some() {
-            Python::attach(|py| prepared.loader.note_modules(py, application, since));
-        }
-        suspended
+        });
+        let (progress, running) = advanced??;
+        SuspendedCall { running, transport, limiter, limited }.wait(progress)
     }
 
     /// Runs the shutdown functions of the application, within `limit`.
@@ -124,33 +130,58 @@ fn load(prepared: &PreparedInterpreter, application: &Application) -> Result<(),
     Python::attach(|py| prepared.loader.load(py, application, false))
 }
 
-impl Suspended for SuspendedCall {
-    fn resume(self: Box<Self>) -> Option<Box<dyn Suspended>> {
-        let Self { mut running, transport, limiter, mut limited } = *self;
-        let progressed = limiter.during(&mut limited, || {
-            guarded(&transport, || {
-                Python::attach(|py| match running.advance(py, Some(TIME_SLICE)) {
-                    Progress::Done => {
-                        running.finish(py).close_call();
-                        None
-                    }
-                    progress => Some((progress, running)),
-                })
-            })
-        });
-        let (progress, running) = progressed??;
-        let suspended = Box::new(Self { running, transport: transport.clone(), limiter, limited });
-        match progress {
-            Progress::File { body, last } => {
-                transport.send_file(body, last, suspended);
+/// Call after its part for now.
+enum Advanced {
+    Finished(Finished),
+    Waits(Progress, Running),
+}
+
+/// Continues a call.
+fn advance(py: Python<'_>, mut running: Running) -> Advanced {
+    match running.advance(py, Some(TIME_SLICE)) {
+        Progress::Done => Advanced::Finished(running.finish(py)),
+        progress => Advanced::Waits(progress, running),
+    }
+}
+
+impl Advanced {
+    /// Closes a call that has finished, detached from Python, as nginx sends the response now. Returns one that waits.
+    fn close_finished(self) -> Option<(Progress, Running)> {
+        match self {
+            Self::Finished(finished) => {
+                finished.close_call();
                 None
             }
-            _ => Some(suspended),
+            Self::Waits(progress, running) => Some((progress, running)),
         }
+    }
+}
+
+impl SuspendedCall {
+    /// Lets the call wait for the reason that `progress` names. Returns it unless the transport keeps it.
+    fn wait(self, progress: Progress) -> Option<Box<dyn Suspended>> {
+        match progress {
+            Progress::File { body, last } => {
+                self.transport.clone().send_file(body, last, Box::new(self));
+                None
+            }
+            _ => Some(Box::new(self)),
+        }
+    }
+}
+
+impl Suspended for SuspendedCall {
+    fn resume(self: Box<Self>) -> Option<Box<dyn Suspended>> {
+        let Self { running, transport, limiter, mut limited } = *self;
+        let advanced = limiter.during(&mut limited, || {
+            guarded(&transport, || Python::attach(|py| advance(py, running)).close_finished())
+        });
+        let (progress, running) = advanced??;
+        Self { running, transport, limiter, limited }.wait(progress)
     }
 
     fn abandon(self: Box<Self>) {
         let Self { running, transport, limiter, mut limited } = *self;
-        limiter.during(&mut limited, || guarded(&transport, || Python::attach(|py| running.finish(py).close_call())));
+        limiter.during(&mut limited, || guarded(&transport, || Python::attach(|py| running.finish(py)).close_call()));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use pyo3::prelude::*;
 
+use super::TimedTransport;
 use super::call_clock::{CallClock, LimitCheck};
 use super::interpreter::PreparedInterpreter;
 use super::thread::spawn;
@@ -37,31 +38,33 @@ struct State {
 pub struct LimitedCall {
     number: CallNumber,
     application: Arc<str>,
-    transport: Arc<dyn Transport>,
-    clock: Arc<CallClock>,
+    transport: Arc<dyn TimedTransport>,
 }
 
 impl LimitedCall {
     /// Returns the part of `call` that its limits need, if it has any.
-    pub fn new(call: &Call, clock: &Arc<CallClock>) -> Option<Self> {
-        clock.limits_running_time().then(|| Self {
+    pub fn new(call: &Call, transport: &Arc<impl TimedTransport + 'static>) -> Option<Self> {
+        transport.clock().limits_running_time().then(|| Self {
             number: call.number,
             application: call.application_name.clone(),
-            transport: call.transport.clone(),
-            clock: clock.clone(),
+            transport: transport.clone(),
         })
+    }
+
+    fn clock(&self) -> &CallClock {
+        self.transport.clock()
     }
 
     /// Notes that the call has exceeded a limit, and returns the message for that.
     fn exceed(&self, timed_out: bool) -> String {
         let directive = if timed_out { "wsgi_request_timeout" } else { "wsgi_slow_request" };
-        let message = self.clock.message(&self.application, EVENT_LOOP_THREAD, directive);
+        let message = self.clock().message(&self.application, EVENT_LOOP_THREAD, directive);
         if timed_out {
             // Before the stack dump, which may wait for the GIL for long.
             self.transport.time_out();
-            self.clock.set_timed_out();
+            self.clock().set_timed_out();
         } else {
-            self.clock.set_reported_slow();
+            self.clock().set_reported_slow();
         }
         message
     }
@@ -88,8 +91,8 @@ impl InlineLimiter {
     }
 
     fn enter(&'static self, call: LimitedCall) {
-        call.clock.resume();
-        let due = match call.clock.check() {
+        call.clock().resume();
+        let due = match call.clock().check() {
             LimitCheck::Later(wait) => wait.map(|wait| Instant::now() + wait),
             _ => Some(Instant::now()),
         };
@@ -110,8 +113,8 @@ impl InlineLimiter {
 
     fn leave(&self) -> Option<LimitedCall> {
         let call = self.lock().running.take()?;
-        call.clock.pause();
-        if call.clock.has_timed_out() {
+        call.clock().pause();
+        if call.clock().has_timed_out() {
             // A pending exception must not reach the next call. The thread may raise it in a later part of this call,
             // after a long wait for the GIL.
             Python::attach(|py| self.event_loop.cancel_exception(py));
@@ -123,12 +126,12 @@ impl InlineLimiter {
     fn watch(&self) {
         let mut state = self.lock();
         loop {
-            let check = state.running.as_ref().map_or(LimitCheck::Later(None), |call| call.clock.check());
+            let check = state.running.as_ref().map_or(LimitCheck::Later(None), |call| call.clock().check());
             state = match (&state.running, check) {
                 (Some(call), LimitCheck::Slow | LimitCheck::RequestTimeout) => {
                     let timed_out = check == LimitCheck::RequestTimeout;
                     let text = call.exceed(timed_out);
-                    let (number, transport) = (call.number, call.transport.clone());
+                    let (number, transport): (_, Arc<dyn Transport>) = (call.number, call.transport.clone());
                     drop(state);
                     Python::attach(|py| self.dump_stack(py, number, &transport, &text, timed_out));
                     self.lock()

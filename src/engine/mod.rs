@@ -19,7 +19,7 @@ use versions::InterpreterVersions;
 
 use crate::app::application::Application;
 use crate::wsgi::call::Call;
-use crate::wsgi::transport::Suspended;
+use crate::wsgi::transport::{Suspended, Transport};
 
 /// Engine that runs the calls of a worker.
 pub enum Engine {
@@ -27,6 +27,12 @@ pub enum Engine {
     Inline(Box<Inline>),
     /// Calls run on the threads of their interpreter. The main interpreter is the first.
     Pools(Vec<InterpreterVersions>),
+}
+
+/// Transport of a call that has the call's clock.
+pub trait TimedTransport: Transport {
+    /// Returns the clock of the call.
+    fn clock(&self) -> &CallClock;
 }
 
 /// Result of the submission of a call.
@@ -42,7 +48,8 @@ pub enum Submission {
 pub struct QueueFull;
 
 impl Engine {
-    /// Runs a call, or queues it for a thread of its interpreter. On the event loop thread.
+    /// Runs a call, or queues it for a thread of its interpreter. `transport` is the one of the call. On the event loop
+    /// thread.
     ///
     /// # Errors
     /// Too many calls wait already, or the interpreter has ended.
@@ -51,13 +58,13 @@ impl Engine {
         interpreter: usize,
         application: &Arc<Application>,
         call: Call,
-        clock: &Arc<CallClock>,
+        transport: &Arc<impl TimedTransport + 'static>,
     ) -> Result<Submission, QueueFull> {
         match self {
-            Self::Inline(inline) => Ok(Submission::Ran(inline.run(application, call, clock))),
+            Self::Inline(inline) => Ok(Submission::Ran(inline.run(application, call, transport))),
             Self::Pools(interpreters) => {
-                let queued =
-                    interpreters[interpreter].with_active(|pool| pool.enqueue(application, call, clock.queue_limit()));
+                let limit = transport.clock().queue_limit();
+                let queued = interpreters[interpreter].with_active(|pool| pool.enqueue(application, call, limit));
                 // A refused call is dropped here, without the locks of its pool.
                 queued.map(Submission::Queued).map_err(|_call| QueueFull)
             }

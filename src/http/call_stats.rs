@@ -9,31 +9,23 @@ use crate::engine::call_clock::{CallClock, Offset};
 pub struct CallStats {
     /// Name of the application in the log.
     pub application: Arc<str>,
-    /// Times and limits; the engine has the same clock.
-    pub clock: Arc<CallClock>,
+    /// Times and limits.
+    pub clock: CallClock,
     headers: Offset,
-    thread: OnceLock<Arc<str>>,
-    interpreter: OnceLock<Arc<str>>,
+    /// Thread and interpreter that started the call.
+    place: OnceLock<(Arc<str>, Arc<str>)>,
     exception: OnceLock<String>,
 }
 
 impl CallStats {
     /// Creates the record of a call with this clock.
-    pub fn new(application: Arc<str>, clock: Arc<CallClock>) -> Self {
-        Self {
-            application,
-            clock,
-            headers: Offset::default(),
-            thread: OnceLock::new(),
-            interpreter: OnceLock::new(),
-            exception: OnceLock::new(),
-        }
+    pub fn new(application: Arc<str>, clock: CallClock) -> Self {
+        Self { application, clock, headers: Offset::default(), place: OnceLock::new(), exception: OnceLock::new() }
     }
 
     /// Notes the thread and the interpreter that start the call.
     pub fn start(&self, thread: &Arc<str>, interpreter: &Arc<str>) {
-        let _ = self.thread.set(thread.clone());
-        let _ = self.interpreter.set(interpreter.clone());
+        let _ = self.place.set((thread.clone(), interpreter.clone()));
         self.clock.start();
     }
 
@@ -55,12 +47,12 @@ impl CallStats {
 
     /// Returns the name of the thread that started the call.
     pub fn thread(&self) -> Option<&str> {
-        self.thread.get().map(AsRef::as_ref)
+        self.place.get().map(|(thread, _)| thread.as_ref())
     }
 
     /// Returns the name of the interpreter that the call runs in.
     pub fn interpreter(&self) -> Option<&str> {
-        self.interpreter.get().map(AsRef::as_ref)
+        self.place.get().map(|(_, interpreter)| interpreter.as_ref())
     }
 
     /// Returns the class of the exception that the call failed with.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::body_stream::BodyEnd;
 use super::call_stats::CallStats;
-use super::exchange::{Installed, RequestExchange};
+use super::exchange::RequestExchange;
 use super::request_params;
 use crate::conf::location::LocationConf;
 use crate::engine::QueueFull;
@@ -49,11 +49,10 @@ fn submit(request: Request, conf: &LocationConf) -> Result<(), Refusal> {
             "application needs an interpreter that this process does not have, restart nginx (\"master_process off\")",
         )
     })?;
-    let clock = Arc::new(CallClock::new(conf.limits()));
-    let stats = CallStats::new(application.application.name().clone(), clock.clone());
+    let stats = CallStats::new(application.application.name().clone(), CallClock::new(conf.limits()));
     let exchange = RequestExchange::new(request, worker, conf, stats);
     let call = call(request, conf, &exchange)?;
-    request.install(Installed(exchange.clone())).map_err(|_| Refusal::internal("no memory for the request"))?;
+    request.install(exchange.clone()).map_err(|_| Refusal::internal("no memory for the request"))?;
     if request.is_reading_body() {
         request.pause_reading();
     }
@@ -61,7 +60,7 @@ fn submit(request: Request, conf: &LocationConf) -> Result<(), Refusal> {
     if reload::before_call(&application) {
         exchange.add_refresh();
     }
-    match worker.engine.submit(application.interpreter, &application.application, call, &clock) {
+    match worker.engine.submit(application.interpreter, &application.application, call, &exchange) {
         Ok(submission) => exchange.follow(submission),
         Err(QueueFull) => {
             exchange.detach(BodyEnd::Disconnected);

@@ -201,7 +201,12 @@ impl ResponseBuffer {
     /// Copies as much of `data` as memory has room for. Returns the number of bytes.
     pub fn push(&mut self, data: &[u8]) -> usize {
         let count = data.len().min(self.room());
-        self.data.extend_from_slice(&data[..count]);
+        if self.data.is_empty() {
+            // Often the only piece: its memory gets the right size.
+            self.data = data[..count].to_vec();
+        } else {
+            self.data.extend_from_slice(&data[..count]);
+        }
         count
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::call_stats::CallStats;
-use super::exchange::Installed;
+use super::exchange::RequestExchange;
 use crate::nginx::request::Request;
 use crate::nginx::variable::Variable;
 
@@ -24,7 +24,7 @@ const fn variable(name: &'static str, value: fn(Request) -> Option<String>) -> V
 
 /// Returns a value of the newest call of this request, which may have been made before an internal redirect.
 fn of_call(request: Request, value: impl Fn(&CallStats) -> Option<String>) -> Option<String> {
-    let Installed(exchange) = request.installed(|Installed(exchange)| exchange.is_of(request))?;
+    let exchange = request.installed(|exchange: &RequestExchange| exchange.is_of(request))?;
     value(exchange.stats())
 }
 

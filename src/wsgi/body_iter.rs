@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::file::FileBody;
 use super::response::{Completion, Response, Stage};
+use super::transport::Disconnected;
 use crate::python::after_fork;
 
 /// An iteration in progress. Call [`BodyIterator::advance`] until it is done, then [`BodyIterator::into_closable`].
@@ -90,13 +91,20 @@ impl BodyIterator {
     /// # Errors
     /// The application raised an exception, or its response is invalid.
     pub fn advance(&mut self, py: Python<'_>, time_slice: Option<Duration>) -> Result<Progress, Failure> {
-        let start = Instant::now();
+        if let Some(progress) = self.send_whole(py) {
+            return Ok(progress);
+        }
+        let mut start: Option<Instant> = None;
         loop {
             if let Some(progress) = self.send_current(py)? {
                 return Ok(progress);
             }
-            if time_slice.is_some_and(|slice| start.elapsed() > slice) {
-                return Ok(Progress::TimeSliceOver);
+            if let Some(slice) = time_slice {
+                match start {
+                    None => start = Some(Instant::now()),
+                    Some(start) if start.elapsed() > slice => return Ok(Progress::TimeSliceOver),
+                    Some(_) => {}
+                }
             }
             if let Some(progress) = self.hand_over_file()? {
                 return Ok(progress);
@@ -126,6 +134,31 @@ impl BodyIterator {
             }
             self.infer_length(py, &piece)?;
             self.current = Some((piece.unbind(), 0));
+        }
+    }
+
+    /// Sends the whole response, if the iterable is a list or tuple of one piece. Returns the reason to stop, if there is
+    /// one. Leaves all that is special to [`BodyIterator::advance`].
+    fn send_whole(&mut self, py: Python<'_>) -> Option<Progress> {
+        let (Source::Sequence(0), None) = (&self.source, &self.current) else { return None };
+        let iterable = self.iterable.bind(py);
+        let piece = match sequence_item(iterable, 0)? {
+            Ok(piece) if sequence_item(iterable, 1).is_none() => piece.cast_into::<PyBytes>().ok()?,
+            _ => return None,
+        };
+        let data = piece.as_bytes();
+        if data.is_empty() {
+            return None;
+        }
+        match self.response.send_whole(data) {
+            Err(Disconnected) => Some(Progress::Done),
+            Ok(Some(count)) if count == data.len() => Some(Progress::Done),
+            Ok(Some(count)) => {
+                self.source = Source::Sequence(1);
+                self.current = Some((piece.unbind(), count));
+                None
+            }
+            Ok(None) => None,
         }
     }
 
@@ -170,13 +203,9 @@ impl BodyIterator {
             Source::Iterator(iterator) => iterator.bind(py).clone().next().transpose(),
             Source::File(_) => Ok(None),
             Source::Sequence(position) => {
-                let iterable = self.iterable.bind(py);
-                if *position >= iterable.len()? {
-                    return Ok(None);
-                }
-                let item = iterable.get_item(*position)?;
-                *position += 1;
-                Ok(Some(item))
+                let item = sequence_item(self.iterable.bind(py), *position).transpose()?;
+                *position += usize::from(item.is_some());
+                Ok(item)
             }
         }
     }
@@ -207,6 +236,14 @@ impl BodyIterator {
             Source::Sequence(_) => None,
             Source::Iterator(_) | Source::File(_) => Some(self.iterable.into_bound(py)),
         }
+    }
+}
+
+/// Returns an item of a list or tuple, `None` beyond its end. Another thread may shorten a list at any time.
+fn sequence_item<'py>(sequence: &Bound<'py, PyAny>, index: usize) -> Option<PyResult<Bound<'py, PyAny>>> {
+    match sequence.cast_exact::<PyList>() {
+        Ok(list) => (index < list.len()).then(|| list.get_item(index)),
+        Err(_) => sequence.cast_exact::<PyTuple>().ok()?.get_item(index).ok().map(Ok),
     }
 }
 

@@ -177,6 +177,35 @@ impl Response {
         Ok(if sent == reserved { data.len() } else { sent })
     }
 
+    /// Sends the header block with `data`, the complete body, and ends the response. Returns the number of bytes that there
+    /// was room for; the caller sends the others, and ends the response after them. Returns `None`, and has no effect, if
+    /// the rules for a body in pieces are needed: the header block was sent, there is to be no body, or the body does not
+    /// match its Content-Length.
+    ///
+    /// # Errors
+    /// The client has left.
+    pub fn send_whole(&self, data: &[u8]) -> Result<Option<usize>, Disconnected> {
+        let length = data.len() as u64;
+        let mut state = self.lock();
+        let fits = |headers: &mut ResponseHeaders| {
+            headers.content_length.is_none_or(|declared| declared == length) && self.has_body(headers)
+        };
+        let Some(mut headers) = state.headers.take_if(fits) else { return Ok(None) };
+        headers.content_length = Some(length);
+        state.stage = Stage::HeadersSent;
+        state.content_length = Some(length);
+        state.reserved = length;
+        drop(state);
+        let sent = self.0.transport.send_whole(headers, data)?;
+        let mut state = self.lock();
+        state.sent += sent as u64;
+        state.reserved -= (data.len() - sent) as u64;
+        if sent == data.len() {
+            state.end();
+        }
+        Ok(Some(sent))
+    }
+
     /// Sends as much of `data` as there is room for in the temporary file, after [`Response::send`] had no room for it.
     /// Call it detached from Python.
     ///

@@ -69,6 +69,20 @@ pub trait Transport: Send + Sync {
     /// The client has left.
     fn send(&self, data: &[u8], more_follows: bool) -> Result<usize, Disconnected>;
 
+    /// Takes status, headers and the complete body, with one lock: `send_headers`, `send`, and if there was room for all of
+    /// `data`, `end_response` before a close that follows. Returns the number of bytes taken.
+    ///
+    /// # Errors
+    /// The client has left.
+    fn send_whole(&self, headers: ResponseHeaders, data: &[u8]) -> Result<usize, Disconnected> {
+        self.send_headers(headers);
+        let count = self.send(data, true)?;
+        if count == data.len() {
+            self.end_response(End::Complete, true);
+        }
+        Ok(count)
+    }
+
     /// Takes as much of `data` as there is room for in the temporary file, once memory is full. Call it detached from
     /// Python.
     ///

@@ -22,8 +22,9 @@ use super::call_stats::CallStats;
 use super::response_buffer::{ResponseBuffer, SharedBuffer};
 use crate::conf::header_rules::HeaderRules;
 use crate::conf::location::{Buffering, LocationConf};
-use crate::engine::Submission;
+use crate::engine::call_clock::CallClock;
 use crate::engine::pool::CallHandle;
+use crate::engine::{Submission, TimedTransport};
 use crate::nginx::log::Log;
 use crate::nginx::request::events::RequestEvents;
 use crate::nginx::request::output::Output;
@@ -256,19 +257,22 @@ impl ActiveRequest for RequestExchange {
     }
 }
 
-/// The exchange as nginx's request holds it.
-pub struct Installed(pub Arc<RequestExchange>);
+impl TimedTransport for RequestExchange {
+    fn clock(&self) -> &CallClock {
+        &self.stats.clock
+    }
+}
 
-impl RequestEvents for Installed {
+impl RequestEvents for RequestExchange {
     fn writable(&self) {
-        self.0.run_output();
+        self.run_output();
     }
 
     fn readable(&self) {
-        self.0.read_client();
+        self.read_client();
     }
 
     fn cleanup(&self) {
-        self.0.detach(BodyEnd::Disconnected);
+        self.detach(BodyEnd::Disconnected);
     }
 }

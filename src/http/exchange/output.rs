@@ -73,18 +73,25 @@ impl RequestExchange {
     /// Moves one batch of output into nginx's filters. Finalizes nothing, so a call on this thread may use it.
     pub(super) fn send_batch(&self, request: Request) {
         let side = self.event_loop.get();
-        if let ResponseState::Failed(_) = *side.state.borrow() {
-            return;
+        match *side.state.borrow() {
+            ResponseState::Failed(_) => return,
+            // All output has been taken.
+            ResponseState::LastQueued if side.call_closed.get() => return,
+            _ => {}
         }
-        if self.is_disconnected() {
+        let mut buffer = self.lock();
+        if buffer.is_disconnected() {
+            let is_call_closed = buffer.is_call_closed();
+            drop(buffer);
             // With `wsgi_threads off` the client gets the 504 when the call has ended.
-            if self.has_timed_out() && self.lock().is_call_closed() {
+            if is_call_closed && self.has_timed_out() {
                 self.worker.event_loop.write_log();
                 side.fail(side.status_instead(request, Status::GATEWAY_TIME_OUT));
             }
             return;
         }
-        let batch = self.lock().take(side.output.is_busy());
+        let batch = buffer.take(side.output.is_busy());
+        drop(buffer);
         if let Err(status) = self.move_batch(request, batch) {
             side.fail(status);
             self.disconnect_call();

@@ -61,6 +61,22 @@ impl Transport for RequestExchange {
         Ok(count)
     }
 
+    fn send_whole(&self, headers: ResponseHeaders, data: &[u8]) -> Result<usize, Disconnected> {
+        self.stats.set_headers_given();
+        let mut buffer = self.lock();
+        if !buffer.is_open() {
+            return Err(Disconnected);
+        }
+        buffer.set_headers(headers, self.wants_parts);
+        let count = buffer.push(data);
+        if count == data.len() {
+            buffer.end(End::Complete);
+        } else {
+            self.notify(buffer);
+        }
+        Ok(count)
+    }
+
     fn spill(&self, data: &[u8]) -> Result<usize, Disconnected> {
         self.spill_up_to(data, false)
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::Arc;
 
 use super::{Request, Status};
 use crate::nginx::log::Level;
@@ -25,9 +26,10 @@ impl Request {
     ///
     /// # Errors
     /// Returns `events` if the pool has no memory.
-    pub fn install<E: RequestEvents>(&self, events: E) -> Result<&E, E> {
+    pub fn install<E: RequestEvents>(&self, events: Arc<E>) -> Result<(), Arc<E>> {
         // SAFETY: both clean-up handlers are registered before the context publishes the value. nginx runs the first
-        // when the request ends, perhaps with references left, and the second when it frees the request's memory.
+        // when the request ends, perhaps with references left, and the second, which releases the value, when it frees the
+        // request's memory.
         unsafe {
             let request = self.as_ptr();
             let request_cleanup = sys::ngx_http_cleanup_add(request, 0);
@@ -35,7 +37,7 @@ impl Request {
             if request_cleanup.is_null() || pool_cleanup.is_null() {
                 return Err(events);
             }
-            let events = Box::into_raw(Box::new(events));
+            let events = Arc::into_raw(events).cast_mut();
             (*pool_cleanup).data = events.cast();
             (*pool_cleanup).handler = Some(free_events::<E>);
             (*request_cleanup).data = events.cast();
@@ -45,7 +47,7 @@ impl Request {
                 if self.is_reading_body() { read_event::<E> } else { sys::ngx_http_test_reading };
             (*request).read_event_handler = Some(read);
             (*request).write_event_handler = Some(write_event::<E>);
-            Ok(&*events)
+            Ok(())
         }
     }
 
@@ -128,7 +130,7 @@ unsafe extern "C" fn end_events<E: RequestEvents>(data: *mut c_void) {
 unsafe extern "C" fn free_events<E: RequestEvents>(data: *mut c_void) {
     guard((), || {
         // SAFETY: nginx passes the value of `install` once, when it destroys the pool.
-        let events = unsafe { Box::from_raw(data.cast::<E>()) };
+        let events = unsafe { Arc::from_raw(data.cast::<E>()) };
         // Without memory a request may end without running its own clean-up handlers.
         events.cleanup();
     });
