@@ -260,9 +260,11 @@ impl ResponseBuffer {
         Ok(())
     }
 
-    /// Sets the end of the body; only the first one counts.
-    pub fn end(&mut self, end: End) {
+    /// Sets the end of the body; only the first one counts. Returns true if this is the first.
+    pub fn end(&mut self, end: End) -> bool {
+        let is_first = self.end.is_none();
         self.end.get_or_insert(end);
+        is_first
     }
 
     /// Marks the call as closed.

@@ -118,14 +118,14 @@ impl ResponseHeaders {
             let status = String::from_utf8_lossy(status).into_owned();
             Err(InvalidHeader::Status { status, reason })
         };
-        if status.iter().any(|byte| byte.is_ascii_control()) {
+        if has_control_character(status) || status.contains(&b'\t') {
             return invalid("it holds a control character");
         }
-        let (digits, phrase) = status.split_at(status.len().min(3));
-        let code = str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-        let Some(code) = code.filter(|text| text.len() == 3).and_then(|text| text.parse::<u16>().ok()) else {
+        let [a @ b'0'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', phrase @ ..] = status else {
             return invalid("it must begin with three digits");
         };
+        let digit = |byte: &u8| u16::from(byte - b'0');
+        let code = digit(a) * 100 + digit(b) * 10 + digit(c);
         if !(phrase.is_empty() || phrase.starts_with(b" ")) {
             return invalid("a space must follow the three digits");
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::file::FileBody;
 use super::headers::ResponseHeaders;
-use super::transport::{Disconnected, End, Suspended, Transport};
+use super::transport::{Disconnected, End, Next, Suspended, Transport};
 use crate::python::log::{Level, Sink};
 
 /// A recorded response.
@@ -101,8 +101,12 @@ impl Transport for RecordingTransport {
         self.recorded.lock().unwrap().headers.push(headers);
     }
 
-    fn send(&self, data: &[u8], _: bool) -> Result<usize, Disconnected> {
-        self.push(data)
+    fn send(&self, data: &[u8], next: Next) -> Result<usize, Disconnected> {
+        let count = self.push(data)?;
+        if next == Next::Nothing && count == data.len() {
+            self.end_response(End::Complete, false);
+        }
+        Ok(count)
     }
 
     fn spill(&self, _: &[u8]) -> Result<usize, Disconnected> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::file::FileBody;
 use super::headers::ResponseHeaders;
-use super::transport::{Disconnected, End, Transport};
+use super::transport::{Disconnected, End, Next, Transport};
 use crate::sync::{Mutex, MutexGuard};
 
 /// The response of one call.
@@ -157,6 +157,12 @@ impl Response {
         Ok(reserved)
     }
 
+    /// Returns whether the body is complete with the bytes that were sent and `reserved` ones, by its Content-Length.
+    fn completes(&self, reserved: usize) -> bool {
+        let state = self.lock();
+        state.content_length.is_some_and(|declared| declared == state.sent + reserved as u64)
+    }
+
     /// Records that `sent` of the `reserved` bytes were sent; the others may be reserved again.
     fn settle(&self, reserved: usize, sent: usize) {
         let mut state = self.lock();
@@ -164,15 +170,21 @@ impl Response {
         state.reserved -= (reserved - sent) as u64;
     }
 
-    /// Sends as much of `data` as there is room for in memory. Returns the number of bytes that were sent, or discarded
-    /// because they exceed Content-Length.
+    /// Sends as much of `data` as there is room for in memory; `more_follows` if the next piece comes without delay. Returns
+    /// the number of bytes that were sent, or discarded because they exceed Content-Length.
     ///
     /// # Errors
-    /// The client has left.
+    /// The client has left, or there is data after a complete body.
     pub fn send(&self, data: &[u8], more_follows: bool) -> Result<usize, Disconnected> {
         let reserved = self.reserve(data.len())?;
+        let next = match more_follows {
+            true => Next::AtOnce,
+            // The client need not wait for the rest of the call.
+            false if self.completes(reserved) => Next::Nothing,
+            false => Next::Later,
+        };
         // Without data this sends the header block alone, and notices a client that has left.
-        let sent = self.0.transport.send(&data[..reserved], more_follows)?;
+        let sent = self.0.transport.send(&data[..reserved], next)?;
         self.settle(reserved, sent);
         Ok(if sent == reserved { data.len() } else { sent })
     }

@@ -27,6 +27,17 @@ pub enum End {
     Failed,
 }
 
+/// The continuation of a body after a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The next piece may take its time.
+    Later,
+    /// The next piece or the end comes without delay: the server need not send at once.
+    AtOnce,
+    /// The body is complete with this piece, by its Content-Length, though the call goes on.
+    Nothing,
+}
+
 /// A call that waits for its transport and holds no thread meanwhile. Used on the event loop thread.
 pub trait Suspended: Send {
     /// Continues the call. Returns it if it has to wait again.
@@ -61,13 +72,11 @@ pub trait Transport: Send + Sync {
     fn send_headers(&self, headers: ResponseHeaders);
 
     /// Takes as much of `data` as there is room for in memory and returns the number of bytes taken, 0 if there is no
-    /// room.
-    ///
-    /// With `more_follows` the server need not send at once: the next piece comes without delay.
+    /// room. With [`Next::Nothing`] the response ends as soon as all of it is taken, as by [`Transport::end_response`].
     ///
     /// # Errors
-    /// The client has left.
-    fn send(&self, data: &[u8], more_follows: bool) -> Result<usize, Disconnected>;
+    /// The client has left, or the response has ended.
+    fn send(&self, data: &[u8], next: Next) -> Result<usize, Disconnected>;
 
     /// Takes status, headers and the complete body, with one lock: `send_headers`, `send`, and if there was room for all of
     /// `data`, `end_response` before a close that follows. Returns the number of bytes taken.
@@ -76,7 +85,7 @@ pub trait Transport: Send + Sync {
     /// The client has left.
     fn send_whole(&self, headers: ResponseHeaders, data: &[u8]) -> Result<usize, Disconnected> {
         self.send_headers(headers);
-        let count = self.send(data, true)?;
+        let count = self.send(data, Next::AtOnce)?;
         if count == data.len() {
             self.end_response(End::Complete, true);
         }

@@ -188,8 +188,10 @@ impl RequestExchange {
             return;
         }
         // Before the end of the body: an error that the application raises for that is not logged as one if the client
-        // has left.
-        self.disconnect_call();
+        // has left. A call that is closed needs no notice.
+        if !side.call_closed.get() {
+            self.disconnect_call();
+        }
         if let Some(body_stream) = &self.body_stream {
             body_stream.end(end);
         }

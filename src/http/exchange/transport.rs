@@ -9,7 +9,7 @@ use crate::python::log::{Level, Sink};
 use crate::worker::active_requests::ActiveRequest;
 use crate::wsgi::file::FileBody;
 use crate::wsgi::headers::ResponseHeaders;
-use crate::wsgi::transport::{Disconnected, End, Suspended, Transport};
+use crate::wsgi::transport::{Disconnected, End, Next, Suspended, Transport};
 
 impl Transport for RequestExchange {
     fn start(&self, thread: &Arc<str>, interpreter: &Arc<str>) -> bool {
@@ -49,13 +49,17 @@ impl Transport for RequestExchange {
         self.lock().set_headers(headers, self.wants_parts);
     }
 
-    fn send(&self, data: &[u8], more_follows: bool) -> Result<usize, Disconnected> {
+    fn send(&self, data: &[u8], next: Next) -> Result<usize, Disconnected> {
         let mut buffer = self.lock();
         if !buffer.is_open() {
             return Err(Disconnected);
         }
         let count = buffer.push(data);
-        if count < data.len() || !(more_follows || buffer.joins_more()) {
+        let ends = next == Next::Nothing && count == data.len();
+        if ends {
+            buffer.end(End::Complete);
+        }
+        if ends || count < data.len() || !(next == Next::AtOnce || buffer.joins_more()) {
             self.notify(buffer);
         }
         Ok(count)
@@ -98,7 +102,7 @@ impl Transport for RequestExchange {
             rest = &rest[spilled..];
             if spilled == 0 {
                 self.wait_for_room()?;
-                rest = &rest[self.send(rest, false)?..];
+                rest = &rest[self.send(rest, Next::Later)?..];
             }
         }
         Ok(())
@@ -145,8 +149,7 @@ impl Transport for RequestExchange {
 
     fn end_response(&self, end: End, close_follows: bool) {
         let mut buffer = self.lock();
-        buffer.end(end);
-        if !close_follows {
+        if buffer.end(end) && !close_follows {
             self.notify(buffer);
         }
     }

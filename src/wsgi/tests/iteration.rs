@@ -106,6 +106,15 @@ for number in range(3):
 }
 
 #[test]
+fn a_body_is_complete_by_its_content_length_whatever_the_call_does_then() {
+    for rest in ["", "yield b''", "yield b'surplus'", "raise ValueError"] {
+        let response = with("[('Content-Length', '4')]", &format!("yield b'ab'\nyield b'cd'\n{rest}"));
+        assert_eq!((response.text().as_str(), response.recorded.end), ("abcd", Some(End::Complete)), "{rest}");
+        assert_eq!(response.recorded.log.is_empty(), rest.is_empty() || rest == "yield b''", "{rest}");
+    }
+}
+
+#[test]
 fn the_applications_content_length_is_kept() {
     let response = with("[('content-LENGTH', '6')]", "yield b'abc'\nyield b'def'").expect(200);
     assert_eq!((response.headers().content_length, response.text().as_str()), (Some(6), "abcdef"));
