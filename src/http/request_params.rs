@@ -4,9 +4,15 @@ use std::io;
 
 use crate::conf::location::LocationConf;
 use crate::nginx::request::Request;
-use crate::nginx::request::body::BodyPart;
-use crate::wsgi::body::{BodySource, BufferedBody, Piece};
+use crate::nginx::request::body::{BodyMemory, BodyPart};
+use crate::wsgi::body::{BodySource, BufferedBody, Memory, Piece};
 use crate::wsgi::params::{CgiParams, Variable, split_path};
+
+impl Memory for BodyMemory {
+    fn with(&self, take: &mut dyn FnMut(&[u8])) -> bool {
+        Self::with(self, take)
+    }
+}
 
 /// Error: no memory, or a variable cannot be evaluated.
 #[derive(Debug)]
@@ -18,7 +24,7 @@ pub struct Failed;
 /// The temporary file of the body cannot be duplicated.
 pub fn body(request: Request) -> io::Result<BufferedBody> {
     let pieces = request.body()?.into_iter().map(|part| match part {
-        BodyPart::Memory(bytes) => Piece::Memory(bytes.to_vec()),
+        BodyPart::Memory(memory) => Piece::Memory { length: memory.length(), memory },
         BodyPart::File { file, offset, length } => Piece::File { file, offset, length },
     });
     Ok(BufferedBody::new(pieces))

@@ -1,5 +1,7 @@
 //! Native strings of PEP 3333: `str` objects whose code points are bytes (Latin-1).
 
+use std::mem::MaybeUninit;
+
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -67,6 +69,50 @@ pub fn bytes_filled_detached<'py, E: Send>(
         Ok(filled) => filled.min(length),
         Err(error) => return Ok(Err(error)),
     };
+    Ok(Ok(resized(object, length, filled)?))
+}
+
+/// Bytes of a new `bytes` object, which are appended to it.
+pub struct BytesWriter<'a> {
+    rest: &'a mut [MaybeUninit<u8>],
+}
+
+impl BytesWriter<'_> {
+    /// Appends as much of `bytes` as there is room for.
+    pub fn append(&mut self, bytes: &[u8]) {
+        let count = bytes.len().min(self.rest.len());
+        let (head, rest) = std::mem::take(&mut self.rest).split_at_mut(count);
+        // SAFETY: both slices have `count` bytes, and that of a new object overlaps no other.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), head.as_mut_ptr().cast(), count) };
+        self.rest = rest;
+    }
+}
+
+/// Creates a `bytes` object of the bytes that `write` appends, `length` at most.
+pub fn bytes_appended<'py, E>(
+    py: Python<'py>,
+    length: usize,
+    write: impl FnOnce(&mut BytesWriter) -> Result<(), E>,
+) -> PyResult<Result<Bound<'py, PyBytes>, E>> {
+    // SAFETY: a null source asks for uninitialised memory, which only a slice of MaybeUninit refers to until it is written.
+    // The object is new and this is its only reference, so its buffer may be written.
+    let (object, rest) = unsafe {
+        let object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), length as ffi::Py_ssize_t);
+        let object = Bound::from_owned_ptr_or_err(py, object)?;
+        let data = ffi::PyBytes_AsString(object.as_ptr()).cast::<MaybeUninit<u8>>();
+        (object, std::slice::from_raw_parts_mut(data, length))
+    };
+    let mut writer = BytesWriter { rest };
+    if let Err(error) = write(&mut writer) {
+        return Ok(Err(error));
+    }
+    let written = length - writer.rest.len();
+    Ok(Ok(resized(object, length, written)?))
+}
+
+/// Cuts a new `bytes` object of `length` bytes to its first `filled` bytes.
+fn resized(object: Bound<'_, PyAny>, length: usize, filled: usize) -> PyResult<Bound<'_, PyBytes>> {
+    let py = object.py();
     let mut pointer = object.into_ptr();
     // SAFETY: the only reference is ours; _PyBytes_Resize replaces it, or sets it to null with an exception.
     let object = unsafe {
@@ -75,5 +121,5 @@ pub fn bytes_filled_detached<'py, E: Send>(
         }
         Bound::from_owned_ptr_or_err(py, pointer)?
     };
-    Ok(Ok(object.cast_into::<PyBytes>()?))
+    Ok(object.cast_into::<PyBytes>()?)
 }

@@ -7,6 +7,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::transport::Disconnected;
+
 /// The body that `wsgi.input` reads from.
 pub trait BodySource: Send {
     /// Reads into `buffer` as [`io::Read::read`] does; may block.
@@ -14,6 +16,27 @@ pub trait BodySource: Send {
     /// # Errors
     /// If the file or the client fails.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Reads up to `limit` bytes, fewer only at the end of the body, and passes them to `take` in pieces. A body in memory
+    /// is not copied for that.
+    ///
+    /// # Errors
+    /// If the file or the client fails.
+    fn read_pieces(&mut self, limit: usize, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let mut block = vec![0; limit.min(BLOCK)];
+        let mut left = limit;
+        while left > 0 {
+            let length = block.len().min(left);
+            match self.read(&mut block[..length])? {
+                0 => break,
+                count => {
+                    take(&block[..count]);
+                    left -= count;
+                }
+            }
+        }
+        Ok(())
+    }
 
     /// Returns the number of unread bytes of a complete body, `None` for a body that is still being received.
     fn remaining(&self) -> Option<u64>;
@@ -33,15 +56,29 @@ pub trait Interrupt: Send + Sync {
     fn interrupt(&self);
 }
 
+/// Size of the blocks that are read from a file.
+const BLOCK: usize = 64 * 1024;
+
+/// Memory that holds a piece of a body, and may be released while the body is in use.
+pub trait Memory: Send + Sync {
+    /// Passes the bytes to `take`, which must not wait for anything. Returns false if the memory has been released.
+    fn with(&self, take: &mut dyn FnMut(&[u8])) -> bool;
+}
+
+#[cfg(test)]
+impl Memory for Vec<u8> {
+    fn with(&self, take: &mut dyn FnMut(&[u8])) -> bool {
+        take(self);
+        true
+    }
+}
+
 /// One piece of a body.
 pub enum Piece {
-    Memory(Vec<u8>),
+    /// `length` bytes in memory.
+    Memory { memory: Arc<dyn Memory>, length: usize },
     /// `length` bytes from `offset` on.
-    File {
-        file: File,
-        offset: u64,
-        length: u64,
-    },
+    File { file: File, offset: u64, length: u64 },
 }
 
 /// A body that has been received completely.
@@ -54,20 +91,28 @@ pub struct BufferedBody {
 }
 
 impl Piece {
+    /// Creates a piece of these bytes.
+    #[cfg(test)]
+    pub fn memory(bytes: &[u8]) -> Self {
+        Self::Memory { memory: Arc::new(bytes.to_vec()), length: bytes.len() }
+    }
+
     fn length(&self) -> u64 {
         match self {
-            Self::Memory(bytes) => bytes.len() as u64,
+            Self::Memory { length, .. } => *length as u64,
             Self::File { length, .. } => *length,
         }
     }
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Memory(bytes) => {
-                let rest = &bytes[position as usize..];
-                let count = rest.len().min(buffer.len());
-                buffer[..count].copy_from_slice(&rest[..count]);
-                Ok(count)
+            Self::Memory { .. } => {
+                let mut filled = 0;
+                self.pass(position, buffer.len(), &mut |bytes| {
+                    buffer[..bytes.len()].copy_from_slice(bytes);
+                    filled = bytes.len();
+                })?;
+                Ok(filled)
             }
             Self::File { file, offset, length } => {
                 let count = (length - position).min(buffer.len() as u64) as usize;
@@ -78,6 +123,16 @@ impl Piece {
             }
         }
     }
+
+    /// Passes up to `limit` bytes in memory from `position` on to `take`.
+    fn pass(&self, position: u64, limit: usize, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let Self::Memory { memory, .. } = self else { return Ok(()) };
+        let is_there = memory.with(&mut |bytes| {
+            let rest = &bytes[position as usize..];
+            take(&rest[..rest.len().min(limit)]);
+        });
+        if is_there { Ok(()) } else { Err(io::Error::new(io::ErrorKind::ConnectionReset, Disconnected.to_string())) }
+    }
 }
 
 impl BufferedBody {
@@ -87,24 +142,53 @@ impl BufferedBody {
         let remaining = pieces.iter().map(Piece::length).sum();
         Self { pieces, position: 0, remaining }
     }
+
+    /// Returns the piece that is read next, if there is one, and the number of its bytes that have been read.
+    fn piece(&mut self) -> Option<(&Piece, u64)> {
+        while self.pieces.front()?.length() == self.position {
+            self.pieces.pop_front();
+            self.position = 0;
+        }
+        Some((self.pieces.front()?, self.position))
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.position += count as u64;
+        self.remaining -= count as u64;
+    }
 }
 
 impl BodySource for BufferedBody {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {
-            let Some(piece) = self.pieces.front() else { break };
-            if self.position == piece.length() {
-                self.pieces.pop_front();
-                self.position = 0;
-                continue;
-            }
-            let count = piece.read_at(self.position, &mut buffer[filled..])?;
-            self.position += count as u64;
-            self.remaining -= count as u64;
+            let Some((piece, position)) = self.piece() else { break };
+            let count = piece.read_at(position, &mut buffer[filled..])?;
+            self.advance(count);
             filled += count;
         }
         Ok(filled)
+    }
+
+    fn read_pieces(&mut self, limit: usize, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let mut left = limit;
+        while left > 0 {
+            let Some((piece, position)) = self.piece() else { break };
+            let mut count = 0;
+            if let Piece::Memory { .. } = piece {
+                piece.pass(position, left, &mut |bytes| {
+                    take(bytes);
+                    count = bytes.len();
+                })?;
+            } else {
+                let mut block = vec![0; left.min(BLOCK)];
+                count = piece.read_at(position, &mut block)?;
+                take(&block[..count]);
+            }
+            self.advance(count);
+            left -= count;
+        }
+        Ok(())
     }
 
     fn remaining(&self) -> Option<u64> {
@@ -125,12 +209,8 @@ mod tests {
     fn pieces_are_read_in_order_across_their_ends() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"..cdef").unwrap();
-        let pieces = [
-            Piece::Memory(b"ab".to_vec()),
-            Piece::File { file, offset: 2, length: 3 },
-            Piece::Memory(Vec::new()),
-            Piece::Memory(b"f".to_vec()),
-        ];
+        let pieces =
+            [Piece::memory(b"ab"), Piece::File { file, offset: 2, length: 3 }, Piece::memory(b""), Piece::memory(b"f")];
         let mut body = BufferedBody::new(pieces);
         assert_eq!(body.remaining(), Some(6));
         let mut buffer = [0; 4];

@@ -13,7 +13,7 @@ use super::body::{BodySource, Interrupt};
 use super::transport::{Disconnected, Transport};
 use crate::python::after_fork;
 use crate::python::native_class::{Arguments, Class, Method};
-use crate::python::text::bytes_filled_detached;
+use crate::python::text::{BytesWriter, bytes_appended, bytes_filled_detached};
 use crate::sync::Mutex;
 
 /// The input of one request. The call keeps a handle to close it.
@@ -91,6 +91,15 @@ impl State {
         buffer[..count].copy_from_slice(&ahead[..count]);
         self.position += count;
         Ok(count)
+    }
+
+    /// Appends up to `limit` bytes to `bytes`, fewer only at the end of the body.
+    fn pass(&mut self, limit: usize, bytes: &mut BytesWriter) -> Result<(), ReadError> {
+        let ahead = &self.ahead[self.position..];
+        let count = ahead.len().min(limit);
+        bytes.append(&ahead[..count]);
+        self.position += count;
+        Ok(self.source()?.read_pieces(limit - count, &mut |piece| bytes.append(piece))?)
     }
 
     /// Reads up to `limit` bytes of a body of unknown length; with `once`, with a single read.
@@ -195,10 +204,7 @@ impl Input {
             let filled = bytes_filled_detached(py, length, |buffer| self.with_state(|state| state.read(buffer)))?;
             return Ok(filled?);
         }
-        PyBytes::new_with(py, length, |buffer| {
-            self.with_state(|state| state.read(buffer))?;
-            Ok(())
-        })
+        Ok(bytes_appended(py, length, |bytes| self.with_state(|state| state.pass(length, bytes)))??)
     }
 
     fn line<'py>(&self, py: Python<'py>, limit: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
@@ -281,7 +287,7 @@ mod tests {
     use crate::wsgi::body::{BufferedBody, Piece};
 
     fn state(pieces: &[&str]) -> State {
-        let pieces = pieces.iter().map(|piece| Piece::Memory(piece.as_bytes().to_vec()));
+        let pieces = pieces.iter().map(|piece| Piece::memory(piece.as_bytes()));
         State { source: Some(Box::new(BufferedBody::new(pieces))), ahead: Vec::new(), position: 0 }
     }
 

@@ -1,23 +1,49 @@
 //! Request body: read by nginx before the call of the application, or streamed to the running call.
 
+use std::ffi::c_void;
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::{io, ptr};
 
 use nix::sys::socket::{getsockopt, sockopt::SocketError};
 
 use super::{Request, Status};
-use crate::nginx::sys;
+use crate::nginx::{guard, sys};
+use crate::sync::Mutex;
 
 /// Part of a request body that nginx has read.
-pub enum BodyPart<'a> {
-    Memory(&'a [u8]),
+pub enum BodyPart {
+    Memory(Arc<BodyMemory>),
     /// `length` bytes of a file from `offset`.
     File {
         file: File,
         offset: u64,
         length: u64,
     },
+}
+
+/// Part of a request body in the request's memory, which other threads may read until the request ends.
+pub struct BodyMemory {
+    /// `None` once the request has ended.
+    bytes: Mutex<Option<&'static [u8]>>,
+    length: usize,
+}
+
+impl BodyMemory {
+    /// Returns the number of bytes.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Passes the bytes to `take`. Returns false if the request has ended. nginx waits meanwhile if it ends the request.
+    pub fn with(&self, take: &mut dyn FnMut(&[u8])) -> bool {
+        let bytes = self.bytes.lock();
+        bytes.is_some_and(|bytes| {
+            take(bytes);
+            true
+        })
+    }
 }
 
 /// State of a streamed body after a read.
@@ -75,8 +101,8 @@ impl Request {
     /// Returns the parts of a buffered body in order.
     ///
     /// # Errors
-    /// If the descriptor of the temporary file cannot be duplicated.
-    pub fn body(&self) -> io::Result<Vec<BodyPart<'_>>> {
+    /// If the descriptor of the temporary file cannot be duplicated, or there is no memory.
+    pub fn body(&self) -> io::Result<Vec<BodyPart>> {
         let mut parts = Vec::new();
         // SAFETY: the buffers are a null-terminated chain. The last one may be neither in memory nor in a file (empty and
         // chunked bodies). A part in a file is complete, and its descriptor is open while the request lives.
@@ -91,11 +117,30 @@ impl Request {
                     let file = duplicate((*buffer.file).fd)?.into();
                     parts.push(BodyPart::File { file, offset: buffer.file_pos as u64, length });
                 } else if let Some(bytes) = in_memory(buffer) {
-                    parts.push(BodyPart::Memory(bytes));
+                    parts.push(BodyPart::Memory(self.body_memory(bytes)?));
                 }
             }
         }
         Ok(parts)
+    }
+
+    /// Returns a handle of a part of the body that nginx holds in memory.
+    ///
+    /// # Safety
+    /// `bytes` are in the memory of the request or of its connection, and are not changed while the request lives.
+    unsafe fn body_memory(&self, bytes: &'static [u8]) -> io::Result<Arc<BodyMemory>> {
+        // SAFETY: the pool of the live request. Its clean-up runs before the memory is freed or used for the next request of
+        // the connection.
+        unsafe {
+            let cleanup = sys::ngx_pool_cleanup_add((*self.as_ptr()).pool, 0);
+            if cleanup.is_null() {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
+            let memory = Arc::new(BodyMemory { bytes: Mutex::new(Some(bytes)), length: bytes.len() });
+            (*cleanup).data = Arc::into_raw(memory.clone()).cast_mut().cast();
+            (*cleanup).handler = Some(release_body);
+            Ok(memory)
+        }
     }
 
     /// Returns whether [`Request::take_body`] has data to take.
@@ -179,6 +224,14 @@ impl Request {
         let socket = unsafe { BorrowedFd::borrow_raw(connection.fd) };
         getsockopt(&socket, SocketError).is_ok_and(|error| error != 0)
     }
+}
+
+unsafe extern "C" fn release_body(data: *mut c_void) {
+    guard((), || {
+        // SAFETY: nginx passes the handle of `body_memory` once.
+        let memory = unsafe { Arc::from_raw(data.cast::<BodyMemory>()) };
+        *memory.bytes.lock() = None;
+    });
 }
 
 /// Returns the bytes of a buffer in memory, if it has any.

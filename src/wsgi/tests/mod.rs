@@ -89,7 +89,7 @@ impl Request {
 
     /// Sets the body, received completely, in these pieces.
     fn body<'a>(mut self, pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        self.body = Box::new(BufferedBody::new(pieces.into_iter().map(|piece| Piece::Memory(piece.to_vec()))));
+        self.body = Box::new(BufferedBody::new(pieces.into_iter().map(Piece::memory)));
         self
     }
 
