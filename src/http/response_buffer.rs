@@ -555,8 +555,8 @@ mod models {
     const DATA: &[u8] = b"abc";
 
     /// Runs the thread of a call, which sends `DATA` through two bytes of memory, and the event loop, which disconnects
-    /// after this number of batches, in every order.
-    fn model(disconnect_after: usize) {
+    /// after this number of batches, in every order. The response `ends_with_data`, or later, with the call.
+    fn model(disconnect_after: usize, ends_with_data: bool) {
         loom::model(move || {
             let buffering = Buffering { memory: 2, ..Buffering::default() };
             let shared = Arc::new(SharedBuffer::new(ResponseBuffer::new(Arc::new(buffering))));
@@ -565,9 +565,10 @@ mod models {
                 let shared = shared.clone();
                 move || {
                     // The end of the call is always notified.
-                    let given = give(&shared, &notify);
+                    let given = give(&shared, &notify, ends_with_data);
                     let mut buffer = shared.lock();
-                    buffer.end(if given.is_ok() { End::Complete } else { End::Failed });
+                    let is_first = buffer.end(if given.is_ok() { End::Complete } else { End::Failed });
+                    assert!(is_first != (ends_with_data && given.is_ok()));
                     buffer.close_call();
                     if buffer.mark_notified() {
                         notify.send(()).unwrap();
@@ -598,7 +599,7 @@ mod models {
         });
     }
 
-    fn give(shared: &SharedBuffer, notify: &mpsc::Sender<()>) -> Result<(), Disconnected> {
+    fn give(shared: &SharedBuffer, notify: &mpsc::Sender<()>, ends_with_data: bool) -> Result<(), Disconnected> {
         let mut rest = DATA;
         while !rest.is_empty() {
             let mut buffer = shared.lock();
@@ -606,6 +607,9 @@ mod models {
                 return Err(Disconnected);
             }
             rest = &rest[buffer.push(rest)..];
+            if rest.is_empty() && ends_with_data {
+                buffer.end(End::Complete);
+            }
             let tell = buffer.mark_notified();
             drop(buffer);
             if tell {
@@ -620,13 +624,15 @@ mod models {
 
     #[test]
     fn a_response_arrives_whole_and_ends() {
-        model(usize::MAX);
+        model(usize::MAX, false);
+        model(usize::MAX, true);
     }
 
     #[test]
     fn the_call_of_a_disconnected_client_ends() {
         for batches in 1..=2 {
-            model(batches);
+            model(batches, false);
+            model(batches, true);
         }
     }
 
