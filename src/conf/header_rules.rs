@@ -1,6 +1,6 @@
 //! Rules of a location for the headers of its applications' responses.
 
-use crate::wsgi::headers::NameLengths;
+use crate::wsgi::headers::NameFilter;
 
 /// Headers that nginx evaluates and hides from clients, as in ngx_http_uwsgi_module.
 const FOR_NGINX: [&str; 5] =
@@ -14,7 +14,7 @@ pub struct HeaderRules {
     /// `wsgi_intercept_errors`.
     pub intercept_errors: bool,
     hidden: Vec<String>,
-    hidden_lengths: NameLengths,
+    hidden_filter: NameFilter,
 }
 
 impl HeaderRules {
@@ -24,14 +24,14 @@ impl HeaderRules {
         let is_passed = |name: &str| pass.iter().any(|passed| passed.eq_ignore_ascii_case(name));
         let names = FOR_NGINX.into_iter().chain(hide.iter().map(String::as_str));
         let hidden: Vec<&str> = names.filter(|name| !is_passed(name)).collect();
-        let hidden_lengths = NameLengths::of(&hidden);
+        let hidden_filter = NameFilter::of(&hidden);
         let hidden = hidden.into_iter().map(str::to_owned).collect();
-        Self { allow_ranges, intercept_errors, hidden, hidden_lengths }
+        Self { allow_ranges, intercept_errors, hidden, hidden_filter }
     }
 
     /// Returns whether a header is removed from responses.
     pub fn is_hidden(&self, name: &[u8]) -> bool {
-        self.hidden_lengths.may_have(name.len())
+        self.hidden_filter.may_have(name)
             && self.hidden.iter().any(|hidden| hidden.as_bytes().eq_ignore_ascii_case(name))
     }
 }

@@ -25,7 +25,7 @@ pub struct ResponseHeaders {
     /// expects of its strings.
     text: Vec<u8>,
     status_line_length: usize,
-    name_lengths: NameLengths,
+    names: NameFilter,
 }
 
 /// The place of a header in [`ResponseHeaders::text`].
@@ -34,35 +34,37 @@ pub struct Field {
     pub value: Range<usize>,
 }
 
-/// The lengths of some header names: most names that are looked for have another length than all of them.
+/// A filter over header names: says at once of most names that are looked for that they are not among some others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NameLengths(u64);
+pub struct NameFilter(u64);
 
-impl NameLengths {
-    /// Returns the lengths of `names`.
+impl NameFilter {
+    /// Returns the filter of `names`.
     pub const fn of(names: &[&str]) -> Self {
-        let mut lengths = Self(0);
+        let mut filter = Self(0);
         let mut index = 0;
         while index < names.len() {
-            lengths.add(names[index].len());
+            filter.add(names[index].as_bytes());
             index += 1;
         }
-        lengths
+        filter
     }
 
-    /// Adds a length.
-    pub const fn add(&mut self, length: usize) {
-        self.0 |= Self::bit(length);
+    /// Adds a name.
+    pub const fn add(&mut self, name: &[u8]) {
+        self.0 |= Self::bit(name);
     }
 
-    /// Returns false if no name of this length was added.
-    pub const fn may_have(self, length: usize) -> bool {
-        self.0 & Self::bit(length) != 0
+    /// Returns false if the name was not added, in any case of its letters.
+    pub const fn may_have(self, name: &[u8]) -> bool {
+        self.0 & Self::bit(name) != 0
     }
 
-    /// Returns the bit of a length; lengths that differ by a multiple of 64 share it.
-    const fn bit(length: usize) -> u64 {
-        1 << (length % 64)
+    /// Returns the bit of all names with this length and this first letter.
+    const fn bit(name: &[u8]) -> u64 {
+        let first = if let Some(first) = name.first() { first.to_ascii_lowercase() as usize } else { 0 };
+        // An odd factor spreads the letters over all bits.
+        1 << ((name.len() + 11 * first) % 64)
     }
 }
 
@@ -100,7 +102,7 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 
-const HOP_BY_HOP_LENGTHS: NameLengths = NameLengths::of(&HOP_BY_HOP);
+const HOP_BY_HOP_FILTER: NameFilter = NameFilter::of(&HOP_BY_HOP);
 
 impl ResponseHeaders {
     /// Creates a response with this status and no headers.
@@ -151,7 +153,7 @@ impl ResponseHeaders {
             is_report: false,
             text,
             status_line_length: line.len(),
-            name_lengths: NameLengths::default(),
+            names: NameFilter::default(),
         }
     }
 
@@ -170,9 +172,7 @@ impl ResponseHeaders {
         if name.eq_ignore_ascii_case(b"content-length") {
             return self.set_content_length(value);
         }
-        if HOP_BY_HOP_LENGTHS.may_have(name.len())
-            && HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop.as_bytes()))
-        {
+        if HOP_BY_HOP_FILTER.may_have(name) && HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop.as_bytes())) {
             self.dropped.push(shown());
             return Ok(());
         }
@@ -182,10 +182,12 @@ impl ResponseHeaders {
 
     /// Adds a header that is known to be valid.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
-        self.name_lengths.add(name.len());
+        self.names.add(name);
         self.text.reserve(LENGTHS + name.len() + value.len() + 2);
-        self.text.extend_from_slice(&name.len().to_ne_bytes());
-        self.text.extend_from_slice(&value.len().to_ne_bytes());
+        let mut lengths = [0; LENGTHS];
+        lengths[..LENGTHS / 2].copy_from_slice(&name.len().to_ne_bytes());
+        lengths[LENGTHS / 2..].copy_from_slice(&value.len().to_ne_bytes());
+        self.text.extend_from_slice(&lengths);
         push_text(&mut self.text, name);
         push_text(&mut self.text, value);
     }
@@ -233,7 +235,7 @@ impl ResponseHeaders {
 
     /// Returns the value of the first header of this name, in any case.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        if !self.name_lengths.may_have(name.len()) {
+        if !self.names.may_have(name.as_bytes()) {
             return None;
         }
         let found = self.headers().find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()));
@@ -271,8 +273,7 @@ impl ResponseHeaders {
                 let message = format!("a header must be a tuple (name, value), not one of {} items", pair.len());
                 return Err(PyTypeError::new_err(message));
             }
-            let name = pair.get_item(0)?;
-            let value = pair.get_item(1)?;
+            let (name, value) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
             let name = native_string(&name, "a header name")?;
             let value = native_string(&value, "a header value")?;
             response.add(bytes_of(name, "a header name")?, bytes_of(value, "a header value")?).map_err(value_error)?;
@@ -289,7 +290,7 @@ fn push_text(text: &mut Vec<u8>, part: &[u8]) {
 
 /// Returns whether `name` is a valid header name: a `token` of RFC 9110.
 pub fn is_header_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|byte| IS_TOKEN[usize::from(*byte)])
+    !name.is_empty() && name.iter().fold(true, |valid, byte| valid & IS_TOKEN[usize::from(*byte)])
 }
 
 /// The bytes that may be part of a `token` of RFC 9110.
