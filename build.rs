@@ -47,7 +47,7 @@ fn missing_bindings(python: &pyo3_build_config::InterpreterConfig) {
     bindgen::builder()
         .header("src/python/missing.h")
         .clang_arg(format!("-I{}", include.trim()))
-        .allowlist_function("_PyBytes_Resize|PySys_AddAuditHook")
+        .allowlist_function("_PyBytes_Resize|_PyObject_LookupAttr|PySys_AddAuditHook")
         .allowlist_type("Py_AuditHookFunction")
         .allowlist_recursively(false)
         .raw_line("use pyo3::ffi::{PyObject, Py_ssize_t};")

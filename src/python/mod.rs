@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod after_fork;
+pub mod attribute;
 pub mod crash;
 pub mod file;
 pub mod fork;

@@ -16,7 +16,7 @@ use super::params::CgiParams;
 use super::response::Response;
 use super::transport::Transport;
 use crate::python::log::Level;
-use crate::python::{fork, log, traceback};
+use crate::python::{attribute, fork, log, traceback};
 
 /// The number of a call in its worker.
 pub type CallNumber = u64;
@@ -154,7 +154,7 @@ impl Running {
     /// Calls `close()` of an iterable that has one. An error is logged and changes nothing.
     fn close_iterable(&self, iterable: &Bound<'_, PyAny>) {
         let py = iterable.py();
-        let closed = match iterable.getattr_opt("close") {
+        let closed = match attribute::optional(iterable, "close") {
             Ok(None) => return,
             Ok(Some(close)) => close.call0().map(drop),
             Err(error) => Err(error),
