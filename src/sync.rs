@@ -10,6 +10,7 @@ use std::time::Duration;
 use loom::sync;
 #[cfg(not(loom))]
 use std::sync;
+use sync::atomic::{AtomicUsize, Ordering};
 
 pub use sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
@@ -29,34 +30,49 @@ impl<T> Mutex<T> {
     }
 }
 
-/// A condition variable.
+/// A condition variable. Change the condition under the lock, before the notification: a notification without a thread
+/// that waits is free, where the standard library makes a system call.
 #[derive(Debug, Default)]
-pub struct Condvar(sync::Condvar);
+pub struct Condvar {
+    condvar: sync::Condvar,
+    /// Changed under the lock only, so a thread that has changed the condition sees all threads that wait for it.
+    waiting: AtomicUsize,
+}
 
 impl Condvar {
     /// A condition variable that no thread waits on.
     pub fn new() -> Self {
-        Self(sync::Condvar::new())
+        Self::default()
     }
 
     /// Releases the lock, waits for a notification, and takes the lock again.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-        self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let guard = self.condvar.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        guard
     }
 
     /// Waits as [`Condvar::wait`] does, for `timeout` at most.
     pub fn wait_timeout<'a, T>(&self, guard: MutexGuard<'a, T>, timeout: Duration) -> MutexGuard<'a, T> {
-        self.0.wait_timeout(guard, timeout).unwrap_or_else(PoisonError::into_inner).0
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let guard = self.condvar.wait_timeout(guard, timeout).unwrap_or_else(PoisonError::into_inner).0;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        guard
     }
 
     /// Wakes one thread that waits.
     pub fn notify_one(&self) {
-        self.0.notify_one();
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.condvar.notify_one();
+        }
     }
 
     /// Wakes all threads that wait.
     pub fn notify_all(&self) {
-        self.0.notify_all();
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.condvar.notify_all();
+        }
     }
 }
 

@@ -159,7 +159,9 @@ mod models {
 
     #[test]
     fn a_resumed_call_runs_in_its_own_group() {
-        loom::model(|| {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(|| {
             let shared = Arc::new(SharedScheduler::new(Scheduler::new(1, 2)));
             let threads = [0, 1].map(|slot| {
                 let shared = shared.clone();
