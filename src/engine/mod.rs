@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use call_clock::CallClock;
 use inline::Inline;
-use pool::CallHandle;
+use pool::{CallHandle, WakeUp};
 use versions::InterpreterVersions;
 
 use crate::app::application::Application;
@@ -37,8 +37,8 @@ pub trait TimedTransport: Transport {
 
 /// Result of the submission of a call.
 pub enum Submission {
-    /// A thread will run the call.
-    Queued(CallHandle),
+    /// A thread will run the call: after this wake-up at the latest, if there is one.
+    Queued(CallHandle, Option<WakeUp>),
     /// The call has run to its end, or until its response had to wait.
     Ran(Option<Box<dyn Suspended>>),
 }
@@ -66,7 +66,7 @@ impl Engine {
                 let limit = transport.clock().queue_limit();
                 let queued = interpreters[interpreter].with_active(|pool| pool.enqueue(application, call, limit));
                 // A refused call is dropped here, without the locks of its pool.
-                queued.map(Submission::Queued).map_err(|_call| QueueFull)
+                queued.map(|(handle, wake_up)| Submission::Queued(handle, wake_up)).map_err(|_call| QueueFull)
             }
         }
     }

@@ -8,6 +8,7 @@ pub mod cycle;
 pub mod directive;
 pub mod file;
 pub mod log;
+pub mod message_queue;
 pub mod module;
 pub mod notify;
 pub mod request;

@@ -2,20 +2,25 @@
 //!
 //! `ngx_notify` is not usable: each process has one handler for it, which belongs to nginx's own thread pools. The eventfd
 //! has a connection of its own in each worker. It is edge-triggered, so under epoll it is never read.
+//!
+//! nginx has no hook before it sleeps in epoll. The read event of the eventfd stands in for one: posted, it runs at the end
+//! of an iteration of the event loop, after all other events.
 
 use std::io;
-use std::mem;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::message_queue::MessageQueue;
 use super::{guard, sys};
-use crate::sync::Mutex;
 
 /// Queue of messages to the event loop of this worker.
 pub struct Notifier<T> {
-    messages: Mutex<Vec<T>>,
+    messages: MessageQueue<T>,
     wakeup: EventFd,
+    /// Read event of the eventfd, null until it is attached.
+    event: AtomicPtr<sys::ngx_event_t>,
 }
 
 /// Handler of a notifier's messages on the event loop thread.
@@ -24,6 +29,10 @@ pub trait NotifyHandler: Send + Sync + 'static {
 
     /// Returns the notifier whose messages this handler receives.
     fn notifier(&self) -> &Notifier<Self::Message>;
+
+    /// Runs before and after messages are received: at the end of each iteration of the event loop in which it
+    /// [stays awake](Notifier::stay_awake), and perhaps before.
+    fn end_iteration(&self);
 
     /// Handles a message.
     fn receive(&self, message: Self::Message);
@@ -36,31 +45,35 @@ impl<T: Send> Notifier<T> {
     /// If the process has no descriptors left.
     pub fn new() -> io::Result<Self> {
         let wakeup = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { messages: Mutex::new(Vec::new()), wakeup })
+        Ok(Self { messages: MessageQueue::new(), wakeup, event: AtomicPtr::default() })
     }
 
     /// Sends a message from any thread, without waiting.
     pub fn send(&self, message: T) {
-        let was_empty = {
-            let mut messages = self.messages.lock();
-            messages.push(message);
-            messages.len() == 1
-        };
-        if was_empty {
+        if self.messages.push(message) {
             // A full counter (EAGAIN) wakes the event loop as well.
             let _ = self.wakeup.write(1);
         }
     }
 
-    /// Returns the messages since the previous call.
-    fn take(&self) -> Vec<T> {
-        mem::take(&mut *self.messages.lock())
+    /// Lets the event loop take messages at the end of this iteration, without wake-ups until then. Belongs to the event
+    /// loop thread.
+    pub fn stay_awake(&self) {
+        let event = self.event.load(Ordering::Relaxed);
+        // SAFETY: the event is that of `attach`, which lives as long as the worker; only this thread posts it.
+        unsafe {
+            if event.is_null() || (*event).posted() != 0 {
+                return;
+            }
+            ngx::ffi::ngx_post_event(event, &raw mut sys::ngx_posted_events);
+        }
+        self.messages.wake_up();
     }
 }
 
 /// Handles the messages that are in the queue. Belongs to the event loop thread.
 pub fn drain<H: NotifyHandler>(handler: &H) {
-    for message in handler.notifier().take() {
+    for message in handler.notifier().messages.take() {
         handler.receive(message);
     }
 }
@@ -89,10 +102,12 @@ pub fn attach<H: NotifyHandler>(handler: &'static H) -> Result<(), &'static str>
             sys::ngx_free_connection(connection);
             return Err("cannot watch the eventfd");
         }
+        handler.notifier().event.store(read, Ordering::Relaxed);
         Ok(())
     }
 }
 
+/// Handles messages: as the handler of an event of epoll, and as that of a posted event at the end of an iteration.
 unsafe extern "C" fn wake_up<H: NotifyHandler>(event: *mut sys::ngx_event_t) {
     guard((), || {
         // SAFETY: nginx calls the handler of the connection that `attach` set up, whose data is a static H.
@@ -101,9 +116,45 @@ unsafe extern "C" fn wake_up<H: NotifyHandler>(event: *mut sys::ngx_event_t) {
             let is_edge_triggered = sys::ngx_event_flags & sys::NGX_USE_CLEAR_EVENT as usize != 0;
             (&*(*connection).data.cast::<H>(), is_edge_triggered)
         };
+        let Notifier { messages, wakeup, .. } = handler.notifier();
         if !is_edge_triggered {
-            let _ = handler.notifier().wakeup.read();
+            let _ = wakeup.read();
         }
+        let ends_iteration = messages.wake_up();
+        if ends_iteration && messages.fall_asleep() {
+            // SAFETY: as in `stay_awake`.
+            unsafe { unpost(event) };
+            return handler.end_iteration();
+        }
+        // Posted before messages are handled, so that it is posted after a panic as well: while the event loop is noted as
+        // awake, nothing else wakes it.
+        // SAFETY: as in `stay_awake`. Events of the second queue run at the end of the next iteration, in which nginx does
+        // not sleep: it gets to sockets before it takes more messages.
+        unsafe {
+            let queue =
+                if ends_iteration { &raw mut sys::ngx_posted_next_events } else { &raw mut sys::ngx_posted_events };
+            ngx::ffi::ngx_post_event(event, queue);
+        }
+        handler.end_iteration();
         drain(handler);
+        // Again, as a message may have started another request.
+        handler.end_iteration();
+        if ends_iteration && messages.fall_asleep() {
+            // SAFETY: as in `stay_awake`.
+            unsafe { unpost(event) };
+        }
     });
+}
+
+/// Removes an event from the queue that it is posted to, if any.
+///
+/// # Safety
+/// On the event loop thread; the event is live.
+unsafe fn unpost(event: *mut sys::ngx_event_t) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        if (*event).posted() != 0 {
+            ngx::ffi::ngx_delete_posted_event(event);
+        }
+    }
 }

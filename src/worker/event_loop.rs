@@ -1,10 +1,12 @@
 //! Messages from other threads of a worker to its event loop: output of calls, log records, tasks.
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 
 use super::active_requests::ActiveRequest;
 use super::log_forward::LogQueue;
+use crate::engine::pool::WakeUp;
 use crate::nginx::log::Log;
 use crate::nginx::notify::{self, Notifier, NotifyHandler};
 use crate::nginx::thread_bound::EventLoopBound;
@@ -24,6 +26,8 @@ pub enum Message {
 pub struct EventLoop {
     notifier: Notifier<Message>,
     log: LogQueue,
+    /// Pools that have calls for threads that sleep.
+    wake_ups: EventLoopBound<RefCell<Vec<WakeUp>>>,
 }
 
 impl EventLoop {
@@ -32,7 +36,11 @@ impl EventLoop {
     /// # Errors
     /// If there is no file descriptor or nginx connection left for it.
     pub fn attach() -> io::Result<&'static Self> {
-        let event_loop = Box::leak(Box::new(Self { notifier: Notifier::new()?, log: LogQueue::default() }));
+        let event_loop = Box::leak(Box::new(Self {
+            notifier: Notifier::new()?,
+            log: LogQueue::default(),
+            wake_ups: EventLoopBound::new(RefCell::default()),
+        }));
         notify::attach(event_loop).map_err(io::Error::other)?;
         Ok(event_loop)
     }
@@ -40,6 +48,13 @@ impl EventLoop {
     /// Sends a message from any thread and never waits.
     pub fn send(&self, message: Message) {
         self.notifier.send(message);
+    }
+
+    /// Wakes threads of a pool at the end of this iteration of the event loop: once for all calls that have come until
+    /// then, and not in the middle of the other events, which a thread on the same core would delay.
+    pub fn wake_later(&self, wake_up: WakeUp) {
+        self.wake_ups.get().borrow_mut().push(wake_up);
+        self.notifier.stay_awake();
     }
 
     /// Logs text from any other thread, with the context of `request` if there is one.
@@ -65,6 +80,10 @@ impl NotifyHandler for EventLoop {
 
     fn notifier(&self) -> &Notifier<Message> {
         &self.notifier
+    }
+
+    fn end_iteration(&self) {
+        self.wake_ups.get().borrow_mut().drain(..).for_each(WakeUp::send);
     }
 
     fn receive(&self, message: Message) {

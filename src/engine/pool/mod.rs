@@ -27,6 +27,17 @@ use crate::app::application::Application;
 use crate::sync::{Condvar, Mutex};
 use crate::wsgi::call::Call;
 
+/// Wake-up of the pool threads that are needed for the calls in the queue.
+#[must_use]
+pub struct WakeUp(Arc<Shared>);
+
+impl WakeUp {
+    /// Wakes the threads.
+    pub fn send(self) {
+        self.0.scheduler.wake_planned();
+    }
+}
+
 /// Threads of an interpreter and its copies.
 #[derive(Clone)]
 pub struct ThreadPool {
@@ -72,12 +83,17 @@ impl ThreadPool {
         Ok(Self { shared })
     }
 
-    /// Queues a call; `queue` calls may wait for a thread. Loads the application first if it is not loaded. On the
-    /// event loop thread; never waits.
+    /// Queues a call; `queue` calls may wait for a thread. Loads the application first if it is not loaded. Returns the
+    /// wake-up that the caller has to send soon, if there is one. On the event loop thread; never waits.
     ///
     /// # Errors
     /// The call, if too many wait already.
-    pub fn enqueue(&self, application: &Arc<Application>, call: Call, queue: usize) -> Result<CallHandle, Call> {
+    pub fn enqueue(
+        &self,
+        application: &Arc<Application>,
+        call: Call,
+        queue: usize,
+    ) -> Result<(CallHandle, Option<WakeUp>), Call> {
         let mut scheduler = self.shared.lock();
         if !scheduler.has_room(queue) {
             return Err(call);
@@ -94,13 +110,18 @@ impl ThreadPool {
             *load_state = LoadState::Loading { left: self.shared.copies.len(), failure: None };
         }
         let job = Job::Start(application.clone(), call);
+        let mut wakes = false;
         if matches!(load_state, LoadState::Loaded) {
             scheduler.push(number, job);
-            self.shared.scheduler.wake_one(scheduler);
+            wakes = scheduler.plan_wake_up();
+            if scheduler.is_plan_full() {
+                self.shared.scheduler.wake_one(scheduler);
+            }
         } else {
             scheduler.push_awaiting_import(number, job);
         }
-        Ok(CallHandle { shared: self.shared.clone(), number })
+        let wake_up = wakes.then(|| WakeUp(self.shared.clone()));
+        Ok((CallHandle { shared: self.shared.clone(), number }, wake_up))
     }
 
     /// Loads the changed modules of an application; later calls wait for that. `note` notes its files before. Does

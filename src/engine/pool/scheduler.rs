@@ -22,6 +22,8 @@ pub struct Scheduler<J> {
     suspended: usize,
     /// Number of resumed calls that have yet to run `close()`.
     closing: usize,
+    /// Threads are to be woken soon: at the end of the iteration of the event loop.
+    plans_wake_up: bool,
     /// No call is accepted any more.
     closed: bool,
     /// No more calls come; the threads exit after the last one.
@@ -79,6 +81,10 @@ pub enum Next<J> {
 /// Maximum number of stuck threads that are replaced at a time. With more, the pool gets smaller.
 const MAX_STUCK: usize = 64;
 
+/// Number of calls that wait for one wake-up at most. With more, the cost of the wake-up matters less than the time that
+/// idle threads lose on other processor cores.
+const MAX_PLANNED: usize = 16;
+
 impl<J> Scheduler<J> {
     /// Creates `groups` groups of `group_size` threads, which the caller starts.
     pub fn new(group_size: usize, groups: usize) -> Self {
@@ -92,6 +98,7 @@ impl<J> Scheduler<J> {
             group_size,
             suspended: 0,
             closing: 0,
+            plans_wake_up: false,
             closed: false,
             draining: false,
         }
@@ -297,6 +304,25 @@ impl<J> Scheduler<J> {
         self.closed && self.running() == 0
     }
 
+    /// Returns true if threads sleep that the calls in the queue need, and records that the caller wakes them soon.
+    pub fn plan_wake_up(&mut self) -> bool {
+        let able = |group: &Group<J>| group.wake == Wake::None && group.sleeping > 0;
+        !self.plans_wake_up && self.groups.iter().any(able) && {
+            self.plans_wake_up = true;
+            true
+        }
+    }
+
+    /// Returns true if so many calls wait for the planned wake-up that it must be sent now.
+    pub fn is_plan_full(&self) -> bool {
+        self.plans_wake_up && self.queue.len() >= MAX_PLANNED
+    }
+
+    /// Records that the threads are woken now.
+    pub fn end_plan(&mut self) {
+        self.plans_wake_up = false;
+    }
+
     /// Chooses a group of which one sleeping thread must be notified now, and records that it is.
     pub fn choose_group_to_wake(&mut self) -> Option<usize> {
         let woken = self.groups.iter().filter(|group| group.wake != Wake::None).count();
@@ -466,6 +492,32 @@ mod tests {
         scheduler.claim(0);
         assert_eq!(scheduler.choose_group_to_wake(), None);
         assert_eq!(scheduler.next(0, true), Next::Run(1));
+        assert_eq!(scheduler.choose_group_to_wake(), Some(0));
+    }
+
+    #[test]
+    fn a_wake_up_is_planned_once_for_many_calls() {
+        let mut scheduler = scheduler(1, &[1]);
+        assert!(!scheduler.plan_wake_up(), "no thread sleeps");
+        scheduler.fall_asleep(0);
+        assert!(scheduler.plan_wake_up());
+        scheduler.push(2, 2);
+        assert!(!scheduler.plan_wake_up());
+        scheduler.end_plan();
+        assert_eq!(scheduler.choose_group_to_wake(), Some(0));
+        assert!(!scheduler.plan_wake_up(), "the only thread was notified");
+    }
+
+    #[test]
+    fn a_wake_up_is_not_planned_for_any_number_of_calls() {
+        let mut scheduler = scheduler(1, &[]);
+        scheduler.fall_asleep(0);
+        for call in 1..=MAX_PLANNED {
+            assert!(!scheduler.is_plan_full());
+            scheduler.push(call as CallNumber, call as CallNumber);
+            scheduler.plan_wake_up();
+        }
+        assert!(scheduler.is_plan_full());
         assert_eq!(scheduler.choose_group_to_wake(), Some(0));
     }
 

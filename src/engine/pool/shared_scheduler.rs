@@ -31,6 +31,17 @@ impl<J> SharedScheduler<J> {
         }
     }
 
+    /// Wakes the threads that [`Scheduler::plan_wake_up`] has promised to wake: one of each group, at most.
+    pub fn wake_planned(&self) {
+        for _ in 0..self.changed.len() {
+            let mut scheduler = self.lock();
+            scheduler.end_plan();
+            let Some(group) = scheduler.choose_group_to_wake() else { return };
+            drop(scheduler);
+            self.changed[group].notify_one();
+        }
+    }
+
     /// Wakes all threads, so that each checks whether it must exit.
     pub fn wake_all(&self) {
         self.changed.iter().for_each(Condvar::notify_all);
@@ -121,10 +132,17 @@ mod models {
         }
     }
 
-    fn push(shared: &SharedScheduler<CallNumber>, call: CallNumber) {
-        let mut scheduler = shared.lock();
-        scheduler.push(call, call);
-        shared.wake_one(scheduler);
+    /// Adds calls as the event loop does: with one wake-up after the last of them.
+    fn push(shared: &SharedScheduler<CallNumber>, calls: &[CallNumber]) {
+        let mut wakes = false;
+        for call in calls {
+            let mut scheduler = shared.lock();
+            scheduler.push(*call, *call);
+            wakes |= scheduler.plan_wake_up();
+        }
+        if wakes {
+            shared.wake_planned();
+        }
     }
 
     /// Checks that two threads, in `groups` groups of `group_size`, run every call once.
@@ -138,9 +156,8 @@ mod models {
                 let shared = shared.clone();
                 thread::spawn(move || run_calls(&shared.0, slot, &shared.1))
             });
-            for call in [WAITING, AWAITED, LAST] {
-                push(&shared.0, call);
-            }
+            push(&shared.0, &[WAITING, AWAITED]);
+            push(&shared.0, &[LAST]);
             let mut all = threads.map(|thread| thread.join().unwrap()).concat();
             all.sort_unstable();
             assert_eq!(all, [WAITING, AWAITED]);
@@ -171,7 +188,7 @@ mod models {
             scheduler.suspend();
             scheduler.resume(3, 3, 1);
             shared.wake_one(scheduler);
-            push(&shared, LAST);
+            push(&shared, &[LAST]);
             let [other, own] = threads.map(|thread| thread.join().unwrap());
             assert_eq!((other, own), (vec![], vec![3]));
         });
@@ -188,7 +205,7 @@ mod models {
                 let shared = shared.clone();
                 thread::spawn(move || run_calls(&shared, slot, &Notify::new()))
             });
-            push(&shared, 3);
+            push(&shared, &[3]);
             shared.lock().drain();
             shared.wake_all();
             let cancelled = shared.lock().cancel(3);
@@ -205,10 +222,9 @@ mod models {
                 let shared = shared.clone();
                 move || run_calls(&shared, 0, &Notify::new())
             });
-            push(&shared, 3);
-            push(&shared, 4);
+            push(&shared, &[3, 4]);
             let cancelled = shared.lock().cancel(4);
-            push(&shared, LAST);
+            push(&shared, &[LAST]);
             let mut all = thread.join().unwrap();
             all.extend(cancelled);
             assert_eq!(all, [3, 4]);

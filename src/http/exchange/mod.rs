@@ -146,8 +146,11 @@ impl RequestExchange {
     /// Follows a call that the engine has accepted.
     pub fn follow(&self, submission: Submission) {
         match submission {
-            Submission::Queued(handle) => {
+            Submission::Queued(handle, wake_up) => {
                 self.event_loop.get().handle.replace(Some(handle));
+                if let Some(wake_up) = wake_up {
+                    self.worker.event_loop.wake_later(wake_up);
+                }
             }
             Submission::Ran(suspended) => {
                 self.suspend(suspended);
