@@ -95,6 +95,9 @@ static mut COMMANDS: [sys::ngx_command_t; conf::directives::DIRECTIVES.len()] = 
 /// (NGX_MAX_PROCESSES).
 const VERSION_COMMIT_WORDS: usize = VersionCommit::words(1024);
 
+/// Words of shared memory for the balance between as many workers.
+const BALANCE_WORDS: usize = worker::balance::words(1024);
+
 /// Maker of the configurations, in the pool of their cycle, which drops them.
 struct Module;
 
@@ -153,7 +156,7 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
         }
         main.resolve_mounts();
         match main
-            .share(&conf, VERSION_COMMIT_WORDS)
+            .share(&conf, VERSION_COMMIT_WORDS, BALANCE_WORDS)
             .and_then(|()| nginx::request::withheld_body::withhold_from_subrequests(&conf))
         {
             Ok(()) => Status::NGX_OK.into(),
@@ -225,7 +228,8 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
         // SAFETY: nginx's process has one thread until the worker is started.
         unsafe { python::runtime::set_environment(&config.environment) };
         let preflight_server = reload::process::start_preflight_server(&config);
-        match worker::start(config) {
+        let balance_words = conf.balance_words().and_then(|shared| shared.get(..worker::balance::words(workers)));
+        match worker::start(config, balance_words) {
             Ok(worker) => reload::start(worker, preflight_server, conf.version_commits(), workers),
             Err(error) => {
                 let message = format!("wsgi: cannot start the worker: {error}");

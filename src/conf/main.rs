@@ -36,6 +36,8 @@ settings! {
     python_path: Located<Vec<PathBuf>>, HTTP | ONE_OR_MORE, setters::python_path;
     /// Sets the optimization level, like `python -O`.
     python_optimize: Located<u8> = 0.into(), HTTP | TAKE1, setters::python_optimize;
+    /// Leaves new connections to workers with free threads.
+    balance: bool = true, HTTP | FLAG, setters::flag;
     /// Recycles a worker process after this number of calls.
     max_requests: MaxRequests = MaxRequests { calls: 0, jitter: 0 }, HTTP | TAKE12, setters::max_requests;
     /// Recycles a worker process whose memory exceeds this size.
@@ -57,6 +59,7 @@ pub struct MainConf {
     pub(super) settings: MainSettings,
     recycle_lock: Option<ShmZone>,
     version_commits: Option<VersionCommitShm>,
+    balance_words: Option<AnonymousShm>,
     applications: Vec<RegisteredApplication>,
     locations: Vec<MountedLocation>,
 }
@@ -101,20 +104,22 @@ impl MainConf {
         interpreters::check(&self.applications)
     }
 
-    /// Allocates the memory that the workers share, if there are applications: the recycle lock, and
-    /// `words_per_commit` words for each application whose interpreter is replaced.
+    /// Allocates the memory that the workers share, if there are applications: the recycle lock, `balance_words` words
+    /// for `wsgi_balance`, and `words_per_commit` words for each application whose interpreter is replaced.
     ///
     /// # Errors
     /// The cause has been logged.
-    pub fn share(&mut self, conf: &Conf, words_per_commit: usize) -> Result<(), ()> {
+    pub fn share(&mut self, conf: &Conf, words_per_commit: usize, balance_words: usize) -> Result<(), ()> {
+        let allocate = |count| {
+            AnonymousShm::new(count).map_err(|error| conf.emerg(&format!("cannot allocate shared memory: {error}")))
+        };
         if !self.applications.is_empty() {
             self.recycle_lock = Some(ShmZone::add(conf, "ngx_http_wsgi_recycle_lock", 1)?);
+            self.balance_words = if self.balance() { Some(allocate(balance_words)?) } else { None };
         }
         let count = interpreters::count_replaced(&self.applications) * words_per_commit;
         if count > 0 {
-            let memory = AnonymousShm::new(count)
-                .map_err(|error| conf.emerg(&format!("cannot allocate shared memory: {error}")))?;
-            self.version_commits = Some(VersionCommitShm { memory, words: words_per_commit });
+            self.version_commits = Some(VersionCommitShm { memory: allocate(count)?, words: words_per_commit });
         }
         Ok(())
     }
@@ -129,6 +134,11 @@ impl MainConf {
     pub fn version_commits(&self) -> Vec<&'static [AtomicU64]> {
         let shared = self.version_commits.as_ref();
         shared.map(|shared| shared.memory.keep().chunks(shared.words).collect()).unwrap_or_default()
+    }
+
+    /// Returns the shared words of `wsgi_balance`, `None` if it is off. Called once, in a worker.
+    pub fn balance_words(&self) -> Option<&'static [AtomicU64]> {
+        self.balance_words.as_ref().map(AnonymousShm::keep)
     }
 
     /// Returns the settings of the Python runtime.

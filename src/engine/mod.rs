@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use call_clock::CallClock;
 use inline::Inline;
-use pool::{CallHandle, WakeUp};
+use pool::{Queued, ThreadPool};
 use versions::InterpreterVersions;
 
 use crate::app::application::Application;
@@ -37,8 +37,8 @@ pub trait TimedTransport: Transport {
 
 /// Result of the submission of a call.
 pub enum Submission {
-    /// A thread will run the call: after this wake-up at the latest, if there is one.
-    Queued(CallHandle, Option<WakeUp>),
+    /// A thread will run the call.
+    Queued(Queued),
     /// The call has run to its end, or until its response had to wait.
     Ran(Option<Box<dyn Suspended>>),
 }
@@ -66,7 +66,18 @@ impl Engine {
                 let limit = transport.clock().queue_limit();
                 let queued = interpreters[interpreter].with_active(|pool| pool.enqueue(application, call, limit));
                 // A refused call is dropped here, without the locks of its pool.
-                queued.map(|(handle, wake_up)| Submission::Queued(handle, wake_up)).map_err(|_call| QueueFull)
+                queued.map(Submission::Queued).map_err(|_call| QueueFull)
+            }
+        }
+    }
+
+    /// Returns the largest backlog of an interpreter: 0 if each has a free thread for one more call, and otherwise the
+    /// place in the queue that the call would get, from 1. Always 0 with `wsgi_threads off`.
+    pub fn backlog(&self) -> usize {
+        match self {
+            Self::Inline(_) => 0,
+            Self::Pools(interpreters) => {
+                interpreters.iter().map(|versions| versions.with_active(ThreadPool::backlog)).max().unwrap_or_default()
             }
         }
     }

@@ -14,18 +14,26 @@ pub unsafe fn close_on_exec(cycle: *mut sys::ngx_cycle_t) {
     // SAFETY: an array of listening sockets, which this process owns since the fork.
     for socket in unsafe { (*cycle).listening.as_slice_mut::<sys::ngx_listening_t>() } {
         set_close_on_exec(socket.fd);
-        let of_http: unsafe extern "C" fn(*mut sys::ngx_connection_t) = sys::ngx_http_init_connection;
-        if socket.handler.is_some_and(|handler| std::ptr::fn_addr_eq(handler, of_http)) {
+        if has_handler(socket, sys::ngx_http_init_connection) {
             socket.handler = Some(init_connection);
         }
     }
+}
+
+/// Returns true for a listening socket for HTTP, after [`close_on_exec`].
+pub(super) fn is_of_http(socket: &sys::ngx_listening_t) -> bool {
+    has_handler(socket, init_connection)
+}
+
+fn has_handler(socket: &sys::ngx_listening_t, handler: unsafe extern "C" fn(*mut sys::ngx_connection_t)) -> bool {
+    socket.handler.is_some_and(|set| std::ptr::fn_addr_eq(set, handler))
 }
 
 unsafe extern "C" fn init_connection(connection: *mut sys::ngx_connection_t) {
     // SAFETY: nginx passes an accepted connection. The handler of its socket was ngx_http_init_connection.
     unsafe {
         guard((), || set_close_on_exec((*connection).fd));
-        sys::ngx_http_init_connection(connection);
+        super::accept::while_accepting(|| sys::ngx_http_init_connection(connection));
     }
 }
 

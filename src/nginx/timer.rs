@@ -6,6 +6,12 @@ use std::time::Duration;
 
 use super::{guard, sys};
 
+/// Returns nginx's clock, which it reads once for the events that it handles together. Belongs to the event loop thread.
+pub fn current_milliseconds() -> usize {
+    // SAFETY: a plain variable, which the event loop thread sets.
+    unsafe { sys::ngx_current_msec }
+}
+
 /// Timer that runs a function on the event loop thread, once each time it is armed.
 pub struct Timer {
     inner: UnsafeCell<Inner>,

@@ -88,7 +88,12 @@ impl NotifyHandler for EventLoop {
 
     fn receive(&self, message: Message) {
         match message {
-            Message::Response(request) => request.on_output(),
+            Message::Response(request) => {
+                request.on_output();
+                if let Some(worker) = super::get() {
+                    worker.note_output();
+                }
+            }
             Message::Log => self.write_log(),
             Message::Run(task) => task(),
         }

@@ -1,6 +1,7 @@
-//! Life of one worker process: its configuration, engine, applications, active requests and recycling.
+//! Life of one worker process: its configuration, engine, applications, active requests, recycling and balance.
 
 pub mod active_requests;
+pub mod balance;
 pub mod config;
 mod environment;
 pub mod event_loop;
@@ -9,7 +10,7 @@ pub mod recycle;
 mod recycle_lock;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::nginx::{sockets, worker_process};
 use crate::python::{after_fork, fork, log};
 use crate::sync::RwLock;
 use active_requests::ActiveRequests;
+use balance::Balance;
 use config::{WorkerConfig, WorkerInterpreter};
 use event_loop::{EventLoop, WorkerSink};
 use recycle::Recycler;
@@ -37,6 +39,8 @@ pub struct Worker {
     pub requests: ActiveRequests,
     pub recycler: Recycler,
     pub engine: Engine,
+    /// `None` where workers share no connections.
+    balance: Option<Balance>,
     applications: RwLock<Vec<WorkerApplication>>,
     shutdown_timeout: Duration,
 }
@@ -55,11 +59,12 @@ pub fn get() -> Option<&'static Worker> {
     WORKER.get()
 }
 
-/// Starts the worker. With threads it returns at once, and Python starts beside the event loop.
+/// Starts the worker. With threads it returns at once, and Python starts beside the event loop. `balance_words` are the
+/// shared words of `wsgi_balance`, unless it is off.
 ///
 /// # Errors
 /// If there is no file descriptor, nginx connection or thread left; never because of an application.
-pub fn start(config: WorkerConfig) -> io::Result<&'static Worker> {
+pub fn start(config: WorkerConfig, balance_words: Option<&'static [AtomicU64]>) -> io::Result<&'static Worker> {
     let event_loop = EventLoop::attach()?;
     log::set_worker_sink(Arc::new(WorkerSink::new(event_loop)));
     after_fork::set_in_child(|| {
@@ -81,11 +86,24 @@ pub fn start(config: WorkerConfig) -> io::Result<&'static Worker> {
         }
     });
     let shutdown_timeout = config.shutdown_timeout;
-    let (engine, applications) = start_engine(config, has_loaded)?;
+    let (engine, applications) = start_engine(config, has_loaded.clone())?;
     let applications = RwLock::new(applications);
-    let worker = Worker { event_loop, requests, recycler, engine, applications, shutdown_timeout };
+    let balance = match (&engine, balance_words) {
+        (Engine::Pools(_), Some(words)) => Balance::new(words, has_loaded, || {
+            if let Some(worker) = get()
+                && let Some(balance) = &worker.balance
+            {
+                balance.on_timer(worker.engine.backlog());
+            }
+        }),
+        _ => None,
+    };
+    let worker = Worker { event_loop, requests, recycler, engine, balance, applications, shutdown_timeout };
     let worker = WORKER.get_or_init(|| worker);
     worker.recycler.start();
+    if let Some(balance) = &worker.balance {
+        balance.note_backlog(worker.engine.backlog());
+    }
     Ok(worker)
 }
 
@@ -168,6 +186,29 @@ impl Worker {
     /// Returns the interpreter versions of an application, `None` with `wsgi_threads off`.
     pub fn versions(&'static self, application: &WorkerApplication) -> Option<&'static InterpreterVersions> {
         self.engine.versions(application.interpreter)
+    }
+
+    /// Notes that a call was queued, with the backlog of its interpreter. On the event loop thread.
+    pub fn note_queued(&'static self, backlog: usize) {
+        if let Some(balance) = &self.balance {
+            balance.note_queued(backlog);
+        }
+    }
+
+    /// Notes that a call has output or has ended. On the event loop thread.
+    fn note_output(&'static self) {
+        if let Some(balance) = &self.balance
+            && balance.note_output()
+        {
+            balance.note_backlog(self.engine.backlog());
+        }
+    }
+
+    /// Tells the other workers that this one is about to exit. On the event loop thread.
+    fn leave_balance(&self) {
+        if let Some(balance) = &self.balance {
+            balance.leave();
+        }
     }
 
     /// Returns `wsgi_shutdown_timeout`.

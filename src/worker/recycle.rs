@@ -282,6 +282,9 @@ impl Recycler {
     fn exit(&self, level: Level, reason: &dyn fmt::Display) {
         self.state.get().is_done.set(true);
         Log::cycle().write(level, &format!("wsgi: worker shutting down gracefully: {reason}"));
+        if let Some(worker) = super::get() {
+            worker.leave_balance();
+        }
         worker_process::quit();
     }
 

@@ -43,6 +43,7 @@ const DIRECTIVES: &[Directive] = &[
     directive("wsgi_queue_timeout", "5s", HSL),
     directive("wsgi_request_timeout", "30s", HSL),
     directive("wsgi_slow_request", "2s", HSL),
+    directive("wsgi_balance", "off", &[Http]),
     directive("wsgi_max_requests", "1000 100", &[Http]),
     directive("wsgi_max_memory", "512m", &[Http]),
     directive("wsgi_debug", "on", HSL),
@@ -83,6 +84,7 @@ const FLAGS: &[&str] = &[
     "wsgi_pass_authorization",
     "wsgi_preload",
     "wsgi_check",
+    "wsgi_balance",
     "wsgi_enable_subinterpreters",
     "wsgi_use_main_interpreter",
     "wsgi_debug",
@@ -204,6 +206,7 @@ fn a_duplicate_with_another_value_is_refused_too() {
         ("wsgi_queue_timeout", "0", "60s"),
         ("wsgi_request_timeout", "0", "1s"),
         ("wsgi_slow_request", "0", "1s"),
+        ("wsgi_balance", "off", "on"),
         ("wsgi_max_requests", "0", "1 1"),
         ("wsgi_max_memory", "0", "1g"),
     ] {

@@ -3,6 +3,7 @@
 mod accel;
 mod access;
 mod applications;
+mod balance;
 mod body;
 mod callables;
 mod chapters;

@@ -27,6 +27,15 @@ use crate::app::application::Application;
 use crate::sync::{Condvar, Mutex};
 use crate::wsgi::call::Call;
 
+/// A call in the queue of a pool.
+pub struct Queued {
+    pub handle: CallHandle,
+    /// The caller sends it soon, if there is one: until then perhaps no thread takes the call.
+    pub wake_up: Option<WakeUp>,
+    /// See [`ThreadPool::backlog`].
+    pub backlog: usize,
+}
+
 /// Wake-up of the pool threads that are needed for the calls in the queue.
 #[must_use]
 pub struct WakeUp(Arc<Shared>);
@@ -83,17 +92,12 @@ impl ThreadPool {
         Ok(Self { shared })
     }
 
-    /// Queues a call; `queue` calls may wait for a thread. Loads the application first if it is not loaded. Returns the
-    /// wake-up that the caller has to send soon, if there is one. On the event loop thread; never waits.
+    /// Queues a call; `queue` calls may wait for a thread. Loads the application first if it is not loaded. On the
+    /// event loop thread; never waits.
     ///
     /// # Errors
     /// The call, if too many wait already.
-    pub fn enqueue(
-        &self,
-        application: &Arc<Application>,
-        call: Call,
-        queue: usize,
-    ) -> Result<(CallHandle, Option<WakeUp>), Call> {
+    pub fn enqueue(&self, application: &Arc<Application>, call: Call, queue: usize) -> Result<Queued, Call> {
         let mut scheduler = self.shared.lock();
         if !scheduler.has_room(queue) {
             return Err(call);
@@ -111,17 +115,24 @@ impl ThreadPool {
         }
         let job = Job::Start(application.clone(), call);
         let mut wakes = false;
-        if matches!(load_state, LoadState::Loaded) {
+        let is_loaded = matches!(load_state, LoadState::Loaded);
+        if is_loaded {
             scheduler.push(number, job);
             wakes = scheduler.plan_wake_up();
-            if scheduler.is_plan_full() {
-                self.shared.scheduler.wake_one(scheduler);
-            }
         } else {
             scheduler.push_awaiting_import(number, job);
         }
+        let backlog = scheduler.backlog();
+        if is_loaded && scheduler.is_plan_full() {
+            self.shared.scheduler.wake_one(scheduler);
+        }
         let wake_up = wakes.then(|| WakeUp(self.shared.clone()));
-        Ok((CallHandle { shared: self.shared.clone(), number }, wake_up))
+        Ok(Queued { handle: CallHandle { shared: self.shared.clone(), number }, wake_up, backlog })
+    }
+
+    /// Returns 0 if a thread is free for one more call, and otherwise the place in the queue that it would get, from 1.
+    pub fn backlog(&self) -> usize {
+        self.shared.lock().backlog()
     }
 
     /// Loads the changed modules of an application; later calls wait for that. `note` notes its files before. Does

@@ -138,9 +138,22 @@ impl<J> Scheduler<J> {
 
     /// Returns true if one more call is accepted where `queue` calls may wait for a thread.
     pub fn has_room(&self, queue: usize) -> bool {
+        !self.closed && self.accepted() < queue.saturating_add(self.first_slot_count())
+    }
+
+    /// Returns the number of calls that wait or run and are not aborted.
+    fn accepted(&self) -> usize {
         // A free thread takes a call soon, but not at once.
-        let accepted = self.queue.len() + self.awaiting_import.len() + self.running();
-        !self.closed && accepted < queue.saturating_add(self.first_slot_count())
+        self.queue.len() + self.awaiting_import.len() + self.running()
+    }
+
+    /// Returns 0 if a thread is free for one more call, and otherwise the place in the queue that it would get, from 1.
+    pub fn backlog(&self) -> usize {
+        match self.first_slot_count() {
+            // The main interpreter alone, which runs no calls.
+            0 => 0,
+            threads => (self.accepted() + 1).saturating_sub(threads),
+        }
     }
 
     /// Adds a call that any thread may start.

@@ -23,7 +23,7 @@ use super::response_buffer::{ResponseBuffer, SharedBuffer};
 use crate::conf::header_rules::HeaderRules;
 use crate::conf::location::{Buffering, LocationConf};
 use crate::engine::call_clock::CallClock;
-use crate::engine::pool::CallHandle;
+use crate::engine::pool::{CallHandle, Queued};
 use crate::engine::{Submission, TimedTransport};
 use crate::nginx::log::Log;
 use crate::nginx::request::events::RequestEvents;
@@ -146,8 +146,9 @@ impl RequestExchange {
     /// Follows a call that the engine has accepted.
     pub fn follow(&self, submission: Submission) {
         match submission {
-            Submission::Queued(handle, wake_up) => {
+            Submission::Queued(Queued { handle, wake_up, backlog }) => {
                 self.event_loop.get().handle.replace(Some(handle));
+                self.worker.note_queued(backlog);
                 if let Some(wake_up) = wake_up {
                     self.worker.event_loop.wake_later(wake_up);
                 }
