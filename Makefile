@@ -20,6 +20,7 @@ export NGINX_BUILD_DIR  ## the build directory of that source, if it is not objs
 export SOAK_MINUTES     ## make soak: how long (10)
 export SOAK_RELOAD      ## make soak: seconds between reloads (27), 0: keep the same workers
 export SOAK_THREADS     ## make soak: off runs applications on the event loop
+export RECORD           ## make bench-instructions: not empty: record the figures in tests/instructions.json
 export MODULE           ## make run, make install: a module that is already built
 export DESTDIR          ## make install: a directory put in front of each path
 export BENCH_ROUNDS     ## make bench, make bench-growth: rounds (5, and 2)
@@ -31,12 +32,12 @@ export MATRIX           ## make matrix: Debian releases, and debug for nginx wit
 TEST_PACKAGES := python3-venv curl openssl valgrind shellcheck
 
 ##@ Targets
-.PHONY: help run build test test-all model soak bench bench-growth matrix install uninstall clean
+.PHONY: help run build test test-all model soak bench bench-growth bench-instructions matrix install uninstall clean
 
 help: ## list targets and variables
 	@awk 'BEGIN { FS = " *## *" } \
 	    /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	    /^(export )?[a-zA-Z_-]+:? .*## / { sub(/^export /, ""); sub(/:.* ## /, " ## "); printf "  %-17s%s\n", $$1, $$2 }' \
+	    /^(export )?[a-zA-Z_-]+:? .*## / { sub(/^export /, ""); sub(/:.* ## /, " ## "); printf "  %-20s%s\n", $$1, $$2 }' \
 	    $(firstword $(MAKEFILE_LIST))
 
 run: ## serve the demo, or APP, in the foreground on http://127.0.0.1:PORT/, reloaded after each edit; Ctrl-C stops it
@@ -56,6 +57,10 @@ test-all: ## make test, then what depends on the version of Python with each oth
 model: ## run every interleaving of the threads that hand requests and responses over; a part of make test
 	@tools/setup.sh
 	@tools/model.sh
+
+bench-instructions: ## count the instructions of a request, in all and in each part of the program
+	@tools/setup.sh $(TEST_PACKAGES)
+	@tools/bench_instructions.sh
 
 soak: ## minutes of mixed load with reloads, slow clients and disconnects; fails if a request is lost or memory grows
 	@tools/setup.sh

@@ -15,6 +15,7 @@ independent_of_python=(
     chapters configurations documentation documents messages # documents and examples
     install make_run                        # scripts
     valgrind                                # memory of nginx and Rust
+    instructions                            # recorded for one Python
 )
 
 current='' times=()
@@ -41,22 +42,10 @@ check_formatting() {
     cargo fmt --check
 }
 
-make_venv() {
-    "$1" -m venv --clear "$2"
-    "$2/bin/pip" install --quiet --disable-pip-version-check -r tests/requirements.txt
-}
-
-# Has the tests use the virtual environment of a Python with the packages that they need, and makes it if it is not
-# there, or if that Python or the requirements have changed.
+# Has the tests use the virtual environment of a Python with the packages that they need.
 select_venv() {
-    local venv stamp
-    venv=$PWD/target/venv/$(python_tag "$1")
-    export WSGI_TEST_VENV=$venv
-    stamp=$("$1" -c 'import sys; print(sys.prefix, sys.version)' && cat tests/requirements.txt)
-    if [[ ! -f $venv/.installed || $(<"$venv/.installed") != "$stamp" ]]; then
-        part "virtual environment" make_venv "$1" "$venv"
-        printf '%s\n' "$stamp" >"$venv/.installed"
-    fi
+    WSGI_TEST_VENV=$(tools/venv.sh "$1")
+    export WSGI_TEST_VENV
 }
 
 # The module that the tests load is built with them, as tests/suite/harness/module.rs does.
@@ -74,9 +63,11 @@ test_chosen() {
     part "unit tests" cargo test --lib
     part "models" tools/model.sh
     part "arithmetic of the benchmark" "$python" -B -m unittest discover -s tools/bench/tests -t tools
-    select_venv "$python"
-    part "integration tests" cargo test --test suite -- --skip valgrind::
+    part "virtual environment" select_venv "$python"
+    part "integration tests" cargo test --test suite -- --skip valgrind:: --skip instructions::
     part "valgrind" cargo test --test suite valgrind::
+    # Alone, and with the reason if they are skipped.
+    part "instructions" cargo test --test suite -- --nocapture instructions::
 }
 
 # The tests that depend on the version of Python, with another one.
@@ -89,7 +80,7 @@ test_other() {
     export PYO3_PYTHON=$2 CARGO_TARGET_DIR=$target/$tag
     part "$tag: build" cargo test --no-run
     part "$tag: unit tests" cargo test --lib
-    select_venv "$2"
+    part "$tag: virtual environment" select_venv "$2"
     part "$tag: integration tests" cargo test --test suite -- "${skipped[@]}"
 }
 

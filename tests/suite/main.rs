@@ -31,6 +31,7 @@ mod headers;
 mod inheritance;
 mod input;
 mod install;
+mod instructions;
 mod integrity;
 mod intercept;
 mod interpreter_copies;

@@ -117,10 +117,18 @@ fn no_memory_is_misused_when_clients_leave(engine: Engine) {
     });
 }
 
+/// Returns whether valgrind is there; otherwise says that the test is skipped.
+pub fn is_installed() -> bool {
+    let is_installed = Command::new("valgrind").arg("--version").output().is_ok();
+    if !is_installed {
+        eprintln!("skipped: valgrind is not installed");
+    }
+    is_installed
+}
+
 /// Runs nginx under valgrind, calls `use_it` and stops nginx.
 fn under_valgrind(site: Site, use_it: impl FnOnce(&Nginx)) {
-    if Command::new("valgrind").arg("--version").output().is_err() {
-        eprintln!("skipped: valgrind is not installed");
+    if !is_installed() {
         return;
     }
     let report = site.prefix().join("valgrind");
@@ -138,7 +146,7 @@ fn under_valgrind(site: Site, use_it: impl FnOnce(&Nginx)) {
 }
 
 /// Sends SIGQUIT and wakes the event loop: under valgrind any thread may get the signal, which does not wake another.
-fn quit(nginx: &mut Nginx) {
+pub fn quit(nginx: &mut Nginx) {
     let address = nginx.address();
     let gone = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -1,5 +1,6 @@
 //! Common parts of all tests: `Site` describes an nginx, `Nginx` is a running one, `Response` a response of it.
 
+mod callgrind;
 mod client;
 mod curl;
 mod http;
@@ -16,6 +17,7 @@ mod shared;
 mod site;
 pub mod stress;
 
+pub use callgrind::{Callgrind, Profile, Source};
 pub use client::Client;
 pub use curl::{Curl, curl, make_certificate};
 pub use http::{Conn, Framing, Response, latin1};

@@ -1,6 +1,6 @@
 //! Describes an nginx: its configuration and the files beside it.
 
-use super::module::module;
+use super::module::{module, release_module};
 use super::{Engine, Nginx, SharedNginx, in_repository};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -23,6 +23,7 @@ pub struct Site {
     pub(super) port: u16,
     pub(super) errors_expected: bool,
     pub(super) wrapper: Vec<String>,
+    module: Option<PathBuf>,
     main: String,
     events: String,
     http: String,
@@ -65,6 +66,7 @@ impl Site {
             port: free_port(),
             errors_expected: false,
             wrapper: Vec::new(),
+            module: None,
             main: String::new(),
             events: String::new(),
             http: String::new(),
@@ -189,6 +191,12 @@ impl Site {
         self
     }
 
+    /// Loads the module as it is released, and not that of the tests' own profile.
+    pub fn release_module(mut self) -> Site {
+        self.module = Some(release_module().to_owned());
+        self
+    }
+
     /// Another port for another `listen`.
     pub fn another_port(&self) -> u16 {
         free_port()
@@ -206,7 +214,7 @@ impl Site {
         // Tests of other things do without the second import that the check is.
         let is_about_check = [main, http, server].iter().any(|text| text.contains("wsgi_check"));
         let check = if is_about_check { "" } else { "wsgi_check off;" };
-        let module = module().display();
+        let module = self.module.as_deref().unwrap_or_else(|| module()).display();
         let daemon = if self.daemon { "on" } else { "off" };
         let user = match (&self.user, is_root()) {
             (Some(user), true) => format!("user {user};"),
@@ -288,6 +296,7 @@ http {{
             http: self.http.clone(),
             server: self.server.clone(),
             listen: self.listen.clone(),
+            module: self.module.clone(),
             user: self.user.clone(),
             workers: self.workers,
             log_level: self.log_level.clone(),
