@@ -17,7 +17,6 @@ gc.freeze()
 template = json.loads(environ) | {
     "wsgi.version": (1, 0),
     "wsgi.url_scheme": "http",
-    "wsgi.input": io.BytesIO(),
     "wsgi.errors": sys.stderr,
     "wsgi.multithread": False,
     "wsgi.multiprocess": True,
@@ -32,8 +31,9 @@ def start_response(status, headers, exc_info=None):
 
 def call(times):
     for _ in range(times):
-        response = application(template.copy(), start_response)
-        body = b"".join(response)
+        response = application({**template, "wsgi.input": io.BytesIO()}, start_response)
+        for body in response:
+            pass
         close = getattr(response, "close", None)
         if close is not None:
             close()
