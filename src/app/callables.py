@@ -7,9 +7,9 @@ Runs before loader.py, with the same globals.
 """
 
 import functools
-import math
 import types
 
+INFINITE = float("inf")
 CO_VARARGS, CO_COROUTINE, CO_ASYNC_GENERATOR = 0x04, 0x80, 0x200
 
 
@@ -60,16 +60,16 @@ def arguments_of(called):
     if type(called) is functools.partial:
         least, most = arguments_of(called.func)
         if called.keywords or any(argument is PLACEHOLDER for argument in called.args):
-            return 0, math.inf
+            return 0, INFINITE
         return max(0, least - len(called.args)), max(0, most - len(called.args))
     if issubclass(type(called), type) and called.__new__ is object.__new__ and called.__init__ is object.__init__:
-        return (0, 0) if type(called).__call__ is type.__call__ else (0, math.inf)
+        return (0, 0) if type(called).__call__ is type.__call__ else (0, INFINITE)
     function, count = function_of(called)
     if function is None:
-        return 0, math.inf
+        return 0, INFINITE
     code = function.__code__
     least = code.co_argcount - len(function.__defaults__ or ())
-    most = math.inf if code.co_flags & CO_VARARGS else code.co_argcount
+    most = INFINITE if code.co_flags & CO_VARARGS else code.co_argcount
     return max(0, least - count), max(0, most - count)
 
 

@@ -8,7 +8,6 @@ import that module, but the imports of functions cannot be known in advance.
 Runs before loader.py and after settings.py, with the same globals.
 """
 
-import contextlib
 import importlib.machinery
 import os
 import sys
@@ -164,25 +163,39 @@ def check_settings():
         raise refusal("two applications of one interpreter have different settings of Django", *found.values())
 
 
-@contextlib.contextmanager
-def being_loaded(number, title, root, package):
+class BeingLoaded:
     """A context in which an application is loaded on this thread. After an error it leaves nothing behind."""
-    global loading
-    listed.clear()
-    before = neighbors.get(number)
-    neighbors[number] = loading = neighbor = Neighbor(number, title, root, package)
-    try:
-        with own_settings():
-            yield
-        neighbor.settled()
-    except BaseException:
-        sys.path[:] = neighbor.path_before
-        del neighbors[number]
-        if before:
-            neighbors[number] = before
-        raise
-    finally:
+
+    def __init__(self, number, title, root, package):
+        self._number = number
+        self._neighbor = Neighbor(number, title, root, package)
+        self._settings = own_settings()
+
+    def __enter__(self):
+        global loading
+        listed.clear()
+        self._settings.__enter__()
+        self._before = neighbors.get(self._number)
+        neighbors[self._number] = loading = self._neighbor
+
+    def __exit__(self, *error):
+        global loading
         loading = None
+        is_loaded = False
+        try:
+            self._settings.__exit__(*error)
+            if error[0] is None:
+                self._neighbor.settled()
+                is_loaded = True
+        finally:
+            if not is_loaded:
+                self._undo()
+
+    def _undo(self):
+        sys.path[:] = self._neighbor.path_before
+        del neighbors[self._number]
+        if self._before:
+            neighbors[self._number] = self._before
 
 
 def check_loaded():

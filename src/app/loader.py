@@ -7,7 +7,6 @@ process cannot read a path, or None; and the names of scripts.py, callables.py, 
 import importlib
 import importlib.machinery
 import os
-import re
 import site
 import sys
 import threading
@@ -93,15 +92,17 @@ def source_file(module):
     return file if isinstance(file, str) and isinstance(loader, importlib.machinery.SourceFileLoader) else None
 
 
-INSTALLED = re.compile("/(site|dist)-packages/")
-
-
 def files_of(module):
     """Returns the file of a module, and those of all modules from outside the standard library and site-packages."""
     installed = os.path.join(os.path.dirname(os.__file__), "")
     files = {source_file(module) for module in list(sys.modules.values())}
-    files = {file for file in files if file and not file.startswith(installed) and not INSTALLED.search(file)}
+    files = {file for file in files if file and not file.startswith(installed) and not is_installed(file)}
     return source_file(sys.modules.get(module)), sorted(files)
+
+
+def is_installed(file):
+    """Whether it is in a directory of installed packages."""
+    return "/site-packages/" in file or "/dist-packages/" in file
 
 
 def load(number, title, script, module, callable_, middleware, is_reloaded):
@@ -113,7 +114,7 @@ def load(number, title, script, module, callable_, middleware, is_reloaded):
         # It stays, as modules may be imported at any time.
         sys.meta_path.insert(0, just_edited)
     root, names = script_package(script) if script else (None, ())
-    with being_loaded(number, title, root, names[0] if len(names) > 1 else None):
+    with BeingLoaded(number, title, root, names[0] if len(names) > 1 else None):
         recorder = ImportRecorder()
         sys.meta_path.insert(0, recorder)
         try:

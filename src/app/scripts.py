@@ -6,7 +6,7 @@ sent to them. Globals: `source`, the source of this file; `scripts`, the paths o
 """
 
 import importlib.machinery
-import importlib.util
+import os
 import sys
 
 
@@ -54,8 +54,14 @@ class ScriptFinder:
     def find_spec(self, name, path=None, target=None):
         if name not in scripts:
             return None
-        loader = (ChildLoader if is_child else ScriptLoader)(name, scripts[name])
-        return importlib.util.spec_from_file_location(name, scripts[name], loader=loader)
+        path = scripts[name]
+        loader = (ChildLoader if is_child else ScriptLoader)(name, path)
+        # As importlib.util.spec_from_file_location, whose module imports many others.
+        spec = importlib.machinery.ModuleSpec(name, loader, origin=path)
+        spec.has_location = True
+        if loader.is_package(name):
+            spec.submodule_search_locations = [os.path.dirname(path)]
+        return spec
 
 
 class MainName(str):

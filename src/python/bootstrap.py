@@ -2,17 +2,19 @@
 
 Runs once per interpreter. Globals: the native functions `_write`, `_flush` and `_record`; `facts`, the attributes of
 the module `ngx_wsgi`; `path`, directories to put in front of sys.path.
+
+Modules that few workers need are imported where they are used: each interpreter would hold a megabyte for them.
 """
 
+import _signal
 import atexit
+import functools
 import io
 import os
-import signal
 import site
 import sys
 import threading
 import time
-import traceback
 import types
 
 try:
@@ -148,7 +150,14 @@ class RequestTimeout(BaseException):
 
 def format_stack(frame):
     """Returns the stack of a frame as the lines of a traceback, outermost call first."""
+    import traceback
+
     return "".join(traceback.format_stack(frame))
+
+
+def print_error():
+    """Prints the exception that is handled, without a module that may fail to be imported."""
+    sys.__excepthook__(*sys.exc_info())
 
 
 class Shutdown:
@@ -172,7 +181,7 @@ class Shutdown:
             try:
                 function()
             except BaseException:
-                traceback.print_exc()
+                print_error()
         # Joining threads may take forever, so it is done on a daemon thread.
         joiner = threading.Thread(target=end_threads, name="ngx_wsgi shutdown", daemon=True)
         joiner.start()
@@ -190,7 +199,7 @@ def end_threads():
         try:
             function()
         except BaseException:
-            traceback.print_exc()
+            print_error()
     ignored = (threading.main_thread(), threading.current_thread())
     while threads := [
         thread
@@ -203,6 +212,8 @@ def end_threads():
 
 def signal_name(number):
     """Returns the name of a signal. `signal.Signals` has no names for most real-time signals."""
+    import signal
+
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -210,29 +221,37 @@ def signal_name(number):
 
 
 def guard_signals():
-    """Keeps applications from replacing nginx's signal handlers."""
-    install = signal.signal
+    """Keeps applications from replacing nginx's signal handlers.
+
+    `signal.signal` calls `_signal.signal`, which is replaced here, so that `signal` need not be imported.
+    """
+    install = _signal.signal
     worker = os.getpid()
 
     def refuse(call):
-        stack = "".join(traceback.format_stack(sys._getframe(2), limit=5))
+        import traceback
+
+        frame = sys._getframe(2)
+        if frame.f_globals.get("__name__") == "signal":
+            frame = frame.f_back
+        stack = "".join(traceback.format_stack(frame, limit=5))
         sys.stderr.write(
             f"{call} ignored: nginx handles the signals of its workers; "
             f"use ngx_wsgi.on_shutdown for clean-up\n{stack}"
         )
 
-    def guarded(signalnum, handler):
+    @functools.wraps(install)
+    def guarded(signalnum, handler, /):
         is_here = os.getpid() == worker and threading.current_thread() is threading.main_thread()
-        if not is_here or signalnum not in signal.valid_signals():
+        if not is_here or signalnum not in _signal.valid_signals():
             return install(signalnum, handler)
         refuse(f"signal.signal({signal_name(signalnum)})")
-        return signal.getsignal(signalnum)
+        return _signal.getsignal(signalnum)
 
     def register(signum, *_, **__):
         refuse(f"faulthandler.register({signal_name(signum)})")
 
-    guarded.__doc__ = install.__doc__
-    signal.signal = guarded
+    _signal.signal = guarded
     if faulthandler:
         faulthandler.register = register
 

@@ -1,6 +1,7 @@
 //! Exceptions as text. `PyErr_Print` would print them, and exit on SystemExit.
 
 use pyo3::exceptions::PyBaseException;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 use rustc_hash::FxHashSet;
@@ -41,8 +42,25 @@ fn attribute<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py,
 /// Returns the whole traceback as `traceback.format_exception` does, without the frames of this module and of
 /// importlib.
 pub fn format(error: &PyErr, py: Python<'_>) -> String {
-    let formatted = format_with_module(error, py);
-    formatted.unwrap_or_else(|_| format!("{}\n(the traceback could not be formatted)", summary(error, py)))
+    format_with_module(error, py).unwrap_or_else(|_| {
+        let frames = format_frames(error, py).unwrap_or_default();
+        format!("{frames}{}\n(the traceback could not be formatted)", summary(error, py))
+    })
+}
+
+/// Returns the frames of an exception alone, without Python code: the module `traceback` is imported on first use, which
+/// fails when no descriptor is left.
+fn format_frames(error: &PyErr, py: Python<'_>) -> PyResult<String> {
+    let Some(frames) = error.traceback(py).map(|frames| without_own(frames.into_any())).transpose()?.flatten() else {
+        return Ok(String::new());
+    };
+    let text = py.import("io")?.getattr("StringIO")?.call0()?;
+    // SAFETY: attached; both are live objects, and the function checks their types.
+    let result = unsafe { ffi::PyTraceBack_Print(frames.as_ptr(), text.as_ptr()) };
+    if result < 0 {
+        return Err(PyErr::fetch(py));
+    }
+    Ok(utf8_lossless(text.call_method0("getvalue")?.cast::<PyString>()?))
 }
 
 fn format_with_module(error: &PyErr, py: Python<'_>) -> PyResult<String> {

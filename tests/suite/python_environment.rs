@@ -14,6 +14,7 @@ both_engines!(
     python_home_is_the_environment_used,
     python_executable_is_the_environment_used,
     optimize_is_as_the_options_of_python,
+    an_interpreter_imports_no_more_than_it_needs,
 );
 
 /// Responds with an expression evaluated at import.
@@ -189,4 +190,30 @@ fn optimize_is_as_the_options_of_python(engine: Engine) {
         let docs = nginx.get("/docs").expect(200).json();
         assert_eq!(docs.is_string(), docstrings, "{directive}");
     }
+}
+
+fn an_interpreter_imports_no_more_than_it_needs(engine: Engine) {
+    // Without `json`, which imports modules that must not be among them.
+    let app = r#"
+import sys
+FOUND = "\n".join(sorted(set(sys.modules) - {__name__}))
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [FOUND.encode()]
+"#;
+    let nginx = Site::new(engine).app(app).start();
+    let found = nginx.get("/").expect(200).text();
+
+    let code = "
+import atexit, faulthandler, functools, importlib.machinery, io, site, sys, threading, time, types, zlib
+print(*sys.modules)
+";
+    // As in nginx, whose environment has no locale.
+    let environment = [("LC_ALL", "C"), ("PYTHONCOERCECLOCALE", "0")];
+    let output = Command::new(PYTHON).args(["-X", "utf8", "-c", code]).envs(environment).output().unwrap();
+    let known = String::from_utf8(output.stdout).unwrap();
+    let known: Vec<_> = known.split_whitespace().collect();
+    let more: Vec<_> = found.lines().filter(|name| !known.contains(name)).collect();
+    assert_eq!(more, ["ngx_wsgi"]);
 }

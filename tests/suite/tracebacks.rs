@@ -10,6 +10,7 @@ both_engines!(
     tracebacks_of_imports_have_no_frames_of_the_server,
     a_debug_page_has_no_frames_of_the_server,
     tracebacks_of_calls_have_no_frames_of_importlib,
+    frames_are_logged_without_the_traceback_module,
 );
 
 fn a_long_traceback_is_whole(engine: Engine) {
@@ -213,4 +214,23 @@ raise failures[0]
     let log = nginx.error_log();
     assert!(log.contains("in import_module") && log.contains("/broken.py\", line 1"), "{log}");
     assert!(!log.contains("<frozen importlib"), "{log}");
+}
+
+fn frames_are_logged_without_the_traceback_module(engine: Engine) {
+    let nginx = does(
+        engine,
+        r#"
+import sys
+# Its import fails, as it does when no descriptor is left.
+sys.modules["traceback"] = None
+raise ValueError("the cause")
+"#,
+    )
+    .errors_expected()
+    .start();
+    nginx.get("/").expect(500);
+    nginx.wait_log("(the traceback could not be formatted)");
+    nginx.wait_log("Traceback (most recent call last):");
+    nginx.wait_log("in application");
+    nginx.wait_log("ValueError: the cause");
 }
