@@ -27,6 +27,7 @@ fn python() {
         );
     }
     missing_bindings(python);
+    byte_code(python);
     println!("cargo:rustc-env=WSGI_PYTHON_VERSION={major}.{minor}");
     println!("cargo:rustc-env=WSGI_PYTHON_EXECUTABLE={executable}");
     // The module and the tests find a libpython outside the system's library directories by their rpath.
@@ -35,6 +36,38 @@ fn python() {
     if !system.iter().any(|directory| library.starts_with(directory)) {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{library}");
     }
+}
+
+/// Compiles the module's own Python code, so that no worker has to, and makes the version of the byte code known.
+fn byte_code(python: &pyo3_build_config::InterpreterConfig) {
+    const FILES: [&str; 7] = [
+        "src/app/callables.py",
+        "src/app/conflicts.py",
+        "src/app/loader.py",
+        "src/app/scripts.py",
+        "src/app/settings.py",
+        "src/python/bootstrap.py",
+        "src/python/isolation.py",
+    ];
+    for file in FILES {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let directory = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+    // A list of texts is written alike in Rust and Python.
+    let code = format!(
+        r#"
+import importlib.util, marshal, os
+for path in {FILES:?}:
+    name = os.path.basename(path)
+    with open(path, encoding="utf-8") as file:
+        code = compile(file.read(), "ngx_wsgi/" + name, "exec", dont_inherit=True, optimize=0)
+    with open(os.path.join({directory:?}, name + "c"), "wb") as file:
+        file.write(marshal.dumps(code))
+print(int.from_bytes(importlib.util.MAGIC_NUMBER, "little"))
+"#
+    );
+    let magic = python.run_python_script(&code).expect("Python compiles the module's own code");
+    println!("cargo:rustc-env=WSGI_BYTE_CODE_MAGIC={}", magic.trim());
 }
 
 /// Generates declarations that pyo3-ffi lacks from the headers of this Python.

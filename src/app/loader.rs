@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
 
-use pyo3::ffi::c_str;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use rustc_hash::FxHashMap;
 
 use super::application::{Application, LoadError, Reload};
 use super::specification::{Callable, Target};
-use crate::python::interpreter::run_code;
+use crate::python::interpreter::script;
 use crate::python::{access, fork, log, native_class, traceback};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -42,11 +41,11 @@ impl Loader {
         namespace.set_item("is_child", false)?;
         namespace.set_item("scripts", PyDict::new(py))?;
         namespace.set_item("source", include_str!("scripts.py"))?;
-        run_code(py, c_str!(include_str!("scripts.py")), c"ngx_wsgi/scripts.py", &namespace)?;
-        run_code(py, c_str!(include_str!("callables.py")), c"ngx_wsgi/callables.py", &namespace)?;
-        run_code(py, c_str!(include_str!("settings.py")), c"ngx_wsgi/settings.py", &namespace)?;
-        run_code(py, c_str!(include_str!("conflicts.py")), c"ngx_wsgi/conflicts.py", &namespace)?;
-        run_code(py, c_str!(include_str!("loader.py")), c"ngx_wsgi/loader.py", &namespace)?;
+        script!("scripts").run(py, &namespace)?;
+        script!("callables").run(py, &namespace)?;
+        script!("settings").run(py, &namespace)?;
+        script!("conflicts").run(py, &namespace)?;
+        script!("loader").run(py, &namespace)?;
         let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?.unbind();
         let modules_noted = AtomicUsize::new(0);
         Ok(Self { namespace: namespace.unbind(), interpreter, callables: Mutex::default(), modules, modules_noted })

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pyo3::ffi;
-use pyo3::ffi::c_str;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
@@ -61,7 +60,7 @@ impl Interpreter {
         if let Some(environment) = preparation.environment {
             isolate(py, environment)?;
         }
-        run_code(py, c_str!(include_str!("bootstrap.py")), c"ngx_wsgi/bootstrap.py", &globals)?;
+        script!("bootstrap").run(py, &globals)?;
         Ok(Self { bootstrap: globals.unbind() })
     }
 
@@ -110,17 +109,80 @@ fn isolate(py: Python<'_>, environment: &Environment) -> PyResult<()> {
     let globals = PyDict::new(py);
     globals.set_item("__name__", "_ngx_wsgi_isolation")?;
     globals.set_item("variables", variables)?;
-    run_code(py, c_str!(include_str!("isolation.py")), c"ngx_wsgi/isolation.py", &globals)
+    script!("isolation").run(py, &globals)
 }
 
-/// Runs Python code of this module, with `globals` as its namespace.
-pub fn run_code(py: Python<'_>, code: &CStr, file: &CStr, globals: &Bound<'_, PyDict>) -> PyResult<()> {
-    // SAFETY: null-terminated texts; both results are checked for null.
-    unsafe {
-        let compiled = ffi::Py_CompileString(code.as_ptr(), file.as_ptr(), ffi::Py_file_input);
-        let compiled = Bound::from_owned_ptr_or_err(py, compiled)?;
+/// Python code of this module.
+pub struct Script {
+    pub file: &'static CStr,
+    pub source: &'static CStr,
+    pub byte_code: &'static [u8],
+}
+
+/// Makes a [`Script`] of the file of this name beside the calling one.
+macro_rules! script {
+    ($name:literal) => {
+        $crate::python::interpreter::Script {
+            file: pyo3::ffi::c_str!(concat!("ngx_wsgi/", $name, ".py")),
+            source: pyo3::ffi::c_str!(include_str!(concat!($name, ".py"))),
+            byte_code: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".pyc")),
+        }
+    };
+}
+pub(crate) use script;
+
+impl Script {
+    /// Runs it with `globals` as its namespace.
+    pub fn run(&self, py: Python<'_>, globals: &Bound<'_, PyDict>) -> PyResult<()> {
+        let code = self.code(py)?;
         globals.set_item("__builtins__", py.import("builtins")?)?;
-        let result = ffi::PyEval_EvalCode(compiled.as_ptr(), globals.as_ptr(), globals.as_ptr());
-        Bound::from_owned_ptr_or_err(py, result).map(drop)
+        // SAFETY: attached, with a code object; the result is checked for null.
+        unsafe {
+            let result = ffi::PyEval_EvalCode(code.as_ptr(), globals.as_ptr(), globals.as_ptr());
+            Bound::from_owned_ptr_or_err(py, result).map(drop)
+        }
+    }
+
+    /// Returns its code object. The compiler would need a megabyte, most of which stays allocated.
+    fn code<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        // Byte code may change between two alpha versions of Python.
+        if is_version_of_byte_code(py) { self.load(py) } else { self.compile(py) }
+    }
+
+    fn load<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (data, length) = (self.byte_code.as_ptr().cast(), self.byte_code.len().cast_signed());
+        // SAFETY: attached; `length` bytes, written by this version of Python; the result is checked for null.
+        unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyMarshal_ReadObjectFromString(data, length)) }
+    }
+
+    fn compile<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        // SAFETY: attached; null-terminated texts; the result is checked for null.
+        unsafe {
+            let code = ffi::Py_CompileString(self.source.as_ptr(), self.file.as_ptr(), ffi::Py_file_input);
+            Bound::from_owned_ptr_or_err(py, code)
+        }
+    }
+}
+
+/// Returns whether this Python runs the byte code of the Python that this module was built with.
+fn is_version_of_byte_code(_: Python<'_>) -> bool {
+    // SAFETY: attached.
+    unsafe { ffi::PyImport_GetMagicNumber() }.to_string() == env!("WSGI_BYTE_CODE_MAGIC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::runtime::start_for_tests;
+
+    #[test]
+    fn byte_code_is_that_of_the_source() {
+        start_for_tests();
+        Python::attach(|py| {
+            assert!(is_version_of_byte_code(py));
+            for script in [script!("bootstrap"), script!("isolation")] {
+                assert!(script.load(py).unwrap().eq(script.compile(py).unwrap()).unwrap(), "{:?}", script.file);
+            }
+        });
     }
 }
