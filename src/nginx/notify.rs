@@ -71,10 +71,11 @@ impl<T: Send> Notifier<T> {
     }
 }
 
-/// Handles the messages that are in the queue. Belongs to the event loop thread.
+/// Handles the messages that are in the queue. A panic ends the handling of one message, not of those after it. Belongs to
+/// the event loop thread.
 pub fn drain<H: NotifyHandler>(handler: &H) {
     for message in handler.notifier().messages.take() {
-        handler.receive(message);
+        guard((), || handler.receive(message));
     }
 }
 

@@ -57,14 +57,11 @@ impl EnvironCache {
     /// Returns a new environ with these parameters if an earlier request had the same keys.
     pub fn get<'py>(&self, py: Python<'py>, params: &CgiParams) -> PyResult<Option<Bound<'py, PyDict>>> {
         let Some((known, is_same)) = self.find(params) else { return Ok(None) };
-        let keys = match &known.keys {
-            EnvironKeys::OneEach(keys) => keys,
-            EnvironKeys::Joined if is_same => &Vec::new(),
-            EnvironKeys::Joined => return Ok(None),
-        };
         // Without the lock: the allocation may run the garbage collector, and so any code.
         let environ = known.environ.bind(py).copy()?;
-        if !is_same {
+        if let EnvironKeys::OneEach(keys) = &known.keys
+            && !is_same
+        {
             for ((key, known), value) in keys.iter().zip(known.params.values()).zip(params.values()) {
                 if let Some(key) = key
                     && known != value
@@ -76,13 +73,15 @@ impl EnvironCache {
         Ok(Some(environ))
     }
 
-    /// Returns the environ with the same keys, and whether it has the same values.
+    /// Returns the environ of which a copy can get the values of `params`, and whether it has the same values.
     fn find(&self, params: &CgiParams) -> Option<(Arc<Known>, bool)> {
         let mut slots = self.slots.lock();
         let slot = &mut slots[Self::slot(params)];
-        let found = slot.known.as_ref().filter(|known| params.has_keys_of(&known.params));
+        let known = slot.known.as_ref().filter(|known| params.has_keys_of(&known.params));
+        let found = known.map(|known| (known.clone(), params.has_values_of(&known.params)));
+        let found = found.filter(|(known, is_same)| *is_same || matches!(known.keys, EnvironKeys::OneEach(_)));
         slot.misses = if found.is_some() { 0 } else { slot.misses + 1 };
-        found.map(|known| (known.clone(), params.has_values_of(&known.params)))
+        found
     }
 
     fn slot(params: &CgiParams) -> usize {
