@@ -4,7 +4,8 @@
 //! has a connection of its own in each worker. It is edge-triggered, so under epoll it is never read.
 //!
 //! nginx has no hook before it sleeps in epoll. The read event of the eventfd stands in for one: posted, it runs at the end
-//! of an iteration of the event loop, after all other events.
+//! of an iteration of the event loop, after all other events. Nor has it one for a graceful exit, but it calls the handlers
+//! of idle connections then, to close them.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -33,6 +34,9 @@ pub trait NotifyHandler: Send + Sync + 'static {
     /// Runs before and after messages are received: at the end of each iteration of the event loop in which it
     /// [stays awake](Notifier::stay_awake), and perhaps before.
     fn end_iteration(&self);
+
+    /// Runs when this worker begins to exit gracefully.
+    fn begin_exit(&self);
 
     /// Handles a message.
     fn receive(&self, message: Self::Message);
@@ -93,6 +97,7 @@ pub fn attach<H: NotifyHandler>(handler: &'static H) -> Result<(), &'static str>
             return Err("no free connection for the eventfd: increase worker_connections");
         }
         (*connection).data = std::ptr::from_ref(handler).cast_mut().cast();
+        (*connection).set_idle(1);
         let read = (*connection).read;
         (*read).handler = Some(wake_up::<H>);
         (*read).log = log;
@@ -112,11 +117,16 @@ pub fn attach<H: NotifyHandler>(handler: &'static H) -> Result<(), &'static str>
 unsafe extern "C" fn wake_up<H: NotifyHandler>(event: *mut sys::ngx_event_t) {
     guard((), || {
         // SAFETY: nginx calls the handler of the connection that `attach` set up, whose data is a static H.
-        let (handler, is_edge_triggered) = unsafe {
+        let (handler, begins_exit, is_edge_triggered) = unsafe {
             let connection = (*event).data.cast::<sys::ngx_connection_t>();
+            let begins_exit = (*connection).close() != 0;
+            (*connection).set_close(0);
             let is_edge_triggered = sys::ngx_event_flags & sys::NGX_USE_CLEAR_EVENT as usize != 0;
-            (&*(*connection).data.cast::<H>(), is_edge_triggered)
+            (&*(*connection).data.cast::<H>(), begins_exit, is_edge_triggered)
         };
+        if begins_exit {
+            return handler.begin_exit();
+        }
         let Notifier { messages, wakeup, .. } = handler.notifier();
         if !is_edge_triggered {
             let _ = wakeup.read();

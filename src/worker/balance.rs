@@ -1,21 +1,26 @@
 //! Balance between workers (`wsgi_balance`): a worker without a free thread leaves new connections to others.
 //!
-//! Each worker has a word of shared memory that says whether it accepts connections and how many calls wait in it. A worker
-//! stops only if another one accepts and has a shorter queue. So one of them always accepts, and static files never wait
-//! for an application. The word of a worker that has died or hangs is wrong until its replacement has started: so a worker
-//! that sees clients wait for long accepts connections itself.
+//! Each worker has a word of shared memory that says for what it has [`Room`]. A worker leaves connections only to one that
+//! has more room. If all have the same, all accept connections, as without the balance.
+//!
+//! A worker that exits takes its word back, and one that has died is replaced at once. The word of a worker that hangs is
+//! wrong: so a worker that sees clients wait for long accepts connections itself.
 
 use std::cell::Cell;
+use std::cmp::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
 use crate::nginx::thread_bound::EventLoopBound;
 use crate::nginx::timer::{self, Timer};
 use crate::nginx::{accept, worker_process};
 
-/// Interval between two looks at the other workers while no thread is free.
-const PERIOD: Duration = Duration::from_millis(5);
+/// Interval between two looks at the other workers while no thread is free, after a change.
+const SHORTEST_PERIOD: Duration = Duration::from_millis(5);
+
+/// The interval doubles up to this one while nothing changes.
+const LONGEST_PERIOD: Duration = Duration::from_millis(50);
 
 /// Number of ticks in a row at which a client waits before this worker no longer relies on the others.
 const WAITING_TICKS: u32 = 10;
@@ -26,8 +31,25 @@ const ALONE_TICKS: u32 = 20;
 /// Words from one worker's to the next: each has a cache line of its own, as most calls write it.
 const STRIDE: usize = 8;
 
-/// Word of a worker that is not known to accept connections.
-const ABSENT: u64 = 0;
+/// What a worker can take. A worker leaves connections to one with more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Room {
+    /// Nothing: it has few free connections or no descriptors, or takes no part in the balance.
+    Nothing = 0,
+    /// A connection, but a call would wait. Or it has stopped accepting, and starts once no other has more room.
+    Connection = 1,
+    /// A connection and a call.
+    Call = 2,
+}
+
+/// Reason to look at the other workers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Look {
+    Call,
+    Tick,
+    /// Nothing has changed since the last look.
+    SettledTick,
+}
 
 /// Returns the number of words for so many workers.
 pub const fn words(workers: usize) -> usize {
@@ -46,9 +68,11 @@ pub struct Balance {
 
 struct State {
     accepts: Cell<bool>,
-    /// The timer runs: no thread was free when this worker last looked, or it does not accept connections.
-    watches: Cell<bool>,
-    /// Number of calls that have to end before a thread is free; 0 if one is free.
+    /// Room of this worker and the most room of another one at the last look.
+    seen: Cell<(Room, Room)>,
+    /// Time until the next tick.
+    period: Cell<Duration>,
+    /// Number of calls that have to end before a thread is free; 0 if one is free and this worker accepts connections.
     calls_ahead: Cell<usize>,
     /// Time of the last look at the other workers.
     looked: Cell<usize>,
@@ -60,21 +84,26 @@ struct State {
     has_left: Cell<bool>,
 }
 
-/// Returns the word of a worker with this backlog: see [`Engine::backlog`](crate::engine::Engine::backlog).
-fn word(accepts: bool, backlog: usize) -> u64 {
-    if accepts { backlog as u64 + 1 } else { ABSENT }
+impl Room {
+    fn of_word(word: u64) -> Self {
+        [Self::Nothing, Self::Connection].into_iter().find(|room| *room as u64 == word).unwrap_or(Self::Call)
+    }
 }
 
-/// Returns true if a worker with `backlog` has to accept connections; `others` are the words of the other workers.
+/// Returns true if a worker with this room has to accept connections; no other worker has more than `best`.
 ///
-/// With an equal backlog, a worker that accepts goes on, and one that has stopped does not start: short calls would
-/// stop and start it all the time. With a free thread it starts at its next tick all the same.
-fn must_accept(backlog: usize, accepts: bool, is_tick: bool, others: impl Iterator<Item = u64>) -> bool {
-    let own = word(true, backlog);
-    match others.filter(|other| *other != ABSENT).min() {
-        Some(least) if own == least => accepts || (is_tick && backlog == 0),
-        Some(least) => own < least,
-        None => true,
+/// With the same room, a worker that accepts goes on, and one that has stopped does not start at once: short calls would
+/// stop and start it all the time.
+fn must_accept(own: Room, best: Room, accepts: bool, look: Look) -> bool {
+    match own.cmp(&best) {
+        Ordering::Less => false,
+        Ordering::Greater => true,
+        Ordering::Equal if accepts => true,
+        Ordering::Equal => match own {
+            Room::Nothing => true,
+            Room::Connection => look == Look::SettledTick,
+            Room::Call => look >= Look::Tick,
+        },
     }
 }
 
@@ -85,7 +114,8 @@ impl Balance {
         let own = words.get(worker_process::worker_number() * STRIDE)?;
         let state = State {
             accepts: Cell::new(true),
-            watches: Cell::new(false),
+            seen: Cell::new((Room::Connection, Room::Nothing)),
+            period: Cell::new(SHORTEST_PERIOD),
             calls_ahead: Cell::new(0),
             looked: Cell::new(0),
             waiting: Cell::new(0),
@@ -96,19 +126,18 @@ impl Balance {
         accept::is_shared().then_some(Self { words, own, has_loaded, timer, state })
     }
 
-    /// Notes that a call was queued, with the backlog of its interpreter.
-    pub fn note_queued(&'static self, backlog: usize) {
+    /// Notes that a call was queued, with the backlog of its interpreter. Returns true if it is time for a look at the
+    /// other workers ([`Balance::note_backlog`]).
+    pub fn note_queued(&self, backlog: usize) -> bool {
         let state = self.state.get();
         let calls_ahead = state.calls_ahead.get();
         if backlog.max(calls_ahead) == 0 {
-            return;
+            return false;
         }
         state.calls_ahead.set(backlog.max(1));
         // Other workers write their words all the time, so with a long queue it is a look a millisecond, not one a call.
-        let is_news = calls_ahead == 0 || backlog == 0 || state.looked.get() != timer::current_milliseconds();
-        if is_news && state.accepts.get() {
-            self.look(backlog, false);
-        }
+        let is_time = calls_ahead == 0 || state.looked.get() != timer::current_milliseconds();
+        is_time && state.accepts.get()
     }
 
     /// Notes that a call may have ended. Returns true if a thread may be free now for the first time.
@@ -119,7 +148,12 @@ impl Balance {
         left == 1
     }
 
-    /// Notes the backlog after the start of the worker, or after a call has ended.
+    /// Returns true if the other workers do not know yet that this one has few free connections.
+    pub fn note_few_connections(&self) -> bool {
+        self.state.get().seen.get().0 != Room::Nothing
+    }
+
+    /// Notes the largest backlog of an interpreter, and looks at the other workers.
     pub fn note_backlog(&'static self, backlog: usize) {
         self.look(backlog, false);
     }
@@ -127,7 +161,6 @@ impl Balance {
     /// Looks at the other workers again.
     pub fn on_timer(&'static self, backlog: usize) {
         let state = self.state.get();
-        state.watches.set(false);
         state.alone.set(state.alone.get().saturating_sub(1));
         let waits = !state.accepts.get() && accept::has_waiting_clients();
         state.waiting.set(if waits { state.waiting.get() + 1 } else { 0 });
@@ -140,39 +173,73 @@ impl Balance {
     /// Tells the other workers that this one is about to exit.
     pub fn leave(&self) {
         self.state.get().has_left.set(true);
-        self.own.store(ABSENT, Ordering::SeqCst);
+        self.publish(Room::Nothing);
     }
 
-    /// Starts or stops to accept connections, as the backlog and the other workers demand.
+    /// Starts or stops accepting connections, as the room of this worker and of the others demands.
     fn look(&'static self, backlog: usize, is_tick: bool) {
         let state = self.state.get();
         if state.has_left.get() || worker_process::is_exiting() {
             return self.leave();
         }
-        let backlog = if self.has_loaded.load(Ordering::Relaxed) { backlog } else { backlog.max(1) };
-        // Before the look at the others, so that two workers do not stop for each other.
-        self.publish(backlog);
+        let own = self.room(backlog);
+        // Before the look at the others, which look at this one.
+        self.publish(self.offer(own));
         state.looked.set(timer::current_milliseconds());
-        let accepts = state.alone.get() > 0 || must_accept(backlog, state.accepts.get(), is_tick, self.others());
-        if accepts != state.accepts.get() {
-            state.accepts.set(accept::set(accepts));
-            self.publish(backlog);
+        let best = self.best_of_others();
+        let mut is_news = state.seen.replace((own, best)) != (own, best);
+        let look = match (is_tick, is_news) {
+            (false, _) => Look::Call,
+            (true, true) => Look::Tick,
+            (true, false) => Look::SettledTick,
+        };
+        let must_accept = state.alone.get() > 0 || must_accept(own, best, state.accepts.get(), look);
+        let accepts = accept::set(must_accept);
+        if state.accepts.replace(accepts) != accepts {
+            is_news = true;
+            self.publish(self.offer(own));
         }
-        let needs_watch = backlog > 0 || !state.accepts.get();
+        if must_accept && !accepts {
+            // Others cannot rely on it.
+            self.publish(Room::Nothing);
+        }
+        if is_news || state.waiting.get() > 0 || state.alone.get() > 0 {
+            state.period.set(SHORTEST_PERIOD);
+        } else if is_tick {
+            state.period.set(LONGEST_PERIOD.min(state.period.get() * 2));
+        }
+        let needs_watch = own < Room::Call || !accepts;
         state.calls_ahead.set(if needs_watch { backlog.max(1) } else { 0 });
-        if needs_watch && !state.watches.replace(true) {
-            self.timer.arm(PERIOD);
+        if needs_watch {
+            self.timer.arm(state.period.get());
         }
     }
 
-    fn publish(&self, backlog: usize) {
-        self.own.store(word(self.state.get().accepts.get(), backlog), Ordering::SeqCst);
+    /// Returns the room of this worker with this backlog: see [`Engine::backlog`](crate::engine::Engine::backlog).
+    fn room(&self, backlog: usize) -> Room {
+        let had_nothing = self.state.get().seen.get().0 == Room::Nothing;
+        if accept::has_few_connections(had_nothing) || accept::is_paused() {
+            Room::Nothing
+        } else if backlog == 0 && self.has_loaded.load(Relaxed) {
+            Room::Call
+        } else {
+            Room::Connection
+        }
     }
 
-    /// Returns the words of the other workers.
-    fn others(&self) -> impl Iterator<Item = u64> {
+    /// Returns the room that other workers may rely on: one that has stopped accepting gets no calls.
+    fn offer(&self, own: Room) -> Room {
+        if self.state.get().accepts.get() { own } else { own.min(Room::Connection) }
+    }
+
+    fn publish(&self, room: Room) {
+        self.own.store(room as u64, SeqCst);
+    }
+
+    /// Returns the most room that another worker has.
+    fn best_of_others(&self) -> Room {
         let others = self.words.iter().step_by(STRIDE).filter(|word| !std::ptr::eq(*word, self.own));
-        others.map(|word| word.load(Ordering::SeqCst))
+        others.map(|word| Room::of_word(word.load(SeqCst))).max().unwrap_or(Room::Nothing)
     }
 }
 
@@ -180,51 +247,50 @@ impl Balance {
 mod tests {
     use super::*;
 
-    const FREE: usize = 0;
-    const FULL: usize = 1;
-
-    fn accepting(backlogs: &[usize]) -> impl Iterator<Item = u64> {
-        backlogs.iter().map(|backlog| word(true, *backlog))
-    }
+    const ROOMS: [Room; 3] = [Room::Nothing, Room::Connection, Room::Call];
+    const LOOKS: [Look; 3] = [Look::Call, Look::Tick, Look::SettledTick];
 
     #[test]
-    fn a_worker_without_a_free_thread_stops_while_another_has_one() {
-        assert!(!must_accept(FULL, true, false, accepting(&[FULL, FREE])));
-    }
-
-    #[test]
-    fn a_worker_with_a_free_thread_goes_on() {
-        for others in [&[][..], &[FREE], &[FULL]] {
-            assert!(must_accept(FREE, true, false, accepting(others)));
+    fn a_worker_stops_only_while_another_has_more_room() {
+        for own in ROOMS {
+            for best in ROOMS {
+                for look in LOOKS {
+                    assert_eq!(must_accept(own, best, true, look), own >= best, "{own:?} {best:?}");
+                }
+            }
         }
     }
 
     #[test]
-    fn all_go_on_while_none_has_a_free_thread() {
-        assert!(must_accept(FULL, true, false, accepting(&[FULL, FULL])));
-    }
-
-    #[test]
-    fn the_worker_with_the_longer_queue_stops() {
-        assert!(!must_accept(3, true, false, accepting(&[2])));
-        assert!(must_accept(2, true, false, accepting(&[3])));
-        assert!(must_accept(2, false, false, accepting(&[3])));
-    }
-
-    #[test]
-    fn the_only_worker_that_accepts_goes_on() {
-        assert!(must_accept(9, true, false, [ABSENT, word(false, FREE), ABSENT].into_iter()));
+    fn a_worker_that_has_stopped_starts_when_it_has_the_most_room() {
+        for look in LOOKS {
+            assert!(must_accept(Room::Call, Room::Connection, false, look));
+            assert!(must_accept(Room::Connection, Room::Nothing, false, look));
+            assert!(must_accept(Room::Nothing, Room::Nothing, false, look));
+        }
     }
 
     #[test]
     fn a_worker_that_has_stopped_starts_at_a_tick_while_others_have_free_threads() {
-        assert!(!must_accept(FREE, false, false, accepting(&[FREE])));
-        assert!(must_accept(FREE, false, true, accepting(&[FREE])));
-        assert!(must_accept(FREE, false, false, accepting(&[FULL])));
+        assert!(!must_accept(Room::Call, Room::Call, false, Look::Call));
+        assert!(must_accept(Room::Call, Room::Call, false, Look::Tick));
     }
 
     #[test]
     fn a_short_call_elsewhere_does_not_start_a_worker_without_a_free_thread() {
-        assert!(!must_accept(FULL, false, true, accepting(&[FULL])));
+        assert!(!must_accept(Room::Connection, Room::Connection, false, Look::Call));
+        assert!(!must_accept(Room::Connection, Room::Connection, false, Look::Tick));
+    }
+
+    #[test]
+    fn all_accept_once_none_has_a_free_thread_for_long() {
+        assert!(must_accept(Room::Connection, Room::Connection, false, Look::SettledTick));
+    }
+
+    #[test]
+    fn a_word_says_the_room() {
+        for room in ROOMS {
+            assert_eq!(Room::of_word(room as u64), room);
+        }
     }
 }

@@ -86,6 +86,12 @@ impl NotifyHandler for EventLoop {
         self.wake_ups.get().borrow_mut().drain(..).for_each(WakeUp::send);
     }
 
+    fn begin_exit(&self) {
+        if let Some(worker) = super::get() {
+            worker.leave_balance();
+        }
+    }
+
     fn receive(&self, message: Message) {
         match message {
             Message::Response(request) => {

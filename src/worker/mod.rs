@@ -21,13 +21,13 @@ use crate::conf::values::Threads;
 use crate::engine::Engine;
 use crate::engine::inline::Inline;
 use crate::engine::versions::{InterpreterVersions, PoolConfig};
-use crate::nginx::{sockets, worker_process};
+use crate::nginx::{accept, sockets, worker_process};
 use crate::python::{after_fork, fork, log};
 use crate::sync::RwLock;
 use active_requests::ActiveRequests;
 use balance::Balance;
 use config::{WorkerConfig, WorkerInterpreter};
-use event_loop::{EventLoop, WorkerSink};
+use event_loop::{EventLoop, Message, WorkerSink};
 use recycle::Recycler;
 use recycle_lock::RecycleLock;
 
@@ -103,6 +103,11 @@ pub fn start(config: WorkerConfig, balance_words: Option<&'static [AtomicU64]>) 
     worker.recycler.start();
     if let Some(balance) = &worker.balance {
         balance.note_backlog(worker.engine.backlog());
+        accept::set_on_few_connections(|| {
+            if let Some(worker) = get() {
+                worker.note_few_connections();
+            }
+        });
     }
     Ok(worker)
 }
@@ -190,8 +195,10 @@ impl Worker {
 
     /// Notes that a call was queued, with the backlog of its interpreter. On the event loop thread.
     pub fn note_queued(&'static self, backlog: usize) {
-        if let Some(balance) = &self.balance {
-            balance.note_queued(backlog);
+        if let Some(balance) = &self.balance
+            && balance.note_queued(backlog)
+        {
+            balance.note_backlog(self.engine.backlog());
         }
     }
 
@@ -201,6 +208,17 @@ impl Worker {
             && balance.note_output()
         {
             balance.note_backlog(self.engine.backlog());
+        }
+    }
+
+    /// Notes that few free connections are left. On the event loop thread.
+    fn note_few_connections(&'static self) {
+        if let Some(balance) = &self.balance
+            && balance.note_few_connections()
+        {
+            // Not at once: a worker cannot stop accepting while nginx accepts a connection.
+            let look = || balance.note_backlog(self.engine.backlog());
+            self.event_loop.send(Message::Run(Box::new(look)));
         }
     }
 
@@ -218,6 +236,7 @@ impl Worker {
 
     /// Ends Python in bounded time, and makes the process exit without running destructors.
     pub fn shut_down(&self) {
+        self.leave_balance();
         // The master sends SIGKILL about 1.5 s after SIGTERM.
         const BEFORE_KILL: Duration = Duration::from_millis(1200);
         // Left for atexit handlers, however long the calls took.

@@ -163,10 +163,70 @@ fn static_files_are_served_while_no_worker_has_a_free_thread() {
         for _ in 0..REQUESTS {
             assert_eq!(get(&nginx, "/file"), "static");
         }
-        wait_for("a worker that accepts", || workers.iter().any(|worker| accepts(&nginx, *worker)).then_some(()));
+        // None has more room than the other.
+        workers.iter().for_each(|worker| wait_accepts(&nginx, *worker, true));
         release(&nginx);
     });
     assert_eq!(get(&nginx, "/file"), "static");
+}
+
+#[test]
+fn connections_go_to_a_full_worker_before_the_other_has_no_more() {
+    let nginx = site().events("worker_connections 64;").start();
+    let workers = ready_workers(&nginx);
+    std::thread::scope(|scope| {
+        let held = hold(scope, &nginx);
+        wait_accepts(&nginx, held, false);
+        let mut conns: Vec<Conn> = (0..REQUESTS).map(|_| nginx.connect()).collect();
+        // nginx may close a connection without any byte of a request when it has few.
+        conns.iter_mut().for_each(|conn| _ = conn.send("GET /file HTTP/1.1\r\n"));
+        wait_accepts(&nginx, held, true);
+        for conn in &mut conns {
+            let response = conn.send("Host: a\r\nConnection: close\r\n\r\n").response().expect(200);
+            assert_eq!(response.text(), "static");
+        }
+        drop(conns);
+        wait_accepts(&nginx, held, false);
+        wait_accepts(&nginx, other(&workers, held), true);
+        release(&nginx);
+    });
+}
+
+#[test]
+fn a_worker_that_exits_is_not_relied_on() {
+    let nginx = site().start();
+    let workers = ready_workers(&nginx);
+    std::thread::scope(|scope| {
+        let held = hold(scope, &nginx);
+        wait_accepts(&nginx, held, false);
+        // A request that has begun keeps the other worker from exiting.
+        let mut conn = nginx.connect();
+        conn.send("GET /file HTTP/1.1\r\n");
+        std::thread::sleep(PAUSE);
+        let exiting = Process(other(&workers, held));
+        exiting.signal(libc::SIGQUIT);
+        wait_accepts(&nginx, held, true);
+        assert_eq!(get(&nginx, "/file"), "static");
+        let response = conn.send("Host: a\r\nConnection: close\r\n\r\n").response().expect(200);
+        assert_eq!(response.text(), "static");
+        exiting.wait_gone();
+        release(&nginx);
+    });
+}
+
+#[test]
+fn a_full_worker_wakes_up_rarely() {
+    let nginx = site().start();
+    ready_workers(&nginx);
+    std::thread::scope(|scope| {
+        let held = hold(scope, &nginx);
+        wait_accepts(&nginx, held, false);
+        let before = Process(held).waits();
+        std::thread::sleep(Duration::from_secs(1));
+        let waits = Process(held).waits() - before;
+        assert!(waits < 60, "{waits}");
+        release(&nginx);
+    });
 }
 
 #[test]
@@ -257,7 +317,7 @@ const MEAN: f64 = 0.9 * 0.01 + 0.1 * 0.1;
 const WORKERS: usize = 4;
 const THREADS: usize = 4;
 const ARRIVALS: usize = 4000;
-const ROUNDS: u64 = 5;
+const ROUNDS: u64 = 3;
 
 /// Sends requests at random times, each on a connection of its own, whatever the server does. Returns the times from the
 /// planned arrival to the end of the response in milliseconds, sorted.

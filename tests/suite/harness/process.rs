@@ -42,6 +42,11 @@ impl Process {
         self.status("VmRSS:").map_or(0, |kib| kib * 1024)
     }
 
+    /// Number of times that the main thread has waited: in a worker, the event loop.
+    pub fn waits(self) -> u64 {
+        self.status("voluntary_ctxt_switches:").unwrap_or_default()
+    }
+
     /// The most memory that was resident at a time, in bytes.
     pub fn peak_memory(self) -> u64 {
         self.status("VmHWM:").map_or(0, |kib| kib * 1024)

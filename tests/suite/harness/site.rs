@@ -215,6 +215,7 @@ impl Site {
         let is_about_check = [main, http, server].iter().any(|text| text.contains("wsgi_check"));
         let check = if is_about_check { "" } else { "wsgi_check off;" };
         let module = self.module.as_deref().unwrap_or_else(|| module()).display();
+        let connections = if events.contains("worker_connections") { "" } else { "worker_connections 2048;" };
         let daemon = if self.daemon { "on" } else { "off" };
         let user = match (&self.user, is_root()) {
             (Some(user), true) => format!("user {user};"),
@@ -232,7 +233,7 @@ pid logs/nginx.pid;
 error_log logs/error.log {log_level};
 {main}
 events {{
-    worker_connections 2048;
+    {connections}
 {events}}}
 
 http {{
