@@ -37,10 +37,16 @@ import functools, gzip, io, os, socket, tempfile, threading
 PREFIX = os.path.dirname(os.path.abspath(__file__))
 NAME = os.path.join(PREFIX, "letters")
 SIZE = 1000000
-with open(NAME, "wb") as file:
-    file.write(bytes(97 + i % 26 for i in range(SIZE)))
-with open(NAME + ".large", "wb") as file:
-    file.write(bytes(97 + i % 26 for i in range(26 * 1024)) * 1024)
+
+def create(name, content):
+    # In one step: a worker that exits may still be sending the file of the same name.
+    temporary = f"{name}.{os.getpid()}"
+    with open(temporary, "wb") as file:
+        file.write(content)
+    os.replace(temporary, name)
+
+create(NAME, bytes(97 + i % 26 for i in range(SIZE)))
+create(NAME + ".large", bytes(97 + i % 26 for i in range(26 * 1024)) * 1024)
 
 lock = threading.Lock()
 
