@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 both_engines!(
     a_call_ends_though_its_client_reads_nothing,
+    a_client_that_reads_while_a_call_ends_gets_all,
     a_call_that_has_outgrown_its_file_waits,
     without_a_file_a_call_waits,
     many_slow_clients_delay_no_other_client,
@@ -104,6 +105,15 @@ class Empty:
     def close(self):
         note("closed")
 
+def ends_late(pieces):
+    """Much at once, then pieces that each take longer than a call may keep the event loop."""
+    time.sleep(0.02)
+    yield block(0, 1 << 22)
+    note("given")
+    for number in range(pieces):
+        time.sleep(0.02 if number else 0.3)
+        yield block((1 << 22) + number, 1)
+
 def application(environ, start_response):
     path = environ["PATH_INFO"]
     query = dict(item.partition("=")[::2] for item in environ["QUERY_STRING"].split("&"))
@@ -134,6 +144,8 @@ def application(environ, start_response):
             raise
         note("closed")
         return []
+    if path == "/late":
+        return ends_late(int(query["pieces"]))
     if path == "/waiting":
         return Waiting(b"one", b"two")
     if path == "/writing":
@@ -221,6 +233,17 @@ fn a_call_ends_though_its_client_reads_nothing(engine: Engine) {
         // The connection goes on.
         conn.send("GET /quick HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(conn.response().expect(200).text(), "quick");
+    }
+}
+
+/// The client's socket has room again before nginx learns that the call has ended, after any number of pieces.
+fn a_client_that_reads_while_a_call_ends_gets_all(engine: Engine) {
+    let nginx = site(engine).start();
+    for pieces in 0..8 {
+        let mut conn = silent(&nginx, &format!("/late?pieces={pieces}"));
+        nginx.wait_events(&vec!["given"; pieces + 1]);
+        let response = conn.response().expect(200);
+        assert!(response.body == bytes(0, 4 * MIB + pieces), "{pieces} pieces: {} bytes", response.body.len());
     }
 }
 

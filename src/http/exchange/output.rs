@@ -45,6 +45,11 @@ impl RequestExchange {
             side.sends_file.set(false);
             self.suspend(suspended.resume());
         }
+        // A call that has ended in the last round has handed all of its output to nginx. nginx, which sends the rest once the
+        // request is finalized, waits for an event of the socket, and that must not come before.
+        if side.request.get().is_some_and(|request| self.finish(request)) {
+            return;
+        }
         // With a fast client, or for a HEAD request, this could go on for ever.
         if !side.output_posted.replace(true) {
             self.worker.event_loop.send(Message::Response(self.shared()));
