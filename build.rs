@@ -96,6 +96,8 @@ fn missing_bindings(python: &pyo3_build_config::InterpreterConfig) {
 fn nginx() {
     let property = |name: &str| env::var(format!("DEP_NGINX_{name}")).unwrap_or_default();
 
+    println!("cargo:rustc-env=WSGI_NGINX_PREFIX={}", prefix(&property("INCLUDE")).trim_end_matches('/'));
+
     println!("cargo:rustc-check-cfg=cfg(nginx_linked_headers)");
     let version: u64 = property("VERSION_NUMBER").parse().unwrap_or_default();
     // Since nginx 1.23.0 repeated headers are linked lists; before, some were arrays and the others had no link.
@@ -108,11 +110,14 @@ fn nginx() {
         println!("cargo:rustc-cfg=ngx_feature=\"{feature}\"");
     }
 
-    println!("cargo:rerun-if-changed=src/nginx/request/flags.c");
+    const C_FILES: [&str; 2] = ["src/nginx/request/flags.c", "src/nginx/upstream.c"];
+    for file in C_FILES {
+        println!("cargo:rerun-if-changed={file}");
+    }
     // nginx-sys 0.5 exports its definitions under a wrong name.
     let definitions = property("METADATA");
     cc::Build::new()
-        .file("src/nginx/request/flags.c")
+        .files(C_FILES)
         .includes(env::split_paths(&property("INCLUDE")))
         .flags(definitions.trim_start_matches("cflags=").split_whitespace())
         .warnings(false)
@@ -124,4 +129,13 @@ fn nginx() {
     // nginx provides the ngx_* symbols, which tools/symbols.sh checks; the unit tests never call them.
     println!("cargo:rustc-link-arg=-Wl,--unresolved-symbols=ignore-all");
     println!("cargo:rustc-link-arg=-Wl,-z,lazy");
+}
+
+/// Returns the prefix that nginx was configured with, from the header that its `configure` writes.
+fn prefix(includes: &str) -> String {
+    let headers = env::split_paths(includes).map(|directory| directory.join("ngx_auto_config.h"));
+    let text = headers.filter_map(|header| std::fs::read_to_string(header).ok()).next().unwrap_or_default();
+    let prefix = text.lines().find_map(|line| line.strip_prefix("#define NGX_PREFIX"));
+    // That of nginx without an option.
+    prefix.map_or("/usr/local/nginx", |quoted| quoted.trim().trim_matches('"')).to_owned()
 }

@@ -2,7 +2,10 @@
 //!
 //! This file has the exported module table and the functions that nginx calls: while it reads a configuration, at the start
 //! and end of a worker, and for each request. Each only calls a room below. The rooms, lowest first, use only rooms before
-//! them: [`os`] and [`python`]; [`nginx`], [`wsgi`] and [`app`]; [`engine`]; [`conf`]; [`worker`]; [`reload`]; [`http`].
+//! them: [`os`] and [`python`]; [`nginx`], [`wsgi`] and [`app`]; [`engine`]; [`conf`]; [`worker`]; [`reload`]; [`process_group`];
+//! [`http`].
+
+// Until the hooks of this file call the process groups.
 
 #[cfg(not(pyo3_disable_reference_pool))]
 compile_error!(
@@ -16,6 +19,7 @@ mod engine;
 mod http;
 mod nginx;
 mod os;
+mod process_group;
 mod python;
 mod reload;
 mod sync;
@@ -30,13 +34,16 @@ use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf};
 
 use conf::location::LocationConf;
 use conf::main::MainConf;
+use conf::process_group::upstream_name;
 use nginx::conf::Conf;
-use nginx::cycle::NewCycle;
+use nginx::cycle::{NewCycle, ReadReason};
 use nginx::log::{Level, Log};
+use nginx::log_files::StartingCycle;
 use nginx::request::Request;
 use nginx::sys;
 use nginx::worker_process::{self, Role};
 use reload::version_commit::VersionCommit;
+use worker::balance::Rooms;
 use worker::config::WorkerConfig;
 
 /// Modules of this file, for nginx's `load_module`. (The macro of the `ngx` crate exports one module only.)
@@ -72,6 +79,8 @@ pub static mut ngx_http_wsgi_module: sys::ngx_module_t = sys::ngx_module_t {
 pub static mut ngx_wsgi_check_module: sys::ngx_module_t = sys::ngx_module_t {
     ctx: (&raw mut CHECK_CONTEXT).cast(),
     type_: sys::NGX_CORE_MODULE as usize,
+    init_module: Some(init_module),
+    exit_master: Some(exit_master),
     ..sys::ngx_module_t::default()
 };
 
@@ -111,6 +120,12 @@ unsafe impl HttpModuleLocationConf for Module {
     type LocationConf = LocationConf;
 }
 
+// SAFETY: create_main_conf makes a value of this type.
+unsafe impl nginx::conf::MainConfiguration for MainConf {}
+
+// SAFETY: create_loc_conf makes a value of this type.
+unsafe impl nginx::request::LocationConfiguration for LocationConf {}
+
 impl HttpModule for Module {
     fn module() -> &'static sys::ngx_module_t {
         let module = &raw const ngx_http_wsgi_module;
@@ -122,10 +137,11 @@ impl HttpModule for Module {
 unsafe extern "C" fn preconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
     nginx::guard(Status::NGX_ERROR.into(), || {
         nginx::module::set_ctx_index(Module::module().ctx_index);
-        conf::content_handler::set(content_handler);
+        conf::content_handler::set(content_handler, dispatch_handler);
         // SAFETY: nginx passes the parser's state.
         let conf = unsafe { Conf::new(cf) };
-        match nginx::variable::register(&conf, &http::variables::VARIABLES) {
+        let variables = http::variables::VARIABLES.iter().chain(&http::variables::FOR_INSTANCE);
+        match nginx::variable::register(&conf, variables) {
             Ok(()) => Status::NGX_OK.into(),
             Err(()) => Status::NGX_ERROR.into(),
         }
@@ -139,8 +155,10 @@ unsafe extern "C" fn merge_loc_conf(cf: *mut sys::ngx_conf_t, outer: *mut c_void
         let (conf, outer, here) =
             unsafe { (Conf::new(cf), &*outer.cast::<LocationConf>(), &mut *here.cast::<LocationConf>()) };
         // SAFETY: as above.
-        here.merge(outer, &conf, unsafe { conf.main_conf::<MainConf>() });
-        ptr::null_mut()
+        match here.merge(outer, &conf, unsafe { conf.main_conf::<MainConf>() }) {
+            Ok(()) => ptr::null_mut(),
+            Err(()) => ngx::core::NGX_CONF_ERROR.cast(),
+        }
     })
 }
 
@@ -155,6 +173,11 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
             return Status::NGX_ERROR.into();
         }
         main.resolve_mounts();
+        let upstreams: Vec<_> = main.process_groups().iter().map(|group| upstream_name(&group.name)).collect();
+        let is_allowed = |request: Request| request.location_conf::<LocationConf>().group_location().is_some();
+        if nginx::upstream::wrap_peers(&conf, upstreams.iter().map(String::as_str), is_allowed).is_err() {
+            return Status::NGX_ERROR.into();
+        }
         match main
             .share(&conf, VERSION_COMMIT_WORDS, BALANCE_WORDS)
             .and_then(|()| nginx::request::withheld_body::withhold_from_subrequests(&conf))
@@ -171,11 +194,35 @@ unsafe extern "C" fn init_conf(cycle: *mut sys::ngx_cycle_t, _: *mut c_void) -> 
     nginx::guard(error, || {
         // SAFETY: nginx passes the cycle whose configuration it has read; create_main_conf makes this type.
         let (conf, cycle) = unsafe { (nginx::module::main_conf::<MainConf>(cycle), NewCycle::new(cycle)) };
-        match conf.map(|conf| reload::check::run(conf, cycle)) {
-            None | Some(Ok(())) => ptr::null_mut(),
-            Some(Err(reload::check::CheckFailed)) => error,
+        let Some(conf) = conf else { return ptr::null_mut() };
+        // Both, so that one test of a configuration shows all its errors.
+        let embedded = reload::check::run(conf, cycle);
+        match embedded.and(process_group::check::run(conf, cycle)) {
+            Ok(()) => ptr::null_mut(),
+            Err(reload::check::CheckFailed) => error,
         }
     })
+}
+
+/// Starts the process groups, or gives them their new configuration. Runs in the process that becomes the master, and in the
+/// master at each reload, where nginx exits if this returns an error.
+unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> isize {
+    let done = Status::NGX_OK.into();
+    nginx::guard(done, || {
+        // SAFETY: nginx passes the cycle whose configuration it has read; create_main_conf makes this type.
+        let conf = unsafe { nginx::module::main_conf::<MainConf>(cycle) };
+        // SAFETY: as above; nginx uses the cycle from now on.
+        let (cycle, starting) = unsafe { (NewCycle::new(cycle), StartingCycle::new(cycle)) };
+        match conf.map(|conf| process_group::apply(conf, cycle, starting)) {
+            Some(Err(_)) if cycle.read_reason() != ReadReason::Reload => Status::NGX_ERROR.into(),
+            _ => done,
+        }
+    })
+}
+
+/// Ends the process groups, once the master has no workers left.
+unsafe extern "C" fn exit_master(_: *mut sys::ngx_cycle_t) {
+    nginx::guard((), process_group::master::end);
 }
 
 /// Handles a request of a location with `wsgi_pass`.
@@ -184,12 +231,20 @@ unsafe extern "C" fn content_handler(request: *mut sys::ngx_http_request_t) -> i
         // SAFETY: nginx passes a live request on the event loop thread.
         match unsafe { Request::new(request) } {
             Some(request) => {
-                // SAFETY: create_loc_conf makes this type.
-                let conf = unsafe { request.location_conf::<LocationConf>() };
+                let conf = request.location_conf::<LocationConf>();
                 request.read_body(conf.request_buffering(), body_read).0
             }
             None => 500,
         }
+    })
+}
+
+/// Handles a request of the front in an instance of a process group.
+unsafe extern "C" fn dispatch_handler(request: *mut sys::ngx_http_request_t) -> isize {
+    nginx::guard(500, || {
+        // SAFETY: nginx passes a live request on the event loop thread.
+        let request = unsafe { Request::new(request) };
+        request.map_or(500, |request| http::dispatch::run(request).0)
     })
 }
 
@@ -200,8 +255,7 @@ unsafe extern "C" fn body_read(request: *mut sys::ngx_http_request_t) {
         let Some(request) = (unsafe { Request::new(request) }) else {
             return;
         };
-        // SAFETY: create_loc_conf makes this type.
-        http::handler::run(request, unsafe { request.location_conf::<LocationConf>() });
+        http::handler::run(request, request.location_conf::<LocationConf>());
     });
 }
 
@@ -209,6 +263,7 @@ unsafe extern "C" fn body_read(request: *mut sys::ngx_http_request_t) {
 /// would not start the worker again.
 unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
     nginx::guard((), || {
+        process_group::master::close_in_child();
         if worker_process::role() == Role::Other {
             return;
         }
@@ -216,11 +271,13 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
         let Some(conf) = (unsafe { nginx::module::main_conf::<MainConf>(cycle) }) else {
             return;
         };
+        process_group::init_worker(conf);
         // SAFETY: as above.
         let workers = unsafe { worker_process::worker_count(cycle) };
-        let Some(config) = WorkerConfig::new(conf, workers > 1) else {
+        let Some(config) = WorkerConfig::new(conf, conf.processes(workers) > 1) else {
             return;
         };
+        let rooms_of_group = process_group::count_calls(conf, config.capacity());
         worker_process::reset_sigchld();
         os::system::leave_inaccessible_directory();
         // SAFETY: nginx passes the live cycle before it runs the event loop.
@@ -228,8 +285,10 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
         // SAFETY: nginx's process has one thread until the worker is started.
         unsafe { python::runtime::set_environment(&config.environment) };
         let preflight_server = reload::process::start_preflight_server(&config);
-        let balance_words = conf.balance_words().and_then(|shared| shared.get(..worker::balance::words(workers)));
-        match worker::start(config, balance_words) {
+        // None without wsgi_balance.
+        let words = conf.balance_words().and_then(|shared| shared.get(..worker::balance::words(workers)));
+        let rooms = words.map(|words| rooms_of_group.unwrap_or_else(|| Rooms::of_workers(words)));
+        match worker::start(config, rooms) {
             Ok(worker) => reload::start(worker, preflight_server, conf.version_commits(), workers),
             Err(error) => {
                 let message = format!("wsgi: cannot start the worker: {error}");

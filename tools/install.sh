@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds the module and installs it where nginx looks for modules, with a snippet that loads it. --remove removes both,
-# unless the configuration of nginx uses the module. DESTDIR is put in front of each path.
+# Builds the module and installs it where nginx looks for modules, with a snippet that loads it, and ngx-wsgi-ctl. --remove
+# removes all of it, unless the configuration of nginx uses the module. DESTDIR is put in front of each path.
 
 source "$(dirname "$0")/env.sh"
 
@@ -34,6 +34,7 @@ configuration=${DESTDIR:-}$(configured_path conf-path conf/nginx.conf)
 
 name=ngx_http_wsgi_module.so
 destination=${DESTDIR:-}$modules/$name
+control=${DESTDIR:-}/usr/bin/ngx-wsgi-ctl
 # As in Debian's packages of modules: a file loads the module, and a link to that file enables it.
 snippet=${DESTDIR:-}/usr/share/nginx/modules-available/mod-http-wsgi.conf
 link=${DESTDIR:-}/etc/nginx/modules-enabled/50-mod-http-wsgi.conf
@@ -50,7 +51,7 @@ if [[ ${1:-} == --remove ]]; then
     [[ -z $uses ]] || die "Not removed: nginx's configuration uses the module, and nginx would not start without it.
 Remove these directives, or the files that they are in, then run make uninstall again:
 $uses"
-    place rm -f "$destination"
+    place rm -f "$destination" "$control"
     ! like_debian || place rm -f "$link" "$snippet"
     say "Removed. A running nginx keeps the module until its next restart."
     exit
@@ -58,6 +59,14 @@ fi
 
 place install -D -m 644 "$module" "$destination"
 say "Installed $destination"
+# Built with the module, so it is beside it.
+built_control=${module%/*}/${control##*/}
+if [[ -f $built_control ]]; then
+    place install -D -m 755 "$built_control" "$control"
+    say "Installed $control"
+else
+    say "$built_control is missing: ${control##*/}, which controls process groups, is not installed."
+fi
 if like_debian; then
     place install -D -m 644 /dev/stdin "$snippet" <<<"load_module modules/$name;"
     place mkdir -p "${link%/*}"

@@ -8,7 +8,7 @@ use crate::app::specification::{Placement, Specification};
 use crate::python::threads::Gil;
 
 /// Settings that one location has for its application.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RegisteredApplication {
     pub specification: Arc<Specification>,
     pub preload: bool,
@@ -130,7 +130,8 @@ pub fn count_replaced(applications: &[RegisteredApplication]) -> usize {
 ///
 /// # Errors
 /// If they contradict each other; the message names file and line of each `wsgi_pass`.
-pub fn check(applications: &[RegisteredApplication]) -> Result<(), String> {
+pub fn check<'a>(applications: impl IntoIterator<Item = &'a RegisteredApplication>) -> Result<(), String> {
+    let applications: Vec<_> = applications.into_iter().collect();
     for (index, application) in applications.iter().enumerate() {
         check_alone(application)?;
         for before in &applications[..index] {

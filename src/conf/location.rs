@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::group_location::{self, GroupLocation};
 use super::header_rules::HeaderRules;
 use super::interpreters::RegisteredApplication;
 use super::main::MainConf;
 use super::mounts::{LocationPath, Mount, MountCell, MountedLocation};
 use super::settings::{Settings, settings};
 use super::values::{EnvironVariable, Pass, Threads};
-use super::{content_handler, setters};
+use super::{content_handler, environment_file, setters};
 use crate::app::limits::Limits;
 use crate::app::source_files::{Mechanism, Patterns, Reloading};
 use crate::app::specification::{Callable, Placement, Specification};
@@ -18,8 +19,9 @@ use crate::nginx::conf::{ComplexValue, Conf, CoreLocation, page_size};
 use crate::nginx::directive::{HTTP_SERVER_LOCATION, LOCATION_IF_LIMIT, location};
 use crate::nginx::sys::{
     NGX_CONF_1MORE as ONE_OR_MORE, NGX_CONF_FLAG as FLAG, NGX_CONF_TAKE1 as TAKE1, NGX_CONF_TAKE2 as TAKE2,
-    NGX_CONF_TAKE12 as TAKE12, NGX_CONF_TAKE23 as TAKE23, NGX_CONF_TAKE1234 as TAKE1234,
+    NGX_CONF_TAKE12 as TAKE12, NGX_CONF_TAKE23 as TAKE23, NGX_CONF_TAKE123 as TAKE123, NGX_CONF_TAKE1234 as TAKE1234,
 };
+use crate::nginx::upstream::UpstreamSettings;
 use crate::python::threads::Gil;
 
 settings! {
@@ -27,7 +29,7 @@ settings! {
     pub struct LocationSettings of LocationConf by location;
 
     /// Runs a WSGI application for the requests of a location.
-    pass: Pass, LOCATION_IF_LIMIT | TAKE12, setters::pass;
+    pass: Pass, LOCATION_IF_LIMIT | TAKE123, setters::pass;
     /// Sets `SCRIPT_NAME`, the mount point of the application.
     script_name: ComplexValue => "(the location's prefix)", HTTP_SERVER_LOCATION | TAKE1, setters::script_name;
     /// Adds a key to environ or replaces one.
@@ -40,6 +42,8 @@ settings! {
     preload: bool = true, HTTP_SERVER_LOCATION | FLAG, setters::flag;
     /// Sets an environment variable of the application.
     env: Vec<(String, String)>, HTTP_SERVER_LOCATION | TAKE2, setters::env;
+    /// Sets environment variables of the application from a file.
+    env_file: Vec<(String, String)>, HTTP_SERVER_LOCATION | TAKE1, setters::env_file;
     /// Gives each application its own Python interpreter.
     enable_subinterpreters: bool = false, HTTP_SERVER_LOCATION | FLAG, setters::flag;
     /// Keeps one application in the main interpreter.
@@ -120,25 +124,49 @@ pub struct LocationConf {
     path: LocationPath,
     mount: MountCell,
     application: Option<Arc<Specification>>,
+    /// In the front, the part of the location in a process group.
+    group: Option<GroupPart>,
+    /// That of an outer location, if this location has no `wsgi_pass`.
+    group_around: Option<GroupPart>,
+    /// This nginx is an instance of a process group, and its requests come from the front.
+    is_instance: bool,
+}
+
+/// Part of a location in its process group.
+#[derive(Clone, Debug)]
+struct GroupPart {
+    /// Number of the location in the instance.
+    id: String,
+    /// Its directives there.
+    directives: String,
+    /// Number of its upstream.
+    upstream: usize,
+    /// File and line of its `wsgi_pass`.
+    source_location: String,
 }
 
 impl LocationConf {
     /// Inherits the settings of the outer level, and registers the application of the location.
-    pub fn merge(&mut self, outer: &Self, conf: &Conf, main: &mut MainConf) {
+    ///
+    /// # Errors
+    /// nginx has logged the cause.
+    pub fn merge(&mut self, outer: &Self, conf: &Conf, main: &mut MainConf) -> Result<(), ()> {
         let location = conf.core_location();
         // `if` and `limit_except` are parts of their location; a nested location needs a `wsgi_pass` of its own.
-        let has_pass = self.settings.pass.is_some() || location.is_unnamed();
+        let has_own_pass = self.settings.pass.is_some();
+        let has_pass = has_own_pass || location.is_unnamed();
         self.settings.inherit(&outer.settings);
         if !has_pass {
             self.settings.pass = None;
         }
+        self.is_instance = main.is_instance();
         self.header_rules = Arc::new(self.merged_header_rules());
         self.buffering = Arc::new(self.merged_buffering(&location));
         if location.is_unnamed() {
             self.path.clone_from(&outer.path);
             if location.is_limit_except()
                 && !location.has_handler()
-                && self.settings.pass.is_some()
+                && self.settings.pass.as_ref().is_some_and(|pass| pass.process.is_none())
                 && let Some(handler) = content_handler::get()
             {
                 location.set_handler(handler);
@@ -146,40 +174,117 @@ impl LocationConf {
         } else {
             self.path = path_of(&location, &outer.path);
         }
-        if let Some(pass) = self.pass() {
-            let specification = Specification {
-                target: pass.target.clone(),
-                callable: pass.callable.clone(),
-                middleware: self.middleware().cloned().unwrap_or_default(),
-                placement: self.placement(),
-            };
-            let application = main.register(RegisteredApplication {
-                specification: Arc::new(specification),
-                preload: self.preload(),
-                reloading: self.reloading(),
-                threads: self.threads(),
-                gil: self.interpreter_gil(),
-                copies: self.interpreters(),
-                unused_interpreter: self.unused_interpreter().map(str::to_owned),
-                request_buffering: self.request_buffering(),
-                environment: self.env().cloned().unwrap_or_default(),
-                source_location: pass.source_location.clone(),
-            });
-            main.mount(MountedLocation {
-                server: conf.server(),
-                application: application.clone(),
-                path: self.path.clone(),
-                script_name: self.script_name().copied(),
-                mount: self.mount.clone(),
-            });
-            self.application = Some(application);
+        let Some(pass) = self.pass().cloned() else { return self.refuse_inherited_headers(outer, conf) };
+        if !has_own_pass {
+            self.refuse_inherited_headers(outer, conf)?;
         }
+        let mut application = self.registered(&pass);
+        let application = match &pass.process {
+            None => main.register(application),
+            Some(group) => {
+                if let Some(threads) = main.threads_of_group(group) {
+                    application.threads = threads;
+                }
+                let part = self.group_part(&pass, application.threads, outer, conf, main);
+                let text = group_location::block(&part.id, &part.directives);
+                let id = part.id.clone();
+                self.group = Some(part);
+                conf.set_upstream(&self.upstream_settings())?;
+                main.register_in_group(group, GroupLocation { id, text, application })
+            }
+        };
+        main.mount(MountedLocation {
+            server: conf.server(),
+            application: application.clone(),
+            path: self.path.clone(),
+            script_name: self.script_name().copied(),
+            mount: self.mount.clone(),
+        });
+        self.application = Some(application);
+        Ok(())
+    }
+
+    /// Refuses a `proxy_pass` of another server that would get the headers for a process group.
+    fn refuse_inherited_headers(&mut self, outer: &Self, conf: &Conf) -> Result<(), ()> {
+        let Some(part) = outer.group.as_ref().or(outer.group_around.as_ref()) else { return Ok(()) };
+        let upstream = conf.proxy_upstream();
+        // An `if` block inherits `proxy_pass` as well.
+        if conf.has_proxy_pass() && !(conf.core_location().is_unnamed() && upstream == part.upstream) {
+            let name = String::from_utf8_lossy(conf.core_location().name()).into_owned();
+            conf.emerg(&format!(
+                "location \"{name}\" with \"proxy_pass\" is in the location with \"wsgi_pass\" and \"process\" in {}, whose \
+                 headers it would send: put it outside",
+                part.source_location
+            ));
+            return Err(());
+        }
+        self.group_around = Some(part.clone());
+        Ok(())
+    }
+
+    fn upstream_settings(&self) -> UpstreamSettings<'_> {
+        UpstreamSettings {
+            intercept_errors: self.intercept_errors(),
+            allow_ranges: self.allow_ranges(),
+            request_buffering: self.request_buffering(),
+            pass_headers: self.pass_header().into_iter().flatten().map(String::as_str).collect(),
+        }
+    }
+
+    fn registered(&self, pass: &Pass) -> RegisteredApplication {
+        let specification = Specification {
+            target: pass.target.clone(),
+            callable: pass.callable.clone(),
+            middleware: self.middleware().cloned().unwrap_or_default(),
+            placement: self.placement(),
+        };
+        RegisteredApplication {
+            specification: Arc::new(specification),
+            preload: self.preload(),
+            reloading: self.reloading(),
+            threads: self.threads(),
+            gil: self.interpreter_gil(),
+            copies: self.interpreters(),
+            unused_interpreter: self.unused_interpreter().map(str::to_owned),
+            request_buffering: self.request_buffering(),
+            environment: self.environment(),
+            source_location: pass.source_location.clone(),
+        }
+    }
+
+    /// Returns the part of this location in its process group. An `if` or `limit_except` block that changes nothing shares
+    /// that of its location.
+    fn group_part(&self, pass: &Pass, threads: Threads, outer: &Self, conf: &Conf, main: &mut MainConf) -> GroupPart {
+        let location = conf.core_location();
+        let directives = group_location::directives(self, pass, threads, location.server_tokens());
+        let shares = |part: &&GroupPart| {
+            let group_of_outer = outer.pass().and_then(|pass| pass.process.as_ref());
+            location.is_unnamed() && part.directives == directives && group_of_outer == pass.process.as_ref()
+        };
+        if let Some(part) = outer.group.as_ref().filter(shares) {
+            return part.clone();
+        }
+        let kind = match () {
+            () if location.is_limit_except() => "limit_except",
+            () if location.is_unnamed() => "if",
+            () if location.is_named() => "named",
+            () if location.exact().is_some() => "exact",
+            () if location.prefix().is_some() => "prefix",
+            () => "regex",
+        };
+        let id = main.next_location_id(&conf.server_names(), kind, location.name());
+        let (upstream, source_location) = (conf.proxy_upstream(), pass.source_location.clone());
+        GroupPart { id, directives, upstream, source_location }
     }
 
     fn merged_header_rules(&self) -> HeaderRules {
         let hide = self.hide_header().map(Vec::as_slice).unwrap_or_default();
         let pass = self.pass_header().map(Vec::as_slice).unwrap_or_default();
-        HeaderRules::new(self.allow_ranges(), self.intercept_errors(), hide, pass)
+        if self.is_instance {
+            HeaderRules::of_instance(self.allow_ranges(), hide, pass)
+        } else {
+            HeaderRules::new(self.allow_ranges(), self.intercept_errors(), hide, pass)
+        }
     }
 
     fn merged_buffering(&self, location: &CoreLocation) -> Buffering {
@@ -193,12 +298,28 @@ impl LocationConf {
         }
     }
 
+    /// Returns the variables of `wsgi_env_file` and `wsgi_env`, each once.
+    pub(super) fn environment(&self) -> Vec<(String, String)> {
+        let file = self.env_file().map(Vec::as_slice).unwrap_or_default();
+        environment_file::merged(file, self.env().map(Vec::as_slice).unwrap_or_default())
+    }
+
     fn placement(&self) -> Placement {
         match self.interpreter() {
             _ if !self.enable_subinterpreters() || self.use_main_interpreter() => Placement::Main,
             Some(name) => Placement::Named(name.clone()),
             None => Placement::Alone,
         }
+    }
+
+    /// Returns the number of this location in the instances of its process group, `None` without one.
+    pub fn group_location(&self) -> Option<&str> {
+        self.group.as_ref().map(|part| part.id.as_str())
+    }
+
+    /// Returns whether this nginx is an instance of a process group, so that requests come from the front.
+    pub fn is_instance(&self) -> bool {
+        self.is_instance
     }
 
     /// Returns the application of this location.

@@ -1,24 +1,32 @@
 //! EngineConfig of the `http` block, and the applications of all its locations.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use super::group_location::{self, GroupLocation};
 use super::interpreters::{self, Interpreter, RegisteredApplication};
 use super::mounts::{self, MountedLocation};
+use super::process_group::{self, ProcessGroup};
 use super::setters;
 use super::settings::settings;
-use super::values::{Located, MaxRequests};
+use super::values::{Located, MaxRequests, Threads};
 use crate::app::source_files::Mechanism;
 use crate::app::specification::Specification;
 use crate::nginx::conf::Conf;
-use crate::nginx::directive::{HTTP, main};
+use crate::nginx::cycle::ReadReason;
+use crate::nginx::directive::{HTTP, Problem, main};
 use crate::nginx::shared_memory::{AnonymousShm, ShmZone};
 use crate::nginx::sys::{
     NGX_CONF_1MORE as ONE_OR_MORE, NGX_CONF_FLAG as FLAG, NGX_CONF_TAKE1 as TAKE1, NGX_CONF_TAKE12 as TAKE12,
 };
+use crate::os::run_directory;
 use crate::python::runtime::{self, PythonSettings};
+
+/// `wsgi_socket_path` by default, relative to the prefix.
+const DEFAULT_SOCKET_PATH: &str = "wsgi_run";
 
 settings! {
     /// Directives of the `http` block only.
@@ -44,6 +52,10 @@ settings! {
     max_memory: u64 = 0, HTTP | TAKE1, setters::size;
     /// Limits the time that an exiting worker process waits for its calls.
     shutdown_timeout: Duration = Duration::from_secs(10), HTTP | TAKE1, setters::time;
+    /// Defines a group of processes with a user and a Python of their own.
+    process_group: Vec<ProcessGroup>, HTTP | ONE_OR_MORE, process_group::define, level;
+    /// Sets the directory of the sockets and configurations of process groups.
+    socket_path: PathBuf => "wsgi_run", HTTP | TAKE1, process_group::socket_path, level;
 }
 
 /// Shared words of the version commits, `words` for each application whose interpreter is replaced.
@@ -62,9 +74,110 @@ pub struct MainConf {
     balance_words: Option<AnonymousShm>,
     applications: Vec<RegisteredApplication>,
     locations: Vec<MountedLocation>,
+    /// Directory of the process groups, once one is defined.
+    run_directory: Option<PathBuf>,
+    /// Name of the process group that this nginx is an instance of.
+    instance: Option<String>,
+    /// Number of processes of that group at the most.
+    instance_processes: Option<usize>,
+    /// Number of locations of each server, kind and name.
+    location_counts: HashMap<String, usize>,
 }
 
 impl MainConf {
+    /// Returns whether this nginx is an instance of a process group.
+    pub fn is_instance(&self) -> bool {
+        self.instance.is_some()
+    }
+
+    /// Returns the name of the process group that this nginx is an instance of.
+    pub fn instance(&self) -> Option<&str> {
+        self.instance.as_deref()
+    }
+
+    /// Returns the number of processes that run the applications at the most, given that of this nginx's workers.
+    pub fn processes(&self, workers: usize) -> usize {
+        self.instance_processes.unwrap_or(workers)
+    }
+
+    /// Makes this nginx an instance of a process group of so many processes at the most.
+    pub(super) fn set_instance(&mut self, group: &str, processes: usize) {
+        self.instance = Some(group.to_owned());
+        self.instance_processes = Some(processes);
+    }
+
+    /// Returns the number of a location: the next one of its server, kind and name.
+    pub(super) fn next_location_id(&mut self, server_names: &[&[u8]], kind: &str, name: &[u8]) -> String {
+        let count = self.location_counts.entry(group_location::id(server_names, kind, name, 0)).or_default();
+        *count += 1;
+        group_location::id(server_names, kind, name, *count - 1)
+    }
+
+    /// Returns the process groups.
+    pub fn process_groups(&self) -> &[ProcessGroup] {
+        self.process_group().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Returns the directory of the process groups. The process that starts nginx claims it.
+    ///
+    /// # Errors
+    /// If it cannot be created or claimed.
+    pub(super) fn run_directory(&mut self, cf: &Conf) -> Result<&Path, Problem> {
+        if self.run_directory.is_none() {
+            let parent = match self.socket_path() {
+                Some(path) => path.clone(),
+                None => cf.full_path(DEFAULT_SOCKET_PATH).ok_or(Problem::Logged)?,
+            };
+            let directory = match cf.new_cycle().read_reason() {
+                ReadReason::Signal | ReadReason::Test => parent,
+                ReadReason::Start | ReadReason::Upgrade | ReadReason::Reload => {
+                    run_directory::claim(&parent).map(|claimed| claimed.directory).map_err(|error| {
+                        format!(
+                            "cannot use \"{}\" for process groups (\"wsgi_socket_path\"): {error}",
+                            parent.display()
+                        )
+                    })?
+                }
+            };
+            self.run_directory = Some(directory);
+        }
+        self.run_directory.as_deref().ok_or(Problem::Logged)
+    }
+
+    /// Returns the directory of the process groups, once one is defined.
+    pub fn claimed_directory(&self) -> Option<&Path> {
+        self.run_directory.as_deref()
+    }
+
+    /// Returns true if a process group has this name.
+    pub(super) fn has_process_group(&self, name: &str) -> bool {
+        self.process_groups().iter().any(|group| group.name == name)
+    }
+
+    /// Returns the `threads=` of a process group.
+    pub(super) fn threads_of_group(&self, name: &str) -> Option<Threads> {
+        self.process_groups().iter().find(|group| group.name == name)?.threads
+    }
+
+    /// Registers a location of a process group. Locations of a group with equal specifications share one application.
+    pub(super) fn register_in_group(&mut self, name: &str, mut location: GroupLocation) -> Arc<Specification> {
+        let mut groups = self.settings.process_group.iter_mut().flatten();
+        let Some(ProcessGroup { locations, .. }) = groups.find(|group| group.name == name) else {
+            // The setter of wsgi_pass has refused it.
+            return location.application.specification;
+        };
+        let mut all = locations.iter().map(|known| &known.application.specification);
+        if let Some(known) = all.find(|known| **known == location.application.specification) {
+            location.application.specification = known.clone();
+        }
+        let specification = location.application.specification.clone();
+        // An `if` block with the settings of its location is the same location.
+        if locations.iter().all(|known| known.id != location.id) {
+            locations.push(location);
+        }
+        specification
+    }
+
     /// Registers the application of a location. Locations with equal specifications share one application.
     pub(super) fn register(&mut self, mut application: RegisteredApplication) -> Arc<Specification> {
         if let Some(known) = self.applications.iter().find(|known| known.specification == application.specification) {
@@ -90,6 +203,7 @@ impl MainConf {
     /// # Errors
     /// If they do not fit; the message names file and line.
     pub fn validate(&self) -> Result<(), String> {
+        self.process_groups().iter().try_for_each(ProcessGroup::validate)?;
         if self.applications.is_empty() {
             return Ok(());
         }

@@ -4,11 +4,15 @@ pub mod content_handler;
 pub mod directives;
 #[cfg(test)]
 mod documentation;
+mod environment_file;
+pub mod group_location;
 pub mod header_rules;
+mod internal;
 pub mod interpreters;
 pub mod location;
 pub mod main;
 pub mod mounts;
+pub mod process_group;
 mod setters;
-mod settings;
+pub mod settings;
 pub mod values;

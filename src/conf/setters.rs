@@ -2,12 +2,15 @@
 //!
 //! `args` is nginx's `cf->args`: the name of the directive and its arguments, as many as the directive table allows.
 
+use std::ffi::CStr;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::content_handler;
+use super::main::MainConf;
 use super::values::{EnvironVariable, Located, MaxRequests, Pass, Threads};
+use super::{content_handler, environment_file};
 use crate::app::source_files::{Mechanism, Patterns};
 use crate::app::specification::{Callable, Target, is_dotted_name};
 use crate::nginx::conf::{ComplexValue, Conf, parse_size, parse_time};
@@ -23,7 +26,6 @@ pub const DEFAULT_MIDDLEWARE: &str = "middleware";
 
 /// Upper limits of values; larger ones are taken for mistakes.
 const MAX_BUFFER_SIZE: u64 = 1 << 30;
-const MAX_THREADS: usize = 1024;
 const MAX_INTERPRETERS: usize = 256;
 
 const ONE_ENVIRONMENT: &str = "set it once, to an environment with the packages of all applications";
@@ -133,11 +135,43 @@ pub fn header_name(_: &Conf, args: &[&str], names: &mut Option<Vec<String>>) -> 
     Ok(())
 }
 
+/// Parameters of `wsgi_pass` after the target.
+#[derive(Default)]
+struct PassParameters<'a> {
+    callable: Option<&'a str>,
+    process: Option<&'a str>,
+    source: Option<&'a str>,
+}
+
+impl<'a> PassParameters<'a> {
+    fn parse(args: &[&'a str]) -> Result<Self, Problem> {
+        let mut parameters = Self::default();
+        for arg in &args[2..] {
+            let (slot, value) = match arg.split_once('=') {
+                Some(("process", value)) => (&mut parameters.process, value),
+                Some(("source", value)) => (&mut parameters.source, value),
+                _ => (&mut parameters.callable, *arg),
+            };
+            if slot.replace(value).is_some() {
+                return Err(Problem::Message(format!("invalid parameter \"{arg}\" in \"wsgi_pass\" directive")));
+            }
+        }
+        Ok(parameters)
+    }
+}
+
 /// Sets `wsgi_pass`, and the content handler of the location.
 pub fn pass(cf: &Conf, args: &[&str], slot: &mut Option<Pass>) -> SetResult {
     once_with(slot, || {
+        let parameters = PassParameters::parse(args)?;
+        if let Some(source) = parameters.source
+            && !cf.with_main_conf(MainConf::is_instance)
+        {
+            let arg = format!("source={source}");
+            return Err(Problem::Message(format!("invalid parameter \"{arg}\" in \"wsgi_pass\" directive")));
+        }
         let (target, after_colon) = Target::parse(args[1], |path| cf.full_path(path)).map_err(in_directive(args))?;
-        let callable = match (after_colon, args.get(2)) {
+        let callable = match (after_colon, parameters.callable) {
             (Some(_), Some(other)) => {
                 return Err(Problem::Message(format!(
                     "\"wsgi_pass\" directive names a callable twice, in \"{}\" and \"{other}\"",
@@ -149,21 +183,66 @@ pub fn pass(cf: &Conf, args: &[&str], slot: &mut Option<Pass>) -> SetResult {
             (None, None) => DEFAULT_CALLABLE,
         };
         let callable = Callable::parse(callable).map_err(in_directive(args))?;
-        if let Some(script) = target.script() {
-            let metadata = std::fs::metadata(script)
-                .map_err(|error| format!("cannot use \"{}\" in \"wsgi_pass\" directive: {error}", script.display()))?;
-            if !metadata.is_file() {
-                return Err(Problem::Message(format!(
-                    "\"{}\" is not a file in \"wsgi_pass\" directive",
-                    script.display()
-                )));
+        // In an instance the import says what is wrong with it, and the other applications of the group run.
+        if let Some(script) = target.script()
+            && parameters.source.is_none()
+        {
+            check_script(script, parameters.process.is_some())?;
+        }
+        match parameters.process {
+            Some(process) => pass_to_group(cf, process)?,
+            None => {
+                if let Some(handler) = content_handler::get() {
+                    cf.core_location().set_handler(handler);
+                }
             }
         }
-        if let Some(handler) = content_handler::get() {
-            cf.core_location().set_handler(handler);
-        }
-        Ok(Pass { target, callable, source_location: cf.source_location() })
+        let source_location = parameters.source.map_or_else(|| cf.source_location(), str::to_owned);
+        Ok(Pass { target, callable, process: parameters.process.map(str::to_owned), source_location })
     })
+}
+
+fn check_script(script: &Path, is_of_group: bool) -> SetResult {
+    let metadata = match std::fs::metadata(script) {
+        Ok(metadata) => metadata,
+        // The user of a group may be the only one who can see its script.
+        Err(error) if is_of_group && error.kind() == ErrorKind::PermissionDenied => return Ok(()),
+        Err(error) => {
+            return Err(Problem::Message(format!(
+                "cannot use \"{}\" in \"wsgi_pass\" directive: {error}",
+                script.display()
+            )));
+        }
+    };
+    if !metadata.is_file() {
+        return Err(Problem::Message(format!("\"{}\" is not a file in \"wsgi_pass\" directive", script.display())));
+    }
+    Ok(())
+}
+
+/// Passes the requests of the location to a process group, with directives of nginx's proxy module.
+fn pass_to_group(cf: &Conf, group: &str) -> SetResult {
+    const MODULES: [(&CStr, &str); 2] =
+        [(c"ngx_http_proxy_module", "proxy"), (c"ngx_http_upstream_keepalive_module", "upstream_keepalive")];
+    if !cf.with_main_conf(|main: &MainConf| main.has_process_group(group)) {
+        return Err(Problem::Message(format!(
+            "unknown process group \"{group}\" in \"wsgi_pass\" directive, define it with \"wsgi_process_group\" before"
+        )));
+    }
+    if let Some((_, name)) = MODULES.iter().find(|(module, _)| !cf.has_module(module)) {
+        return Err(Problem::Message(format!(
+            "\"process\" in \"wsgi_pass\" directive requires an nginx with the {name} module"
+        )));
+    }
+    let text = format!(
+        "proxy_pass http://wsgi.{group}; proxy_http_version 1.1; proxy_redirect off; proxy_pass_request_headers off; \
+         proxy_set_header Connection \"\"; proxy_set_header Host {group}; proxy_set_header Content-Length $wsgi_content_length; \
+         proxy_set_header Wsgi-Environ $wsgi_environ;"
+    );
+    cf.parse(&text).map_err(|()| Problem::Logged)?;
+    cf.wrap_proxy_handler();
+    cf.core_location().disable_slash_redirect();
+    Ok(())
 }
 
 /// Sets `wsgi_script_name`.
@@ -215,6 +294,14 @@ pub fn env(_: &Conf, args: &[&str], variables: &mut Option<Vec<(String, String)>
         return Err(Problem::Message(format!("duplicate \"{name}\" in \"wsgi_env\" directive")));
     }
     variables.push((name.to_owned(), value.to_owned()));
+    Ok(())
+}
+
+/// Reads a `wsgi_env_file`.
+pub fn env_file(cf: &Conf, args: &[&str], variables: &mut Option<Vec<(String, String)>>) -> SetResult {
+    let path = cf.full_path(args[1]).ok_or(Problem::Logged)?;
+    let read = environment_file::read(&path).map_err(in_directive(args))?;
+    variables.get_or_insert_default().extend(read);
     Ok(())
 }
 
@@ -303,11 +390,7 @@ pub fn interpreters(_: &Conf, args: &[&str], slot: &mut Option<usize>) -> SetRes
 
 /// Sets `wsgi_threads`.
 pub fn threads(_: &Conf, args: &[&str], slot: &mut Option<Threads>) -> SetResult {
-    once_with(slot, || match (args[1], args[1].parse()) {
-        ("off", _) => Ok(Threads::Off),
-        (_, Ok(count)) if (1..=MAX_THREADS).contains(&count) => Ok(Threads::Pool(count)),
-        (value, _) => Err(invalid_value(args, value, &format!("\"off\" or a number from 1 to {MAX_THREADS}"))),
-    })
+    once_with(slot, || Threads::parse(args[1]).ok_or_else(|| invalid_value(args, args[1], &Threads::must_be())))
 }
 
 /// Sets `wsgi_reload_mechanism`.

@@ -1,5 +1,7 @@
 //! Values of directives that are more than a flag, a number, a size, a time or a text.
 
+use std::fmt;
+
 use crate::app::specification::{Callable, Target};
 use crate::nginx::conf::ComplexValue;
 
@@ -16,7 +18,9 @@ pub struct EnvironVariable {
 pub struct Pass {
     pub target: Target,
     pub callable: Callable,
-    /// File and line of the directive.
+    /// Process group that runs the application, in place of the workers of this nginx.
+    pub process: Option<String>,
+    /// File and line of the directive; in an instance those of the directive of the front.
     pub source_location: String,
 }
 
@@ -27,6 +31,47 @@ pub enum Threads {
     Off,
     /// This many pool threads of each worker process.
     Pool(usize),
+}
+
+impl Threads {
+    const MAX: usize = 1024;
+
+    /// Parses `off` or a number.
+    pub fn parse(text: &str) -> Option<Self> {
+        match (text, text.parse()) {
+            ("off", _) => Some(Self::Off),
+            (_, Ok(count)) if (1..=Self::MAX).contains(&count) => Some(Self::Pool(count)),
+            _ => None,
+        }
+    }
+
+    /// Describes the values that [`Threads::parse`] accepts.
+    pub fn must_be() -> String {
+        format!("\"off\" or a number from 1 to {}", Self::MAX)
+    }
+}
+
+impl fmt::Display for Threads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Pool(count) => write!(f, "{count}"),
+        }
+    }
+}
+
+/// `processes=` of a process group: the number of its worker processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Processes {
+    pub min: usize,
+    /// Above `min` further ones are started while calls wait.
+    pub max: usize,
+}
+
+impl Processes {
+    pub const MAX: usize = 256;
+    /// Without the argument.
+    pub const ONE: Self = Self { min: 1, max: 1 };
 }
 
 /// `wsgi_max_requests`: number of calls after which a worker process is recycled; 0 is no limit.

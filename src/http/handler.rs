@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::body_stream::BodyEnd;
 use super::call_stats::CallStats;
 use super::exchange::RequestExchange;
-use super::request_params;
+use super::{dispatch, request_params};
 use crate::conf::location::LocationConf;
 use crate::engine::QueueFull;
 use crate::engine::call_clock::CallClock;
@@ -80,8 +80,15 @@ fn call(request: Request, conf: &LocationConf, exchange: &Arc<RequestExchange>) 
                 .map_err(|error| Refusal::internal(format!("cannot take over the request body: {error}")))?,
         ),
     };
-    let params = request_params::params(request, conf, &*body)
-        .map_err(|request_params::Failed| Refusal::internal("cannot evaluate a variable for environ"))?;
+    let params = if conf.is_instance() {
+        dispatch::take_params(request).ok_or_else(|| Refusal {
+            status: Status::BAD_REQUEST,
+            reason: "request of a process group does not come from its front".to_owned(),
+        })?
+    } else {
+        request_params::params(request, conf, body.remaining())
+            .map_err(|request_params::Failed| Refusal::internal("cannot evaluate a variable for environ"))?
+    };
     Ok(Call {
         number: exchange.number(),
         params,

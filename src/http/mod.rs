@@ -2,7 +2,9 @@
 
 pub mod body_stream;
 pub mod call_stats;
+pub mod dispatch;
 pub mod exchange;
+mod front;
 pub mod handler;
 pub mod request_params;
 pub mod response_buffer;

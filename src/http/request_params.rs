@@ -5,7 +5,7 @@ use std::io;
 use crate::conf::location::LocationConf;
 use crate::nginx::request::Request;
 use crate::nginx::request::body::{BodyMemory, BodyPart};
-use crate::wsgi::body::{BodySource, BufferedBody, Memory, Piece};
+use crate::wsgi::body::{BufferedBody, Memory, Piece};
 use crate::wsgi::params::{CgiParams, Variable, split_path};
 
 impl Memory for BodyMemory {
@@ -30,14 +30,20 @@ pub fn body(request: Request) -> io::Result<BufferedBody> {
     Ok(BufferedBody::new(pieces))
 }
 
-/// Returns the parameters of a request. Later values override earlier ones.
+/// Headers that a cache answers itself, so that it gets complete responses.
+const FOR_CACHE: [&str; 6] =
+    ["If-Modified-Since", "If-Unmodified-Since", "If-None-Match", "If-Match", "Range", "If-Range"];
+
+/// Returns the parameters of a request. Later values override earlier ones. `remaining` is the length of the body, if nginx has read it.
 ///
 /// # Errors
 /// A variable of the configuration cannot be evaluated.
-pub fn params(request: Request, conf: &LocationConf, body: &dyn BodySource) -> Result<Box<CgiParams>, Failed> {
+pub fn params(request: Request, conf: &LocationConf, remaining: Option<u64>) -> Result<Box<CgiParams>, Failed> {
     let mut params = Box::new(CgiParams::new(request.connection_number()));
-    params.is_head = request.is_head();
-    params.set(Variable::RequestMethod, request.method());
+    // For its cache nginx may turn a HEAD request into a GET request.
+    let method = request.upstream_method().unwrap_or(request.method());
+    params.is_head = method == b"HEAD";
+    params.set(Variable::RequestMethod, method);
     set_paths(&mut params, request, conf)?;
     set_connection(&mut params, request);
     params.set(Variable::DocumentRoot, request.document_root().ok_or(Failed)?);
@@ -45,10 +51,23 @@ pub fn params(request: Request, conf: &LocationConf, body: &dyn BodySource) -> R
         params.set(Variable::RemoteUser, request.user());
         params.set(Variable::AuthType, b"Basic");
     }
-    if let Some(length) = content_length(request, conf, body) {
+    if let Some(length) = content_length(request, conf, remaining) {
         params.set_number(Variable::ContentLength, length);
     }
-    params.set_headers(request.headers(), conf.pass_authorization());
+    if request.upstream_caches() {
+        let is_for_cache = |name: &[u8]| FOR_CACHE.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(name));
+        let headers = request.headers().filter(|(name, _)| !is_for_cache(name));
+        params.set_headers(headers, conf.pass_authorization());
+        for (name, variable) in
+            [("If-Modified-Since", "upstream_cache_last_modified"), ("If-None-Match", "upstream_cache_etag")]
+        {
+            if let Some(value) = request.variable(variable) {
+                params.add_header(name.as_bytes(), value);
+            }
+        }
+    } else {
+        params.set_headers(request.headers(), conf.pass_authorization());
+    }
     // An absolute request target names the host, whatever the header says (RFC 9112, section 3.2.2).
     if let Some(authority) = request.target_authority() {
         params.set_named(b"HTTP_HOST", authority);
@@ -65,8 +84,7 @@ pub fn params(request: Request, conf: &LocationConf, body: &dyn BodySource) -> R
 }
 
 /// Returns `CONTENT_LENGTH`. A chunked body has one only if nginx reads the body before the call.
-fn content_length(request: Request, conf: &LocationConf, body: &dyn BodySource) -> Option<u64> {
-    let remaining = body.remaining();
+fn content_length(request: Request, conf: &LocationConf, remaining: Option<u64>) -> Option<u64> {
     if !conf.request_buffering() && request.is_chunked() {
         return None;
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::call_stats::CallStats;
 use super::exchange::RequestExchange;
+use super::front;
 use crate::nginx::request::Request;
 use crate::nginx::variable::Variable;
 
@@ -18,14 +19,18 @@ pub static VARIABLES: [Variable; 7] = [
     variable("wsgi_exception", |request| of_call(request, |stats| stats.exception().map(str::to_owned))),
 ];
 
-const fn variable(name: &'static str, value: fn(Request) -> Option<String>) -> Variable {
+const fn variable(name: &'static str, value: fn(Request) -> Option<Vec<u8>>) -> Variable {
     Variable { name, value }
 }
 
+/// Variables that `wsgi_pass` with a process group passes to its instance. They are not for administrators.
+pub static FOR_INSTANCE: [Variable; 2] =
+    [variable("wsgi_environ", front::environ), variable("wsgi_content_length", front::content_length)];
+
 /// Returns a value of the newest call of this request, which may have been made before an internal redirect.
-fn of_call(request: Request, value: impl Fn(&CallStats) -> Option<String>) -> Option<String> {
+fn of_call(request: Request, value: impl Fn(&CallStats) -> Option<String>) -> Option<Vec<u8>> {
     let exchange = request.installed(|exchange: &RequestExchange| exchange.is_of(request))?;
-    value(exchange.stats())
+    value(exchange.stats()).map(String::into_bytes)
 }
 
 /// Formats a time as nginx formats `$request_time`.

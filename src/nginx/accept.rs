@@ -61,10 +61,15 @@ pub fn is_paused() -> bool {
 /// Returns true if this worker shares listening sockets with other workers and may leave connections to them.
 ///
 /// Not with `accept_mutex`, where nginx itself adds and removes the sockets, and only with epoll. With `reuseport` each
-/// worker has sockets of its own: their connections would wait for this worker.
-pub fn is_shared() -> bool {
+/// worker has sockets of its own: their connections would wait for this worker. With `has_masters` the other workers have
+/// masters of their own, and nginx need not have another worker here.
+pub fn is_shared(has_masters: bool) -> bool {
     // SAFETY: plain variables, which nginx sets before it initializes modules in a worker.
-    let uses_epoll_alone = unsafe { sys::ngx_use_exclusive_accept != 0 && sys::ngx_use_accept_mutex == 0 };
+    let uses_epoll_alone = unsafe {
+        let has_others = sys::ngx_use_exclusive_accept != 0
+            || has_masters && sys::ngx_event_flags & sys::NGX_USE_EPOLL_EVENT as usize != 0;
+        has_others && sys::ngx_use_accept_mutex == 0
+    };
     worker_process::role() == Role::Worker && uses_epoll_alone && shared_sockets().next().is_some()
 }
 

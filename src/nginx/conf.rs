@@ -1,12 +1,19 @@
 //! EngineConfig that nginx is reading: arguments of directives, paths, values with variables, errors with file and line.
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use super::cycle::NewCycle;
 use super::log::{Level, Log};
 use super::{bytes, pool_string, sys};
+
+/// Type of this module's main configuration.
+///
+/// # Safety
+/// It is the type that the module's `create_main_conf` makes.
+pub unsafe trait MainConfiguration {}
 
 /// State of nginx's configuration parser at a directive.
 #[derive(Clone, Copy)]
@@ -42,6 +49,12 @@ impl Conf {
                 str::from_utf8(arg).map_err(|_| format!("invalid UTF-8 in \"{}\"", String::from_utf8_lossy(arg)))
             })
             .collect()
+    }
+
+    /// Returns the cycle whose configuration is being read.
+    pub fn new_cycle(&self) -> NewCycle {
+        // SAFETY: the parser has the new cycle, and the caller has this value for no longer.
+        unsafe { NewCycle::new((*self.0).cycle) }
     }
 
     /// Returns file and line of the directive in nginx's format.
@@ -97,6 +110,58 @@ impl Conf {
         Ok(path)
     }
 
+    /// Reads `text`, one or more directives without a newline, as if it stood in place of the directive that is being read.
+    /// Directives of locations are accepted in `if` and `limit_except` blocks too. Errors name file and line of the directive
+    /// that is being read.
+    ///
+    /// # Errors
+    /// If the text is refused. nginx has logged the cause.
+    pub fn parse(&self, text: &str) -> Result<(), ()> {
+        // nginx refuses blocks in a text without a file. So this is the rest of a block that stands in a file, and nginx does
+        // not read the file: its size is 0.
+        let block = format!("{text}}}");
+        // SAFETY: the state of the parser, with a buffer, a file and arguments of their own while nginx reads the text. Words
+        // are copied to the configuration's pool, and names of files are those of the file that is being read, which live as
+        // long as the cycle. nginx reads nothing of the descriptor, as the buffer ends with the block.
+        unsafe {
+            let conf = self.0;
+            let pool = (*conf).pool;
+            let text = pool_string(pool, block.as_bytes()).ok_or(())?;
+            let args = sys::ngx_array_create(pool, 10, size_of::<sys::ngx_str_t>());
+            if args.is_null() {
+                return Err(());
+            }
+            let mut buffer: sys::ngx_buf_t = std::mem::zeroed();
+            (buffer.start, buffer.pos) = (text.data, text.data);
+            (buffer.last, buffer.end) = (text.data.add(text.len), text.data.add(text.len));
+            buffer.set_temporary(1);
+            let mut file: sys::ngx_conf_file_t = std::mem::zeroed();
+            if let Some(outer) = (*conf).conf_file.as_ref() {
+                file.file.name = outer.file.name;
+                file.line = outer.line;
+            }
+            file.buffer = &mut buffer;
+            let (outer_file, outer_args, outer_type) = ((*conf).conf_file, (*conf).args, (*conf).cmd_type);
+            ((*conf).conf_file, (*conf).args) = (&mut file, args);
+            if outer_type == sys::NGX_HTTP_LIF_CONF as usize || outer_type == sys::NGX_HTTP_LMT_CONF as usize {
+                (*conf).cmd_type = sys::NGX_HTTP_LOC_CONF as usize;
+            }
+            let result = sys::ngx_conf_parse(conf, std::ptr::null_mut());
+            ((*conf).conf_file, (*conf).args, (*conf).cmd_type) = (outer_file, outer_args, outer_type);
+            if result.is_null() { Ok(()) } else { Err(()) }
+        }
+    }
+
+    /// Returns whether this nginx has a module.
+    pub fn has_module(&self, name: &CStr) -> bool {
+        // SAFETY: the modules of the cycle are complete structures with static names.
+        unsafe {
+            let cycle = (*self.0).cycle;
+            let modules = std::slice::from_raw_parts((*cycle).modules, (*cycle).modules_n);
+            modules.iter().any(|module| CStr::from_ptr((**module).name) == name)
+        }
+    }
+
     /// Logs an error in the configuration.
     pub fn emerg(&self, message: &str) {
         // SAFETY: the parser has a log.
@@ -134,6 +199,30 @@ impl Conf {
         unsafe {
             let context = (*self.0).ctx.cast::<sys::ngx_http_conf_ctx_t>();
             &mut *(*(*context).main_conf.add(crate::nginx::module::ctx_index())).cast::<T>()
+        }
+    }
+
+    /// Passes this module's main configuration to `read`. To be called by directives of locations only: those of the main
+    /// configuration have it.
+    pub fn with_main_conf<T: MainConfiguration, R>(&self, read: impl FnOnce(&T) -> R) -> R {
+        // SAFETY: in an http block the context is of this type, and T is the type of the configuration by the rule of the
+        // trait. Directives of locations hold no reference to it.
+        unsafe {
+            let context = (*self.0).ctx.cast::<sys::ngx_http_conf_ctx_t>();
+            read(&*(*(*context).main_conf.add(crate::nginx::module::ctx_index())).cast::<T>())
+        }
+    }
+
+    /// Returns the names of the server that is being read or merged, in their order.
+    pub fn server_names(&self) -> Vec<&[u8]> {
+        // SAFETY: in an http block the context has a server configuration of the core module, with an array of this type.
+        // The names live as long as the configuration.
+        unsafe {
+            let context = (*self.0).ctx.cast::<sys::ngx_http_conf_ctx_t>();
+            let index = sys::ngx_http_core_module.ctx_index;
+            let server = (*(*context).srv_conf.add(index)).cast::<sys::ngx_http_core_srv_conf_t>();
+            let names = (*server).server_names.as_slice::<sys::ngx_http_server_name_t>();
+            names.iter().map(|name| bytes(name.name)).collect()
         }
     }
 
@@ -222,6 +311,15 @@ impl CoreLocation {
         self.get().named() != 0
     }
 
+    /// Returns the argument of `server_tokens`, which the core module has merged before.
+    pub fn server_tokens(&self) -> &'static str {
+        match self.get().server_tokens as u32 {
+            sys::NGX_HTTP_SERVER_TOKENS_OFF => "off",
+            sys::NGX_HTTP_SERVER_TOKENS_BUILD => "build",
+            _ => "on",
+        }
+    }
+
     /// Returns `client_body_temp_path`, which the core module has merged before.
     pub fn client_body_temp_path(&self) -> PathBuf {
         // SAFETY: null, or a path that lives as long as the configuration.
@@ -239,9 +337,27 @@ impl CoreLocation {
         self.get().lmt_excpt() != 0
     }
 
+    /// Returns the name: the path, the regular expression, or the name with its `@`.
+    pub fn name(&self) -> &[u8] {
+        // SAFETY: the name lives as long as the configuration.
+        unsafe { bytes(self.get().name) }
+    }
+
+    /// Makes nginx pass a request for the location's prefix without its last slash to other locations, as for a location
+    /// with a handler of this module. `proxy_pass` makes it redirect such a request.
+    pub fn disable_slash_redirect(&self) {
+        // SAFETY: only this thread uses the configuration while it is being read.
+        unsafe { (*self.0).set_auto_redirect(0) };
+    }
+
     /// Returns whether the location has a content handler.
     pub fn has_handler(&self) -> bool {
         self.get().handler.is_some()
+    }
+
+    /// Returns the content handler of the location.
+    pub(super) fn handler(&self) -> sys::ngx_http_handler_pt {
+        self.get().handler
     }
 
     /// Sets the content handler of the location.

@@ -14,8 +14,10 @@ pub enum ReadReason {
     Signal,
     /// `nginx -t`.
     Test,
-    /// A reload, or the new binary of an upgrade: if the configuration is refused, the current workers remain.
+    /// A reload: if the configuration is refused, the current workers remain.
     Reload,
+    /// The first start with listening sockets that another process has opened, as in an upgrade: its workers remain.
+    Upgrade,
     /// The first start: no workers are running.
     Start,
 }
@@ -57,8 +59,10 @@ impl NewCycle {
                 ReadReason::Signal
             } else if sys::ngx_test_config != 0 {
                 ReadReason::Test
-            } else if sys::ngx_inherited != 0 || !(*(*self.0).old_cycle).conf_ctx.is_null() {
+            } else if !(*(*self.0).old_cycle).conf_ctx.is_null() {
                 ReadReason::Reload
+            } else if sys::ngx_inherited != 0 {
+                ReadReason::Upgrade
             } else {
                 ReadReason::Start
             }
@@ -68,6 +72,55 @@ impl NewCycle {
     /// Returns whether a master process will restart workers (`master_process on`).
     pub fn has_master(self) -> bool {
         self.core().master != 0
+    }
+
+    /// Returns name, user and group of the workers; `None` if they run as the user that started nginx.
+    pub fn worker_user(self) -> Option<(String, u32, u32)> {
+        let core = self.core();
+        if !system::is_root() || core.username.is_null() {
+            return None;
+        }
+        // SAFETY: nginx has set the name, a C string that lives as long as the cycle.
+        let name = unsafe { CStr::from_ptr(core.username) };
+        Some((name.to_string_lossy().into_owned(), core.user, core.group))
+    }
+
+    /// Returns `worker_connections`.
+    pub fn worker_connections(self) -> usize {
+        // SAFETY: a plain field, which the event module has set once the configuration is complete.
+        unsafe { (*self.0).connection_n }
+    }
+
+    /// Returns the level of the error log, as in the configuration.
+    pub fn log_level(self) -> &'static str {
+        const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "error", "warn", "notice", "info", "debug"];
+        // SAFETY: every cycle has a log of its configuration. Larger numbers are levels of debugging.
+        let level = unsafe { (*self.0).new_log.log_level };
+        LEVELS[level.clamp(1, LEVELS.len()) - 1]
+    }
+
+    /// Returns true if an HTTP module of this name is loaded.
+    pub fn has_module(self, name: &str) -> bool {
+        // SAFETY: the modules of the cycle are complete structures with static names.
+        unsafe {
+            let modules = std::slice::from_raw_parts((*self.0).modules, (*self.0).modules_n);
+            modules.iter().any(|module| CStr::from_ptr((**module).name).to_bytes() == name.as_bytes())
+        }
+    }
+
+    /// Returns the largest limit of a server for the headers of a request, in bytes (`large_client_header_buffers`).
+    pub fn header_size(self) -> usize {
+        // SAFETY: the configuration is complete: the http module has a context, whose main configuration of the core module
+        // has the configurations of all servers.
+        unsafe {
+            let context = *(*self.0).conf_ctx.add(sys::ngx_http_module.index);
+            let Some(context) = context.cast::<sys::ngx_http_conf_ctx_t>().as_ref() else { return 0 };
+            let core = *context.main_conf.add(sys::ngx_http_core_module.ctx_index);
+            let servers = (*core.cast::<sys::ngx_http_core_main_conf_t>()).servers;
+            let servers = servers.as_slice::<*mut sys::ngx_http_core_srv_conf_t>();
+            let sizes = servers.iter().map(|server| &(**server).large_client_header_buffers);
+            sizes.map(|buffers| buffers.num.max(0) as usize * buffers.size).max().unwrap_or(0)
+        }
     }
 
     fn core(&self) -> &sys::ngx_core_conf_t {

@@ -19,6 +19,24 @@ pub enum Level {
     Debug = sys::NGX_LOG_DEBUG,
 }
 
+impl Level {
+    /// Returns the level with a name of nginx's configuration.
+    pub fn parse(name: &str) -> Option<Self> {
+        use Level::{Alert, Crit, Debug, Emerg, Error, Info, Notice, Warn};
+        let levels = [
+            ("emerg", Emerg),
+            ("alert", Alert),
+            ("crit", Crit),
+            ("error", Error),
+            ("warn", Warn),
+            ("notice", Notice),
+            ("info", Info),
+            ("debug", Debug),
+        ];
+        levels.into_iter().find(|(known, _)| *known == name).map(|(_, level)| level)
+    }
+}
+
 /// Log of a cycle, a connection or a configuration. Must not outlive that.
 #[derive(Clone, Copy)]
 pub struct Log(*mut sys::ngx_log_t);
@@ -55,6 +73,17 @@ impl Log {
                 self.record(level, part, first);
                 first = false;
             }
+        }
+    }
+
+    /// Logs `text` as a record of a connection whose request has ended, with `context` behind the first line.
+    pub fn write_after(self, connection: u64, context: &str, level: Level, text: &str) {
+        let (first, rest) = text.split_at(text.find('\n').unwrap_or(text.len()));
+        // SAFETY: the log is valid by the rule of the type. Only the event loop thread uses logs, so nothing else sees the number.
+        unsafe {
+            let number = std::mem::replace(&mut (*self.0).connection, connection as sys::ngx_atomic_uint_t);
+            self.write(level, &format!("{first}{context}{rest}"));
+            (*self.0).connection = number;
         }
     }
 

@@ -9,6 +9,7 @@ pub mod cycle;
 pub mod directive;
 pub mod file;
 pub mod log;
+pub mod log_files;
 pub mod message_queue;
 pub mod module;
 pub mod notify;
@@ -17,6 +18,7 @@ pub mod shared_memory;
 pub mod sockets;
 pub mod thread_bound;
 pub mod timer;
+pub mod upstream;
 pub mod variable;
 pub mod worker_process;
 

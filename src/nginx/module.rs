@@ -1,6 +1,8 @@
 //! Indexes of modules in nginx's arrays of configurations and contexts.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::sys;
@@ -14,6 +16,19 @@ pub fn set_ctx_index(index: usize) {
 
 pub(super) fn ctx_index() -> usize {
     CTX_INDEX.load(Ordering::Relaxed)
+}
+
+/// Returns the file that this module was loaded from.
+pub fn file() -> Option<PathBuf> {
+    // SAFETY: dladdr fills the structure if it finds the address, which is in this file; the name is then a C string.
+    unsafe {
+        let mut info: libc::Dl_info = std::mem::zeroed();
+        if libc::dladdr((&raw const CTX_INDEX).cast(), &raw mut info) == 0 || info.dli_fname.is_null() {
+            return None;
+        }
+        let name = CStr::from_ptr(info.dli_fname).to_bytes();
+        std::fs::canonicalize(OsStr::from_bytes(name)).ok()
+    }
 }
 
 /// Returns the main configuration of the cycle, or `None` without an `http` block.

@@ -7,14 +7,14 @@ use super::{guard, pool_string, sys};
 /// Variable: its name without the `$`, and the function for its value. `None` means that a request has no value.
 pub struct Variable {
     pub name: &'static str,
-    pub value: fn(Request) -> Option<String>,
+    pub value: fn(Request) -> Option<Vec<u8>>,
 }
 
 /// Registers `variables`. To be called in preconfiguration.
 ///
 /// # Errors
 /// If there is no memory, or the name is taken. nginx has logged the cause.
-pub fn register(conf: &Conf, variables: &'static [Variable]) -> Result<(), ()> {
+pub fn register(conf: &Conf, variables: impl IntoIterator<Item = &'static Variable>) -> Result<(), ()> {
     for variable in variables {
         // SAFETY: the state of the parser in preconfiguration. nginx copies the name.
         unsafe {
@@ -45,7 +45,7 @@ unsafe extern "C" fn get(
                 (*value).set_not_found(1);
                 return sys::NGX_OK as isize;
             };
-            let Some(text) = pool_string((*request).pool, text.as_bytes()) else {
+            let Some(text) = pool_string((*request).pool, &text) else {
                 return sys::NGX_ERROR as isize;
             };
             (*value).set_len(text.len as u32);

@@ -1,11 +1,18 @@
 //! The nginx process that this code runs in: its role, its state, its exit.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::getppid;
+
 use super::log::{Level, Log};
 use super::sys;
+use super::timer::Timer;
 use crate::os::system;
 
 /// Version of the nginx whose headers this module was built with, such as `1.22.1`. Other versions do not load the module.
@@ -55,10 +62,29 @@ pub fn role() -> Role {
     }
 }
 
+/// Returns true if this process only tests a configuration (`nginx -t`).
+pub fn is_testing() -> bool {
+    // SAFETY: a plain variable that nginx sets before it reads a configuration.
+    unsafe { sys::ngx_test_config != 0 }
+}
+
 /// Returns the number of this worker, from 0.
 pub fn worker_number() -> usize {
     // SAFETY: a plain variable that nginx sets before modules run.
     unsafe { sys::ngx_worker }
+}
+
+/// Number of the first worker, which is not 0 in an nginx that runs some of the workers of a process group.
+static FIRST_NUMBER: AtomicUsize = AtomicUsize::new(0);
+
+/// Sets the number of the first worker. To be called in the master, before it starts workers.
+pub fn set_first_number(number: usize) {
+    FIRST_NUMBER.store(number, Ordering::Relaxed);
+}
+
+/// Returns the number of this worker among all that run its applications.
+pub fn number_in_group() -> usize {
+    FIRST_NUMBER.load(Ordering::Relaxed) + worker_number()
 }
 
 /// Returns the number of workers.
@@ -161,4 +187,55 @@ pub fn exit_after(timeout: Duration) {
 pub fn set_process_title(title: &CStr) {
     // SAFETY: nginx copies the text to the memory of its arguments, which it prepares before it reads a configuration.
     unsafe { sys::ngx_setproctitle(title.as_ptr().cast_mut()) };
+}
+
+/// Tells this worker to exit gracefully (SIGQUIT) when its master has been killed. Without that, nginx's workers stay.
+pub fn exit_with_master() {
+    if role() != Role::Worker {
+        return;
+    }
+    let _ = set_pdeathsig(Signal::SIGQUIT);
+    // SAFETY: a plain variable that nginx sets when it forks the worker.
+    if getppid().as_raw() != unsafe { sys::ngx_parent } {
+        quit();
+    }
+}
+
+/// Titles of the processes of an instance of a process group: of its master and of its workers.
+static INSTANCE_TITLES: OnceLock<[CString; 2]> = OnceLock::new();
+
+/// Shows this master as `nginx: wsgi NAME master` from the moment when it starts its first worker, and its workers as
+/// `nginx: wsgi NAME worker` after [`title_worker`]. To be called in `init_module`; nginx sets a title of its own after it.
+pub fn title_as_instance(name: &str) {
+    /// Runs before each `fork` of this process and of its children.
+    unsafe extern "C" fn before_fork() {
+        // SAFETY: plain variables that nginx sets.
+        let is_master = unsafe { sys::ngx_process } as u32 == sys::NGX_PROCESS_MASTER;
+        // A library of an application forks workers of its own, whose titles are not ours.
+        if is_master && let Some([master, _]) = INSTANCE_TITLES.get() {
+            set_process_title(master);
+        }
+    }
+    let title = |role: &str| CString::new(format!("wsgi {name} {role}")).unwrap_or_default();
+    if INSTANCE_TITLES.set([title("master"), title("worker")]).is_ok() {
+        // SAFETY: the handler only writes to memory that nginx prepares before it reads a configuration. The C library removes
+        // it when the module's file is unloaded.
+        unsafe { libc::pthread_atfork(Some(before_fork), None, None) };
+    }
+}
+
+/// Shows this worker as a worker of its process group once the event loop runs: nginx sets a title of its own after
+/// `init_process`, where this is to be called. Does nothing in other workers.
+pub fn title_worker() {
+    static TIMER: OnceLock<Timer> = OnceLock::new();
+    fn set_title() {
+        if let Some([_, worker]) = INSTANCE_TITLES.get()
+            && !is_exiting()
+        {
+            set_process_title(worker);
+        }
+    }
+    if role() == Role::Worker && INSTANCE_TITLES.get().is_some() {
+        TIMER.get_or_init(|| Timer::new(false, set_title)).arm(Duration::ZERO);
+    }
 }

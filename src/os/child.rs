@@ -44,6 +44,12 @@ pub struct ChildProcess {
     _blocked: BlockedSignal,
 }
 
+/// Returns the children of this process, which has one thread; `None` if the kernel does not tell.
+pub fn children() -> Option<Vec<Pid>> {
+    let text = std::fs::read_to_string("/proc/thread-self/children").ok()?;
+    Some(text.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect())
+}
+
 /// Interval for checks that the child is alive: its own children may keep the socket open after its exit.
 const LIVENESS_INTERVAL: Duration = Duration::from_millis(50);
 

@@ -58,7 +58,7 @@ pub(super) fn fork(
 }
 
 /// Ends this process without running destructors or exit handlers.
-pub(super) fn exit(status: i32) -> ! {
+pub fn exit(status: i32) -> ! {
     // SAFETY: ends the process, and with it every use of memory.
     unsafe { libc::_exit(status) }
 }
@@ -115,14 +115,23 @@ fn duplicate_above_socket(descriptor: OwnedFd) -> nix::Result<RawFd> {
 /// # Safety
 /// This process does not use any of these descriptors.
 unsafe fn close_from(first: RawFd) {
+    // SAFETY: as promised by the caller.
+    unsafe { close_range(first, RawFd::MAX) };
+}
+
+/// Closes all descriptors from `first` to `last`.
+///
+/// # Safety
+/// This process does not use any of these descriptors.
+pub(super) unsafe fn close_range(first: RawFd, last: RawFd) {
     // SAFETY: as promised by the caller. Closing a number that is not open fails and has no effect.
     unsafe {
         // Linux 5.9 has this call, but some sandboxes refuse it.
-        if libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) == 0 {
+        if libc::syscall(libc::SYS_close_range, first, last, 0) == 0 {
             return;
         }
         let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
-        for descriptor in first..i32::try_from(limit).unwrap_or(1 << 20) {
+        for descriptor in first..=last.min(i32::try_from(limit).unwrap_or(1 << 20)) {
             libc::close(descriptor);
         }
     }

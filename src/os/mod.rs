@@ -3,9 +3,13 @@
 //! Uses neither nginx nor Python.
 
 pub mod child;
-mod fork;
+pub mod fork;
 pub mod fork_server;
+pub mod inherited;
+pub mod memory_file;
 mod message;
 pub mod privileges;
 pub mod reporter;
+pub mod run_directory;
+pub mod spawn;
 pub mod system;

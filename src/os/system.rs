@@ -10,6 +10,11 @@ pub fn is_alive(pid: u32) -> bool {
     i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None).is_ok())
 }
 
+/// Returns true if this process has the privileges of root.
+pub fn is_root() -> bool {
+    geteuid().is_root()
+}
+
 /// Returns a random number that differs between forked processes.
 pub fn random() -> u64 {
     // Without a random number the pid distinguishes processes as well.

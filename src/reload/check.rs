@@ -34,8 +34,7 @@ pub fn run(conf: &MainConf, cycle: NewCycle) -> Result<(), CheckFailed> {
     let interpreters = conf.interpreters().into_iter();
     let applications = interpreters.flat_map(|interpreter| interpreter.applications);
     let applications: Vec<_> = applications.map(|application| application.specification).collect();
-    let is_useless = matches!(cycle.read_reason(), ReadReason::Signal | ReadReason::Start);
-    if !conf.check() || is_useless || applications.is_empty() {
+    if !is_useful(conf, cycle) || applications.is_empty() {
         return Ok(());
     }
     if worker::get().is_some() {
@@ -44,6 +43,17 @@ pub fn run(conf: &MainConf, cycle: NewCycle) -> Result<(), CheckFailed> {
         return Ok(());
     }
     Check { conf, cycle }.import_all(&applications)
+}
+
+/// Returns true if a refused configuration would leave running workers as they are, or ends a test of it.
+pub fn is_useful(conf: &MainConf, cycle: NewCycle) -> bool {
+    conf.check()
+        && match cycle.read_reason() {
+            ReadReason::Signal | ReadReason::Start => false,
+            ReadReason::Test | ReadReason::Reload => true,
+            // The supervisor opens the listening socket of an instance, which is no upgrade.
+            ReadReason::Upgrade => conf.instance().is_none(),
+        }
 }
 
 struct Check<'a> {

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::scoreboard;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::thread_bound::EventLoopBound;
 use crate::nginx::timer::Timer;
@@ -102,6 +103,7 @@ impl ActiveRequests {
         let registry = self.registry.get();
         let number = registry.next.get();
         registry.next.set(number + 1);
+        scoreboard::call_started();
         let mut requests = registry.requests.borrow_mut();
         let was_empty = requests.is_empty();
         let slot = requests.add(request);
@@ -163,6 +165,7 @@ impl ActiveGuard {
         if self.has_left.replace(true) {
             return;
         }
+        scoreboard::call_ended();
         let mut requests = self.requests.registry.get().requests.borrow_mut();
         requests.remove(self.slot);
         if requests.is_empty() {

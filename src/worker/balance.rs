@@ -29,7 +29,7 @@ const WAITING_TICKS: u32 = 10;
 const ALONE_TICKS: u32 = 20;
 
 /// Words from one worker's to the next: each has a cache line of its own, as most calls write it.
-const STRIDE: usize = 8;
+pub const STRIDE: usize = 8;
 
 /// What a worker can take. A worker leaves connections to one with more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +54,28 @@ enum Look {
 /// Returns the number of words for so many workers.
 pub const fn words(workers: usize) -> usize {
     workers * STRIDE
+}
+
+/// Words of the workers that share listening sockets.
+pub struct Rooms {
+    /// A word for each worker, and others up to the next one's.
+    words: &'static [AtomicU64],
+    /// Index of this worker's word.
+    own: usize,
+    /// The workers have several masters: nginx itself does not know that they share their sockets.
+    has_masters: bool,
+}
+
+impl Rooms {
+    /// The words of the workers of this nginx.
+    pub fn of_workers(words: &'static [AtomicU64]) -> Self {
+        Self { words, own: worker_process::worker_number() * STRIDE, has_masters: false }
+    }
+
+    /// The words of all workers of a process group, of which this one has the word `own * STRIDE`.
+    pub fn of_group(words: &'static [AtomicU64], own: usize) -> Self {
+        Self { words, own: own * STRIDE, has_masters: true }
+    }
 }
 
 /// Part of one worker in the balance. All methods are called on the event loop thread.
@@ -108,10 +130,11 @@ fn must_accept(own: Room, best: Room, accepts: bool, look: Look) -> bool {
 }
 
 impl Balance {
-    /// Takes part in the balance of the workers that share `words`, `None` if nginx does not let this worker leave
+    /// Takes part in the balance of the workers that share `rooms`, `None` if nginx does not let this worker leave
     /// connections to others. `on_timer` calls [`Balance::on_timer`].
-    pub fn new(words: &'static [AtomicU64], has_loaded: Arc<AtomicBool>, on_timer: fn()) -> Option<Self> {
-        let own = words.get(worker_process::worker_number() * STRIDE)?;
+    pub fn new(rooms: Rooms, has_loaded: Arc<AtomicBool>, on_timer: fn()) -> Option<Self> {
+        let Rooms { words, own, has_masters } = rooms;
+        let own = words.get(own)?;
         let state = State {
             accepts: Cell::new(true),
             seen: Cell::new((Room::Connection, Room::Nothing)),
@@ -123,7 +146,7 @@ impl Balance {
             has_left: Cell::new(false),
         };
         let (timer, state) = (Timer::new(false, on_timer), EventLoopBound::new(state));
-        accept::is_shared().then_some(Self { words, own, has_loaded, timer, state })
+        accept::is_shared(has_masters).then_some(Self { words, own, has_loaded, timer, state })
     }
 
     /// Notes that a call was queued, with the backlog of its interpreter. Returns true if it is time for a look at the
@@ -168,6 +191,12 @@ impl Balance {
             state.alone.set(ALONE_TICKS);
         }
         self.look(backlog, true);
+    }
+
+    /// Returns true if this worker leaves connections to another one, which has a free thread.
+    pub fn leaves_connections(&self) -> bool {
+        let state = self.state.get();
+        !state.accepts.get() && state.seen.get().1 == Room::Call
     }
 
     /// Tells the other workers that this one is about to exit.

@@ -38,6 +38,16 @@ pub struct WorkerInterpreter {
 }
 
 impl WorkerConfig {
+    /// Returns the number of calls that can run at once.
+    pub fn capacity(&self) -> usize {
+        let used = self.interpreters.iter().filter(|interpreter| !interpreter.applications.is_empty());
+        used.map(|interpreter| match interpreter.threads {
+            Threads::Pool(count) => interpreter.specs.len() * count,
+            Threads::Off => 1,
+        })
+        .sum()
+    }
+
     /// Returns the configuration of a worker of this cycle, `None` if the cycle has no application.
     pub fn new(conf: &MainConf, multiprocess: bool) -> Option<Self> {
         let configured = conf.interpreters();
@@ -55,7 +65,7 @@ impl WorkerConfig {
                 settings: conf.python_settings(),
                 server_software: SERVER_SOFTWARE.to_owned(),
                 multiprocess,
-                worker_number: worker_process::worker_number(),
+                worker_number: worker_process::number_in_group(),
                 nginx_version: NGINX_VERSION.to_owned(),
                 checking: false,
             },

@@ -8,9 +8,10 @@ pub mod event_loop;
 mod log_forward;
 pub mod recycle;
 mod recycle_lock;
+pub mod scoreboard;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use crate::nginx::{accept, sockets, worker_process};
 use crate::python::{after_fork, fork, log};
 use crate::sync::RwLock;
 use active_requests::ActiveRequests;
-use balance::Balance;
+use balance::{Balance, Rooms};
 use config::{WorkerConfig, WorkerInterpreter};
 use event_loop::{EventLoop, Message, WorkerSink};
 use recycle::Recycler;
@@ -59,12 +60,12 @@ pub fn get() -> Option<&'static Worker> {
     WORKER.get()
 }
 
-/// Starts the worker. With threads it returns at once, and Python starts beside the event loop. `balance_words` are the
-/// shared words of `wsgi_balance`, unless it is off.
+/// Starts the worker. With threads it returns at once, and Python starts beside the event loop. `rooms` are the shared
+/// words of `wsgi_balance`, unless it is off.
 ///
 /// # Errors
 /// If there is no file descriptor, nginx connection or thread left; never because of an application.
-pub fn start(config: WorkerConfig, balance_words: Option<&'static [AtomicU64]>) -> io::Result<&'static Worker> {
+pub fn start(config: WorkerConfig, rooms: Option<Rooms>) -> io::Result<&'static Worker> {
     let event_loop = EventLoop::attach()?;
     log::set_worker_sink(Arc::new(WorkerSink::new(event_loop)));
     after_fork::set_in_child(|| {
@@ -88,8 +89,8 @@ pub fn start(config: WorkerConfig, balance_words: Option<&'static [AtomicU64]>) 
     let shutdown_timeout = config.shutdown_timeout;
     let (engine, applications) = start_engine(config, has_loaded.clone())?;
     let applications = RwLock::new(applications);
-    let balance = match (&engine, balance_words) {
-        (Engine::Pools(_), Some(words)) => Balance::new(words, has_loaded, || {
+    let balance = match (&engine, rooms) {
+        (Engine::Pools(_), Some(rooms)) => Balance::new(rooms, has_loaded, || {
             if let Some(worker) = get()
                 && let Some(balance) = &worker.balance
             {
@@ -191,6 +192,11 @@ impl Worker {
     /// Returns the interpreter versions of an application, `None` with `wsgi_threads off`.
     pub fn versions(&'static self, application: &WorkerApplication) -> Option<&'static InterpreterVersions> {
         self.engine.versions(application.interpreter)
+    }
+
+    /// Returns true if this worker leaves connections to another one, which has a free thread. On the event loop thread.
+    pub fn leaves_connections(&self) -> bool {
+        self.balance.as_ref().is_some_and(Balance::leaves_connections)
     }
 
     /// Notes that a call was queued, with the backlog of its interpreter. On the event loop thread.

@@ -23,3 +23,4 @@ pub mod start_response;
 #[cfg(test)]
 mod tests;
 pub mod transport;
+pub mod wire;

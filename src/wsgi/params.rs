@@ -6,7 +6,7 @@ use std::io::Write;
 use super::header_keys;
 
 macro_rules! variables {
-    ($($variable:ident = $name:literal,)*) => {
+    ($($variable:ident = $name:literal $tag:literal,)*) => {
         /// A CGI variable that the server sets itself.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
@@ -19,28 +19,49 @@ macro_rules! variables {
             const ALL: &[Self] = &[$(Self::$variable,)*];
             /// Their names, in the same order.
             pub const NAMES: [&'static str; Self::ALL.len()] = [$($name,)*];
+
+            /// Returns the tag in the [wire format](super::wire).
+            pub fn tag(self) -> u8 {
+                match self {
+                    $(Self::$variable => $tag,)*
+                }
+            }
+
+            /// Returns the variable of a tag.
+            pub fn with_tag(tag: u8) -> Option<Self> {
+                match tag {
+                    $($tag => Some(Self::$variable),)*
+                    _ => None,
+                }
+            }
+
+            /// Returns all variables.
+            #[cfg(test)]
+            pub fn all() -> &'static [Self] {
+                Self::ALL
+            }
         }
     };
 }
 
 variables! {
-    RequestMethod = "REQUEST_METHOD",
-    ScriptName = "SCRIPT_NAME",
-    PathInfo = "PATH_INFO",
-    QueryString = "QUERY_STRING",
-    RequestUri = "REQUEST_URI",
-    RequestScheme = "REQUEST_SCHEME",
-    ServerProtocol = "SERVER_PROTOCOL",
-    ServerName = "SERVER_NAME",
-    ServerPort = "SERVER_PORT",
-    DocumentRoot = "DOCUMENT_ROOT",
-    RemoteAddr = "REMOTE_ADDR",
-    RemotePort = "REMOTE_PORT",
-    RemoteUser = "REMOTE_USER",
-    AuthType = "AUTH_TYPE",
-    Https = "HTTPS",
-    ContentLength = "CONTENT_LENGTH",
-    UrlScheme = "wsgi.url_scheme",
+    RequestMethod = "REQUEST_METHOD" b'M',
+    ScriptName = "SCRIPT_NAME" b'S',
+    PathInfo = "PATH_INFO" b'P',
+    QueryString = "QUERY_STRING" b'Q',
+    RequestUri = "REQUEST_URI" b'U',
+    RequestScheme = "REQUEST_SCHEME" b's',
+    ServerProtocol = "SERVER_PROTOCOL" b'V',
+    ServerName = "SERVER_NAME" b'N',
+    ServerPort = "SERVER_PORT" b'p',
+    DocumentRoot = "DOCUMENT_ROOT" b'D',
+    RemoteAddr = "REMOTE_ADDR" b'R',
+    RemotePort = "REMOTE_PORT" b'r',
+    RemoteUser = "REMOTE_USER" b'u',
+    AuthType = "AUTH_TYPE" b'a',
+    Https = "HTTPS" b'H',
+    ContentLength = "CONTENT_LENGTH" b'L',
+    UrlScheme = "wsgi.url_scheme" b'w',
 }
 
 /// A key of environ.
@@ -129,6 +150,17 @@ impl CgiParams {
             self.push_name(HEADER, name);
             self.push_value(header_keys::without_white_space(value));
         });
+    }
+
+    /// Adds a header that is not withheld, with white space around its value removed.
+    pub fn add_header(&mut self, name: &[u8], value: &[u8]) {
+        self.push_name(HEADER, name);
+        self.push_value(value);
+    }
+
+    /// Returns the last value of a key.
+    pub fn value(&self, key: Key<'_>) -> Option<&[u8]> {
+        self.iter().filter(|(known, _)| *known == key).last().map(|(_, value)| value)
     }
 
     fn push_name(&mut self, tag: u8, name: &[u8]) {

@@ -1,6 +1,8 @@
 //! The configurations of `nginx-conf/`: each is accepted by `nginx -t` and serves.
 
-use crate::harness::{Conn, Machine, Response, Site, curl, in_repository, is_root, module, venv, wait_for};
+use crate::harness::{
+    Conn, Machine, Response, Site, curl, in_repository, is_for_everybody, is_root, module, venv, wait_for,
+};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -155,8 +157,15 @@ fn each_configuration_has_a_test_and_a_line_in_the_readme() {
         .filter(|name| name.ends_with(".conf"))
         .collect();
     names.sort();
-    let tested =
-        ["backend.conf", "django.conf", "front.conf", "hello.conf", "limits.conf", "several-applications.conf"];
+    let tested = [
+        "backend.conf",
+        "django.conf",
+        "front.conf",
+        "hello.conf",
+        "limits.conf",
+        "process-groups.conf",
+        "several-applications.conf",
+    ];
     assert_eq!(names, tested);
     for name in names {
         assert!(readme.contains(&format!("[{name}]({name})")), "{name}");
@@ -176,6 +185,16 @@ fn each_configuration_runs_as_its_comments_say() {
         ("hello.conf", &["Hello from Python inside nginx\nurl: http://127.0.0.1:"][..]),
         ("several-applications.conf", &["Hello", "api: mounted at '/api', asked for '/users'\nA file.\n", "''"]),
         ("limits.conf", &["\n200\n", "\n429\n"]),
+        (
+            "process-groups.conf",
+            &[
+                "Good morning from /blog, user daemon\nWelcome from /shop, user games\n",
+                "nginx: wsgi supervisor",
+                "wsgi blog master",
+                "wsgi shop worker",
+                "wsgi_instance blog ",
+            ],
+        ),
         ("django.conf", &["The install worked successfully!", "HTTP/1.1 200 OK", "Content-Type: text/css"]),
         ("front.conf", &["We are working on it"]),
         ("backend.conf", &["Hello from Python inside nginx\nurl: https://localhost:"]),
@@ -184,6 +203,9 @@ fn each_configuration_runs_as_its_comments_say() {
     machine.copy(&in_repository("nginx-conf"), "/srv/try");
     machine.paste("cd /srv/try");
     for (name, expected) in said {
+        if name == "process-groups.conf" && !has_users() {
+            continue;
+        }
         let said = machine.paste(&commands(name));
         for text in expected {
             assert!(said.contains(text), "{name}: no {text:?} in\n{said}");
@@ -219,6 +241,25 @@ fn several_applications_serve_each_at_its_place() {
     assert!(text.contains("/files/none"), "{text}");
     let other = nginx.ask("GET /x HTTP/1.1\r\nHost: api.localhost\r\n", "").expect(200);
     assert_eq!(other.text(), "api: mounted at '', asked for '/x'\n");
+}
+
+/// Returns whether process groups can have users of their own, which then load the module.
+fn has_users() -> bool {
+    is_root() && is_for_everybody(module())
+}
+
+#[test]
+fn process_groups_run_as_their_users() {
+    if !has_users() {
+        return;
+    }
+    let prefix = Prefix::new();
+    prefix.write("blog.env", "GREETING=Hi\n");
+    let nginx = prefix.start("process-groups.conf", 8080);
+    assert_eq!(nginx.get("/blog/").expect(200).text(), "Hi from /blog, user daemon\n");
+    assert_eq!(nginx.get("/shop/").expect(200).text(), "Welcome from /shop, user games\n");
+    drop(nginx);
+    assert!(!prefix.path("run/sockets/blog").exists());
 }
 
 #[test]

@@ -74,8 +74,8 @@ impl Prefix {
     fn prepared(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for root in ROOTS {
-            // Only where a word begins.
-            for before in [" ", "\"", ":"] {
+            // Only where a word begins, or the value of an argument.
+            for before in [" ", "\"", ":", "="] {
                 let below = format!("{before}{}{root}", self.path().display());
                 text = text.replace(&format!("{before}{root}"), &below);
             }
@@ -101,6 +101,21 @@ impl Prefix {
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
             }
         }
+        let mut line = line.to_owned();
+        for (argument, value) in words.iter().filter_map(|word| word.split_once('=')) {
+            // Those of a process group.
+            match argument {
+                "home" => self.link_to_venv(Path::new(value)),
+                "path" | "chdir" if Path::new(value).starts_with(self.path()) => fs::create_dir_all(value).unwrap(),
+                "env_file" => self.create(Path::new(value), "NAME=value\n"),
+                // A user that each system has, and only root may change to.
+                "user" | "group" => {
+                    let user = if is_root() { format!("{argument}=daemon") } else { String::new() };
+                    line = line.replace(&format!("{argument}={value}"), &user);
+                }
+                _ => {}
+            }
+        }
         for (directive, value) in words.iter().zip(words.iter().skip(1)) {
             match *directive {
                 "listen" if !value.starts_with("unix:") => {
@@ -115,11 +130,12 @@ impl Prefix {
                 }
                 "wsgi_python_home" => self.link_to_venv(Path::new(value)),
                 "wsgi_python_executable" => self.link_to_venv(Path::new(value).ancestors().nth(2).unwrap()),
+                "wsgi_env_file" => self.create(Path::new(value), "NAME=value\n"),
                 "include" if !value.contains('*') => self.create(&self.path().join("conf").join(value), ""),
                 _ => {}
             }
         }
-        line.to_owned()
+        line
     }
 
     /// Creates a file that a configuration names, if it is below the prefix.

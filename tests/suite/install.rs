@@ -67,6 +67,10 @@ fn what_is_installed_is_removed_again() {
     let installed = found(destination.path(), "ngx_http_wsgi_module.so");
     assert_eq!(installed.len(), 1, "{said}");
     assert!(fs::read(&installed[0]).unwrap() == fs::read(module()).unwrap());
+    let control = destination.path().join("usr/bin/ngx-wsgi-ctl");
+    assert_eq!(fs::metadata(&control).unwrap().permissions().mode() & 0o7777, 0o755, "{said}");
+    let version = Command::new(control).arg("--version").output().unwrap();
+    assert!(version.stdout.starts_with(b"ngx-wsgi-ctl "), "{version:?}");
     let (succeeded, said) = install().argument("--remove").run();
     assert!(succeeded, "{said}");
     assert!(found(destination.path(), "*wsgi*").is_empty(), "{said}");
@@ -149,6 +153,7 @@ fn without_rust_only_a_build_of_these_sources_is_installed() {
     let (succeeded, said) = install();
     assert!(succeeded, "{said}");
     assert_eq!(installed().len(), 1);
+    assert!(said.contains("ngx-wsgi-ctl is missing"), "{said}");
 
     // A build for another Python is no build for this one.
     fs::write(&built, "libpython2.7.so").unwrap();

@@ -17,19 +17,31 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Literals of two words or more that no log and no exception shows.
-const NO_MESSAGES: [&str; 8] = [
+const NO_MESSAGES: [&str; 18] = [
     "(the location's prefix)",
     "wsgi check process",
     "wsgi preflight process",
+    "wsgi supervisor",
+    "wsgi scoreboard",
+    "# Written by the wsgi supervisor of nginx, which replaces and removes this file.",
     "ngx_wsgi shutdown",
     "The nginx worker that this code runs in.",
     "<ngx_wsgi log stream '…'>",
     "<frozen importlib.",
     "exec(source) or '…'",
+    "upstream … { server … max_fails=0; keepalive …; }",
+    ", client: …, request: \"…\"",
+    "nginx: [emerg] wsgi_process_group \"…\" in …: …",
+    "with exit code 0",
+    "configuration file",
+    "the configuration file",
+    "proxy_pass http://wsgi.…; proxy_http_version 1.1; proxy_redirect off; proxy_pass_request_headers off; \
+     proxy_set_header Connection \"\"; proxy_set_header Host …; proxy_set_header Content-Length $wsgi_content_length; \
+     proxy_set_header Wsgi-Environ $wsgi_environ;",
 ];
 
-/// The page that shows an exception, and has no message of its own.
-const DEBUG_PAGE: &str = "src/wsgi/debug_page.rs";
+/// Sources with texts that are no messages: the page that shows an exception, and the configuration of an instance.
+const NO_MESSAGE_SOURCES: [&str; 2] = ["src/wsgi/debug_page.rs", "src/process_group/configuration.rs"];
 
 /// Stands for the variable parts of a message.
 const VARIABLE: char = '…';
@@ -63,6 +75,11 @@ fn is_part(text: &str, message: &str) -> bool {
     parts(text).try_fold(0, after).is_some()
 }
 
+/// Returns whether the texts of a source are no messages.
+fn is_without_messages(source: &Path) -> bool {
+    NO_MESSAGE_SOURCES.iter().any(|path| source.ends_with(path))
+}
+
 /// Returns whether a literal is a message, or a part that has to be documented.
 fn is_message(text: &str) -> bool {
     let words = text.split([' ', VARIABLE]).filter(|word| word.contains(char::is_alphabetic));
@@ -77,7 +94,8 @@ fn without_arguments(format: &str) -> String {
         match character {
             '{' | '}' if characters.peek() == Some(&character) => text.extend(characters.next()),
             '{' => {
-                characters.by_ref().find(|character| *character == '}').expect("the argument has an end");
+                // A text without arguments may have a single brace.
+                characters.by_ref().find(|character| *character == '}');
                 text.push(VARIABLE);
             }
             other => text.push(other),
@@ -289,7 +307,9 @@ fn in_the_sources() -> Vec<Text> {
         })
         .collect();
     for (file, source) in &rust {
-        if !tests.iter().any(|module| file.with_extension("").starts_with(module)) {
+        // The messages of programs go to those who run them.
+        let is_program = file.starts_with(directory.join("bin"));
+        if !is_program && !tests.iter().any(|module| file.with_extension("").starts_with(module)) {
             source.literals.iter().for_each(|(text, level)| add(file, text, level.as_deref()));
         }
     }
@@ -299,7 +319,7 @@ fn in_the_sources() -> Vec<Text> {
         let [file, exception, text] = line.split('\0').collect::<Vec<_>>()[..] else { panic!("{line}") };
         add(Path::new(file), text, Some(exception).filter(|exception| !exception.is_empty()));
     }
-    texts.retain(|Text { file, text, .. }| text.contains(char::is_alphabetic) && !file.ends_with(DEBUG_PAGE));
+    texts.retain(|Text { file, text, .. }| text.contains(char::is_alphabetic) && !is_without_messages(file));
     texts
 }
 

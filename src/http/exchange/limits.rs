@@ -13,11 +13,15 @@ impl RequestExchange {
     pub(super) fn act_on_limits(&self) -> Option<Duration> {
         let side = self.event_loop.get();
         loop {
+            let request = side.request.get();
+            if request.is_none() && !side.is_released.get() {
+                return None;
+            }
             // Without a handle the call is suspended on this thread and waits for its client.
-            let (request, handle) = (side.request.get()?, side.handle.borrow().clone()?);
+            let handle = side.handle.borrow().clone()?;
             match self.stats.clock.check() {
                 LimitCheck::Later(wait) => return wait,
-                LimitCheck::QueueTimeout => self.refuse_queued(request),
+                LimitCheck::QueueTimeout => self.refuse_queued(request?),
                 LimitCheck::Slow => self.report_slow(&handle),
                 LimitCheck::RequestTimeout => self.time_out(request, handle),
             }
@@ -47,15 +51,24 @@ impl RequestExchange {
     }
 
     /// Responds in place of a call that runs too long, and aborts the call as soon as it runs Python code.
-    fn time_out(&self, request: Request, handle: CallHandle) {
+    fn time_out(&self, request: Option<Request>, handle: CallHandle) {
         let side = self.event_loop.get();
+        let headline = format!("stack of {}", self.stats.thread().unwrap_or_default());
+        let Some(request) = request else {
+            // The client has its response, but the call holds a thread.
+            side.is_released.set(false);
+            self.log_after_request(Level::Error, &self.stats.limit_message("wsgi_request_timeout"));
+            self.stats.set_timed_out();
+            side.registration.leave();
+            handle.abort(headline, self.shared());
+            return self.worker.recycler.watch_timed_out(handle);
+        };
         let status = match *side.state.borrow() {
             // The response is complete; only the call is late.
             ResponseState::LastQueued => Status::OK,
             _ => side.status_instead(request, Status::GATEWAY_TIME_OUT),
         };
         request.log().write(Level::Error, &self.stats.limit_message("wsgi_request_timeout"));
-        let headline = format!("stack of {}", self.stats.thread().unwrap_or_default());
         self.stats.set_timed_out();
         request.run_in_other_event(|request| self.finalize(request, status));
         handle.abort(headline, self.shared());

@@ -25,7 +25,7 @@ use crate::conf::location::{Buffering, LocationConf};
 use crate::engine::call_clock::CallClock;
 use crate::engine::pool::{CallHandle, Queued};
 use crate::engine::{Submission, TimedTransport};
-use crate::nginx::log::Log;
+use crate::nginx::log::{Level, Log};
 use crate::nginx::request::events::RequestEvents;
 use crate::nginx::request::output::Output;
 use crate::nginx::request::{Request, Status};
@@ -46,6 +46,8 @@ pub struct RequestExchange {
     spilling: Mutex<()>,
     worker: &'static Worker,
     buffering: Arc<Buffering>,
+    /// The client is the front of a process group.
+    from_front: bool,
     /// `wsgi_optimize_send_headers`.
     optimizes: bool,
     header_rules: Arc<HeaderRules>,
@@ -63,8 +65,12 @@ pub struct RequestExchange {
 struct EventLoopSide {
     /// The request of the exchange, for comparison only: it may be gone.
     origin: Request,
-    /// `None` once the exchange is detached.
+    /// `None` once the exchange is detached or its request released.
     request: Cell<Option<Request>>,
+    /// The request has ended before its call, which is not disconnected.
+    is_released: Cell<bool>,
+    /// The client and the request line, for text that a call of a released request logs.
+    released_context: RefCell<String>,
     registration: ActiveGuard,
     output: Output,
     state: RefCell<ResponseState>,
@@ -93,6 +99,7 @@ impl RequestExchange {
             spilling: Mutex::new(()),
             worker,
             buffering: buffering.clone(),
+            from_front: request.is_from_front(),
             optimizes: conf.optimize_send_headers(),
             header_rules: conf.header_rules().clone(),
             wants_parts: conf.allow_ranges() && request.wants_several_ranges(),
@@ -102,6 +109,8 @@ impl RequestExchange {
             event_loop: EventLoopBound::new(EventLoopSide {
                 origin: request,
                 request: Cell::new(Some(request)),
+                is_released: Cell::new(false),
+                released_context: RefCell::default(),
                 registration: worker.requests.enter(myself.clone(), soonest),
                 output: Output::default(),
                 state: RefCell::default(),
@@ -218,6 +227,39 @@ impl RequestExchange {
         request.finalize(status);
     }
 
+    /// Finalizes a request whose response is complete, while the call runs its `close()`. The front of a process group sends
+    /// the next request, of another client, on the same connection.
+    fn release(&self, request: Request) {
+        let side = self.event_loop.get();
+        if let Some(body_stream) = &self.body_stream {
+            body_stream.end(BodyEnd::CallEnded);
+        }
+        let line = [request.method(), request.unparsed_uri(), request.protocol()].join(&b' ');
+        let (address, line) = (String::from_utf8_lossy(request.remote_address()), String::from_utf8_lossy(&line));
+        side.released_context.replace(format!(", client: {address}, request: \"{line}\""));
+        side.request.set(None);
+        side.is_released.set(true);
+        request.finalize(Status::OK);
+    }
+
+    /// Ends the exchange of a released request, once its call is closed.
+    fn end_released(&self) {
+        let side = self.event_loop.get();
+        if side.is_released.get() && self.lock().is_call_closed() {
+            self.worker.event_loop.write_log();
+            side.is_released.set(false);
+            side.registration.leave();
+        }
+    }
+
+    /// Logs `text` after the end of the request.
+    fn log_after_request(&self, level: Level, text: &str) {
+        match self.event_loop.get().released_context.borrow().as_str() {
+            "" => Log::cycle().write(level, text),
+            context => Log::cycle().write_after(self.connection, context, level, text),
+        }
+    }
+
     /// Discards the output of the call, now and later.
     fn disconnect_call(&self) {
         let suspended = self.buffer.change(ResponseBuffer::disconnect);
@@ -235,26 +277,32 @@ impl EventLoopSide {
 impl ActiveRequest for RequestExchange {
     fn on_output(&self) {
         self.event_loop.get().output_posted.set(false);
-        // This is not an event of the request's connection, so the events that it posts have to be run.
-        if let Some(request) = self.event_loop.get().request.get() {
-            request.run_in_other_event(|request| {
+        match self.event_loop.get().request.get() {
+            // This is not an event of the request's connection, so the events that it posts have to be run.
+            Some(request) => request.run_in_other_event(|request| {
                 self.feed_body(request);
                 self.run_output();
-            });
+            }),
+            None => self.end_released(),
         }
     }
 
     fn log_here(&self, level: log::Level, text: &str) {
         match self.event_loop.get().request.get() {
             Some(request) => request.log().write(level.into(), text),
-            None => Log::cycle().write(level.into(), text),
+            None => self.log_after_request(level.into(), text),
         }
     }
 
     fn abort(&self) {
-        if let Some(request) = self.event_loop.get().request.get() {
-            let status = self.event_loop.get().status_instead(request, Status::SERVICE_UNAVAILABLE);
-            request.run_in_other_event(|request| self.finalize(request, status));
+        let side = self.event_loop.get();
+        match side.request.get() {
+            Some(request) => {
+                let status = side.status_instead(request, Status::SERVICE_UNAVAILABLE);
+                request.run_in_other_event(|request| self.finalize(request, status));
+            }
+            None if side.is_released.take() => side.registration.leave(),
+            None => {}
         }
     }
 

@@ -66,6 +66,10 @@ impl RequestExchange {
             replacement.send(request, &self.header_rules);
             return true;
         }
+        if self.from_front && side.may_release() {
+            self.release(request);
+            return true;
+        }
         match side.final_status(request) {
             Some(status) => {
                 self.finalize(request, status);
@@ -113,6 +117,10 @@ impl RequestExchange {
         }
         side.call_closed.set(call_closed);
         if let Some(headers) = headers {
+            if self.from_front && end != Some(End::Complete) && !response_headers::has_body(request, &headers) {
+                // The front takes the response for complete when it has the header, and may send another request.
+                request.disable_keepalive();
+            }
             self.send_headers(request, headers, is_whole)?;
         }
         let all = SentCounts { memory: parts.memory.len(), files: usize::from(parts.file.is_some()) };
@@ -178,6 +186,12 @@ impl RequestExchange {
 }
 
 impl EventLoopSide {
+    /// Returns whether the response is complete, and the call continues on a thread of its own.
+    fn may_release(&self) -> bool {
+        let is_complete = matches!(*self.state.borrow(), ResponseState::LastQueued);
+        is_complete && !self.call_closed.get() && self.suspended.borrow().is_none() && self.handle.borrow().is_some()
+    }
+
     /// Takes the response of nginx that replaces the application's, once the call is closed.
     fn take_due_replacement(&self) -> Option<Replacement> {
         let mut state = self.state.borrow_mut();

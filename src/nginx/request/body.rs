@@ -98,6 +98,31 @@ impl Request {
         self.reading_body() != 0
     }
 
+    /// Returns whether the body is sent to an upstream while it comes from the client.
+    pub fn has_streamed_body(&self) -> bool {
+        self.request_body_no_buffering() != 0
+    }
+
+    /// Returns the length of a body that nginx has read.
+    pub fn read_length(&self) -> u64 {
+        let mut length = 0;
+        // SAFETY: null, or the body of the live request with a null-terminated chain of buffers.
+        unsafe {
+            let body = self.get().request_body;
+            let mut link = if body.is_null() { ptr::null_mut() } else { (*body).bufs };
+            while !link.is_null() {
+                let buffer = &*(*link).buf;
+                link = (*link).next;
+                length += if buffer.in_file() != 0 {
+                    (buffer.file_last - buffer.file_pos).max(0) as u64
+                } else {
+                    in_memory(buffer).map_or(0, |bytes| bytes.len() as u64)
+                };
+            }
+        }
+        length
+    }
+
     /// Returns the parts of a buffered body in order.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Request, Status};
 use crate::nginx::log::Level;
+use crate::nginx::upstream::{MARK, MARK_ERROR};
 use crate::nginx::{guard, module, sys};
 
 /// Handlers of the events of a request.
@@ -77,6 +78,10 @@ impl Request {
     /// Finalizes the request with `status`, which releases this module's reference.
     pub fn finalize(self, status: Status) {
         if status.0 >= sys::NGX_HTTP_SPECIAL_RESPONSE as isize && !self.is_header_sent() {
+            if self.is_from_front() {
+                // Without memory for the header the front shows the page of the instance, which is nginx's as well.
+                let _ = self.add_header(MARK.as_bytes(), MARK_ERROR.as_bytes());
+            }
             // The error_page of the status may be another location.
             self.withhold_streamed_body();
         }

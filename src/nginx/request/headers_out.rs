@@ -157,7 +157,7 @@ impl Request {
     ///
     /// # Errors
     /// If nginx has no memory.
-    pub(super) fn drop_conditions(&self) -> Result<(), NoMemory> {
+    pub(crate) fn drop_conditions(&self) -> Result<(), NoMemory> {
         const CONDITIONS: [&str; 6] =
             ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "range"];
         // SAFETY: the live request's own list, copied to a new one of its pool. Pointers to the old elements stay valid. The
@@ -194,6 +194,15 @@ impl Request {
             let range = (*self.as_ptr()).headers_in.range;
             !range.is_null() && bytes((*range).value).contains(&b',')
         }
+    }
+
+    /// Returns whether the client requests more than one byte range, and no more than `max_ranges`.
+    pub fn wants_permitted_ranges(&self) -> bool {
+        let limit = self.core_location().max_ranges;
+        // SAFETY: null or a header of the live request.
+        let range = unsafe { self.get().headers_in.range.as_ref().map(|range| bytes(range.value)) };
+        let count = range.map_or(0, |range| range.iter().filter(|byte| **byte == b',').count() + 1);
+        (2..=limit).contains(&count)
     }
 
     /// Closes the connection after this response, and announces that to the client.

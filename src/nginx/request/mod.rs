@@ -1,6 +1,7 @@
 //! HTTP request of nginx: its fields.
 
 pub mod body;
+pub mod client;
 pub mod events;
 mod file_alerts;
 mod flags;
@@ -18,6 +19,12 @@ use super::file::FilePart;
 use super::log::Log;
 use super::{bytes, module, sys};
 
+/// Type of this module's location configuration.
+///
+/// # Safety
+/// It is the type that the module's `create_loc_conf` makes.
+pub unsafe trait LocationConfiguration {}
+
 /// Handle of a live request. Copies refer to the same request.
 ///
 /// Handles belong to the event loop thread. None is used after [`Request::finalize`] or after the clean-up of
@@ -33,6 +40,7 @@ impl Status {
     pub const OK: Self = Self(sys::NGX_OK as isize);
     pub const ERROR: Self = Self(sys::NGX_ERROR as isize);
     pub const DONE: Self = Self(sys::NGX_DONE as isize);
+    pub const BAD_REQUEST: Self = Self(400);
     pub const NOT_FOUND: Self = Self(404);
     pub const INTERNAL_SERVER_ERROR: Self = Self(500);
     pub const SERVICE_UNAVAILABLE: Self = Self(503);
@@ -73,12 +81,9 @@ impl Request {
     }
 
     /// Returns this module's merged configuration for the location that serves the request.
-    ///
-    /// # Safety
-    /// `T` is the type that the module's `create_loc_conf` makes.
-    pub unsafe fn location_conf<T>(&self) -> &T {
-        // SAFETY: every request has a location configuration of each HTTP module, of type T as promised by the caller. It
-        // does not change after the merge.
+    pub fn location_conf<T: LocationConfiguration>(&self) -> &T {
+        // SAFETY: every request has a location configuration of each HTTP module, of type T by the rule of the trait. It does
+        // not change after the merge.
         unsafe { &*(*self.get().loc_conf.add(module::ctx_index())).cast::<T>() }
     }
 
@@ -118,7 +123,7 @@ impl Request {
         self.get().method == sys::NGX_HTTP_HEAD as usize
     }
 
-    pub(super) fn is_get(&self) -> bool {
+    pub(crate) fn is_get(&self) -> bool {
         self.get().method == sys::NGX_HTTP_GET as usize
     }
 
@@ -309,6 +314,25 @@ impl Request {
         match self.core_location().directio {
             limit if limit == sys::NGX_OPEN_FILE_DIRECTIO_OFF as i64 => part,
             limit => part.reopen_for_directio(limit.max(0) as u64),
+        }
+    }
+
+    /// Returns whether nginx limits the rate of the response.
+    pub fn has_limit_rate(&self) -> bool {
+        // SAFETY: the parameter of the location is null or lives as long as the configuration.
+        self.get().limit_rate > 0
+            || unsafe { sys::ngx_http_complex_value_size(self.as_ptr(), self.core_location().limit_rate, 0) > 0 }
+    }
+
+    /// Returns the value of a variable of nginx, `None` if it has none or an empty one.
+    pub fn variable(&self, name: &str) -> Option<&[u8]> {
+        // SAFETY: nginx reads the name during the call only, and the value lives as long as the request.
+        unsafe {
+            let mut name = sys::ngx_str_t { len: name.len(), data: name.as_ptr().cast_mut() };
+            let key = sys::ngx_hash_key(name.data, name.len);
+            let value = sys::ngx_http_get_variable(self.as_ptr(), &mut name, key).as_ref()?;
+            let text = sys::ngx_str_t { len: value.len() as usize, data: value.data };
+            (value.not_found() == 0 && value.len() > 0).then(|| bytes(text))
         }
     }
 

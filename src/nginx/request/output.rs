@@ -131,6 +131,16 @@ impl Output {
 }
 
 impl Request {
+    /// Sends the end of a response without a body.
+    ///
+    /// # Errors
+    /// The status to finalize the request with.
+    pub fn send_end(&self) -> Result<(), Status> {
+        // SAFETY: a live request by the rule of the type.
+        let result = unsafe { sys::ngx_http_send_special(self.as_ptr(), sys::NGX_HTTP_LAST as usize) };
+        if result == Status::ERROR.0 { Err(Status::ERROR) } else { Ok(()) }
+    }
+
     /// Makes nginx read files of this request when it gets them. To be called before the first output.
     ///
     /// An HTTP/2 connection without TLS sends the files of all its streams with `sendfile`, so nginx might read them later,

@@ -52,9 +52,17 @@ impl Request {
 
     /// Returns whether the location has an `error_page` for a status.
     pub fn has_error_page(&self, status: u16) -> bool {
+        self.error_pages().iter().any(|page| page.status == status as isize)
+    }
+
+    /// Returns the statuses for which the location has an `error_page`.
+    pub fn error_page_statuses(&self) -> Vec<u16> {
+        self.error_pages().iter().filter_map(|page| u16::try_from(page.status).ok()).collect()
+    }
+
+    fn error_pages(&self) -> &[sys::ngx_http_err_page_t] {
         let pages = self.core_location().error_pages;
         // SAFETY: null, or an array of this type that lives as long as the configuration.
-        let pages = unsafe { pages.as_ref().map(|pages| pages.as_slice::<sys::ngx_http_err_page_t>()) };
-        pages.is_some_and(|pages| pages.iter().any(|page| page.status == status as isize))
+        unsafe { pages.as_ref().map(|pages| pages.as_slice()).unwrap_or_default() }
     }
 }

@@ -12,14 +12,14 @@ use crate::nginx::{guard, sys};
 impl Request {
     /// Removes the body from this request if this location, or one before it, reads the body without buffering. Further data
     /// of the client is discarded, and the connection is closed after the response.
-    pub(super) fn withhold_streamed_body(self) {
+    pub(in crate::nginx) fn withhold_streamed_body(self) {
         if self.request_body_no_buffering() != 0 {
             self.withhold_body();
         }
     }
 
     /// Removes the body as [`Request::withhold_streamed_body`] does, with or without buffering.
-    pub(super) fn withhold_body(self) {
+    pub(in crate::nginx) fn withhold_body(self) {
         if !self.is_main() || self.get().request_body.is_null() {
             return;
         }

@@ -1,0 +1,680 @@
+//! A group in the supervisor: its sockets, its instances, and what is to be done about them.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, pipe2};
+
+use super::control::{self, Client, Command, MAX_CLIENTS, ProcessStatus, Response, Status};
+use super::instance::{Advance, Backoff, Inherited, Instance, start_check};
+use super::log_relay::{Relay, pipe};
+use super::plan::GroupPlan;
+use super::scaling::{Decision, SAMPLE_INTERVAL, Sample, Scaler};
+use crate::conf::settings::quoted;
+use crate::nginx::log::Level;
+use crate::nginx::log_files::write_now as log;
+use crate::os::run_directory;
+use crate::os::spawn::End;
+use crate::os::system;
+use crate::worker::scoreboard::{Scoreboard, Totals};
+
+/// Time that workers have to take their slots of the scoreboard. Later they do not count as starting.
+const START_TIME: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+
+/// Interval between two looks at a scoreboard from which nothing follows, to free its slots.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time after a reload in which workers of the front may still pass requests to a group that the new configuration lacks.
+const FRONT_TIME: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 3 });
+
+/// Interval between two looks at what is left of an instance.
+const ENDING_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Time that `nginx -t` has, with the imports that it checks.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Size limit of the output of `nginx -t` in an answer.
+const MAX_CHECK_OUTPUT: usize = 64 * 1024;
+
+/// What a group is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// To run, now or after a delay.
+    Running,
+    /// To run as soon as a connection waits.
+    Idle,
+    /// Not to run until it is told to.
+    Stopped,
+    /// To leave nothing behind.
+    Removed,
+}
+
+/// What a client waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Check,
+    Stop,
+}
+
+/// `nginx -t` before a reload.
+struct Check {
+    process: Pid,
+    /// `None` after its end.
+    output: Option<File>,
+    text: Vec<u8>,
+    deadline: Instant,
+}
+
+/// A process group.
+pub struct Group {
+    plan: GroupPlan,
+    directory: PathBuf,
+    mode: Mode,
+    /// Listening socket, unless the group is stopped: connections that wait in it outlive instances.
+    socket: Option<UnixListener>,
+    control: Option<UnixListener>,
+    scoreboard: Option<Scoreboard>,
+    /// Those that are to run. The one with the number 0 is the first, unless it has ended and waits for its restart.
+    instances: Vec<Instance>,
+    /// Those that were told to end or whose master has ended.
+    ending: Vec<Instance>,
+    backoff: Backoff,
+    /// When the first instance is started, if it does not run.
+    retry: Option<Instant>,
+    restarts: u64,
+    scaler: Scaler,
+    next_sample: Instant,
+    /// Requests at the last sample.
+    requests: u64,
+    last_activity: Instant,
+    clients: Vec<(Client, Option<Wait>)>,
+    check: Option<Check>,
+    /// When the group is removed that the configuration no longer has.
+    removal: Option<Instant>,
+}
+
+impl Group {
+    pub fn new(plan: GroupPlan, directory: &Path) -> Self {
+        let now = Instant::now();
+        Self {
+            mode: if plan.idle_timeout.is_some() { Mode::Idle } else { Mode::Running },
+            plan,
+            directory: directory.to_owned(),
+            socket: None,
+            control: None,
+            scoreboard: None,
+            instances: Vec::new(),
+            ending: Vec::new(),
+            backoff: Backoff::default(),
+            retry: None,
+            restarts: 0,
+            scaler: Scaler::default(),
+            next_sample: now,
+            requests: 0,
+            last_activity: now,
+            clients: Vec::new(),
+            check: None,
+            removal: None,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    /// Opens the sockets, and starts the group unless it waits for a connection.
+    ///
+    /// # Errors
+    /// A message. The group is tried again later.
+    pub fn start(&mut self, relays: &mut Vec<Relay>) -> Result<(), String> {
+        self.retry = None;
+        let result = self.prepare().map_err(|error| error.to_string()).and_then(|()| match self.mode {
+            Mode::Running if !self.has_first() => self.start_instance(0, relays),
+            _ => Ok(()),
+        });
+        result.map_err(|error| {
+            let delay = self.backoff.delay(Duration::ZERO);
+            self.retry = Some(Instant::now() + delay);
+            let name = self.name();
+            format!("wsgi: cannot start process group \"{name}\": {error}, trying again in {} s", delay.as_secs())
+        })
+    }
+
+    /// Makes what the group's instances need, as far as it does not exist.
+    fn prepare(&mut self) -> io::Result<()> {
+        let (directory, name) = (&self.directory, self.plan.name.as_str());
+        let user = self.plan.process.user.as_ref();
+        run_directory::prepare_group(directory, name, user)?;
+        if self.socket.is_none() {
+            let path = run_directory::socket(directory, name);
+            let socket = run_directory::change_sockets(directory, || {
+                let _ = fs::remove_file(&path);
+                UnixListener::bind(&path)
+            })?;
+            // The directory decides who may connect.
+            fs::set_permissions(&path, PermissionsExt::from_mode(0o666))?;
+            // nginx expects that of inherited sockets.
+            socket.set_nonblocking(true)?;
+            self.socket = Some(socket);
+        }
+        self.prepare_control();
+        if self.scoreboard.is_none() {
+            self.scoreboard = Some(Scoreboard::new()?);
+        }
+        Ok(())
+    }
+
+    fn prepare_control(&mut self) {
+        let (directory, name) = (&self.directory, self.plan.name.as_str());
+        if self.control.is_none() {
+            match control::listen(&run_directory::control(directory, name), self.plan.process.user.as_ref()) {
+                Ok(control) => self.control = Some(control),
+                // The group works without it.
+                Err(error) => {
+                    let message = format!("wsgi: cannot open the control socket of process group \"{name}\": {error}");
+                    log(Level::Error, &message);
+                }
+            }
+        }
+    }
+
+    /// Writes the configuration of an instance.
+    fn write_configuration(&self, number: usize, pid_file: usize) -> io::Result<()> {
+        let (directory, name) = (&self.directory, self.plan.name.as_str());
+        let workers = if number == 0 { self.plan.min.max(1) } else { 1 };
+        let pid = run_directory::pid_file(directory, name, pid_file);
+        let text = format!(
+            "worker_processes {workers};\npid {};\n{}",
+            quoted(&pid.to_string_lossy()),
+            self.plan.configuration
+        );
+        let path = run_directory::configuration(directory, name, number);
+        run_directory::write_configuration(&path, &text, self.plan.process.user.as_ref())
+    }
+
+    /// Returns the number of a pid file that no instance has, not even one that is about to end: it removes the file then.
+    fn free_pid_file(&self) -> usize {
+        let all = || self.instances.iter().chain(&self.ending);
+        (0..).find(|number| all().all(|instance| instance.pid_file != *number)).unwrap_or(0)
+    }
+
+    fn start_instance(&mut self, number: usize, relays: &mut Vec<Relay>) -> Result<(), String> {
+        let pid_file = self.free_pid_file();
+        self.write_configuration(number, pid_file).map_err(|error| error.to_string())?;
+        let (mut relay, output) = pipe().map_err(|error| error.to_string())?;
+        let (Some(socket), Some(scoreboard)) = (&self.socket, &self.scoreboard) else {
+            return Ok(());
+        };
+        let inherited =
+            Inherited { socket: socket.as_fd(), scoreboard: scoreboard.file().as_fd(), output: output.as_fd() };
+        let instance = Instance::start(&self.plan, &self.directory, number, pid_file, inherited)
+            .map_err(|error| error.to_string())?;
+        let message = format!("wsgi: process group \"{}\" started, master {}", self.name(), instance.master);
+        log(Level::Notice, &message);
+        relay.set_source(self.name(), instance.master);
+        relays.push(relay);
+        let index = if number == 0 { 0 } else { self.instances.len() };
+        self.instances.insert(index, instance);
+        self.last_activity = Instant::now();
+        self.next_sample = self.last_activity + SAMPLE_INTERVAL;
+        Ok(())
+    }
+
+    /// Takes a new plan, as at a reload: the same instances read their configuration again, unless their process has other
+    /// settings.
+    ///
+    /// # Errors
+    /// A message. The group is tried again later.
+    pub fn update(&mut self, plan: GroupPlan, relays: &mut Vec<Relay>) -> Result<(), String> {
+        let old = std::mem::replace(&mut self.plan, plan);
+        self.removal = None;
+        if old.process.user != self.plan.process.user {
+            self.control = None;
+        }
+        match self.mode {
+            Mode::Stopped => {
+                // Its user may start it again.
+                let user = self.plan.process.user.as_ref();
+                return run_directory::prepare_group(&self.directory, &self.plan.name, user)
+                    .map(|()| self.prepare_control())
+                    .map_err(|error| self.reload_failure(&error));
+            }
+            Mode::Removed => self.mode = if self.plan.idle_timeout.is_some() { Mode::Idle } else { Mode::Running },
+            Mode::Idle if self.plan.idle_timeout.is_none() => self.mode = Mode::Running,
+            Mode::Running | Mode::Idle => {}
+        }
+        self.backoff.reset();
+        // It may have other limits.
+        self.next_sample = Instant::now();
+        if old.process != self.plan.process {
+            self.stop_all(Some(old.stop_timeout));
+        }
+        if old.process.user != self.plan.process.user {
+            // A program of the user before may have kept them, and would take requests.
+            self.socket = None;
+            self.scoreboard = None;
+        }
+        let has_first = self.has_first();
+        if has_first {
+            self.prepare().map_err(|error| self.reload_failure(&error))?;
+        } else {
+            self.start(relays)?;
+        }
+        let extra = self.plan.max.saturating_sub(self.plan.min);
+        while self.instances.len() > extra + 1 {
+            self.stop_last();
+        }
+        // One that was just started has read it.
+        self.reload(|instance| has_first || instance.number > 0).map_err(|error| self.reload_failure(&error))
+    }
+
+    /// Returns whether there is anything left of the instance with this master.
+    pub fn has_instance(&self, master: Pid) -> bool {
+        self.instances.iter().chain(&self.ending).any(|instance| instance.master == master)
+    }
+
+    fn has_first(&self) -> bool {
+        self.instances.first().is_some_and(|instance| instance.number == 0)
+    }
+
+    fn reload_failure(&self, error: &io::Error) -> String {
+        format!("wsgi: cannot reload process group \"{}\": {error}", self.name())
+    }
+
+    fn reload(&mut self, is_affected: impl Fn(&Instance) -> bool) -> io::Result<()> {
+        for instance in self.instances.iter().filter(|instance| is_affected(instance)) {
+            self.write_configuration(instance.number, instance.pid_file)?;
+            instance.reload();
+        }
+        // The new workers have no calls yet.
+        self.last_activity = Instant::now();
+        Ok(())
+    }
+
+    fn stop_last(&mut self) {
+        if let Some(mut instance) = self.instances.pop() {
+            instance.stop(Some(self.plan.stop_timeout));
+            self.ending.push(instance);
+        }
+    }
+
+    fn stop_all(&mut self, timeout: Option<Duration>) {
+        self.ending.append(&mut self.instances);
+        self.ending.iter_mut().for_each(|instance| instance.stop(timeout));
+        self.retry = None;
+        self.scaler = Scaler::default();
+    }
+
+    /// Closes the listening socket, so that clients do not wait for a group that does not run.
+    fn close_socket(&mut self) {
+        self.socket = None;
+        run_directory::remove_socket(&self.directory, self.name());
+    }
+
+    /// Ends the group for good, gracefully, once the workers of the front with the configuration before have stopped to
+    /// accept requests for it.
+    pub fn retire(&mut self) {
+        if self.mode != Mode::Removed && self.removal.is_none() {
+            self.removal = Some(Instant::now() + FRONT_TIME);
+        }
+    }
+
+    /// Ends the group for good: gracefully or at once.
+    pub fn remove(&mut self, gracefully: bool) {
+        self.mode = Mode::Removed;
+        self.removal = None;
+        self.stop_all(gracefully.then_some(self.plan.stop_timeout));
+        self.close_socket();
+        self.control = None;
+        if let Some(check) = &self.check {
+            let _ = killpg(check.process, Signal::SIGKILL);
+        }
+    }
+
+    /// Returns true once nothing runs of a group that is removed.
+    pub fn is_gone(&self) -> bool {
+        self.mode == Mode::Removed && self.instances.is_empty() && self.ending.is_empty() && self.check.is_none()
+    }
+
+    /// Removes the files of a group that is gone.
+    pub fn remove_files(&self) {
+        run_directory::remove_group(&self.directory, self.name());
+    }
+
+    /// Notes that a process has ended, if it is one of this group's. Returns whether it is.
+    pub fn note_end(&mut self, process: Pid, end: End) -> bool {
+        if self.check.as_ref().is_some_and(|check| check.process == process) {
+            self.finish_check(end);
+            return true;
+        }
+        let timeout = self.plan.stop_timeout;
+        if let Some(instance) = self.ending.iter_mut().find(|instance| instance.is_master(process)) {
+            instance.note_end(timeout);
+            return true;
+        }
+        let Some(index) = self.instances.iter().position(|instance| instance.is_master(process)) else {
+            return false;
+        };
+        let mut instance = self.instances.remove(index);
+        instance.note_end(timeout);
+        self.restarts += 1;
+        let mut next = String::new();
+        if instance.number == 0 {
+            let delay = self.backoff.delay(instance.started.elapsed());
+            self.retry = Some(Instant::now() + delay);
+            next = match delay.as_secs() {
+                0 => ", restarting".to_owned(),
+                seconds => format!(", restarting in {seconds} s"),
+            };
+        }
+        let level = if end == End::Code(0) { Level::Notice } else { Level::Alert };
+        log(level, &format!("wsgi: process group \"{}\" master {process} exited {end}{next}", self.name()));
+        self.ending.push(instance);
+        true
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Instant, relays: &mut Vec<Relay>) {
+        let name = &self.plan.name;
+        self.ending.retain_mut(|instance| match instance.advance(now) {
+            Advance::Gone => false,
+            Advance::Waiting => true,
+            Advance::Late => {
+                let master = instance.master;
+                let message =
+                    format!("wsgi: process group \"{name}\" master {master} has not ended within its stop_timeout");
+                log(Level::Warn, &message);
+                true
+            }
+        });
+        if self.removal.is_some_and(|due| due <= now) {
+            self.remove(true);
+        }
+        if self.retry.is_some_and(|due| due <= now)
+            && let Err(failure) = self.start(relays)
+        {
+            log(Level::Alert, &failure);
+        }
+        if self.next_sample <= now {
+            self.sample(now, relays);
+        }
+        if let Some(check) = &mut self.check
+            && check.deadline <= now
+        {
+            let _ = killpg(check.process, Signal::SIGKILL);
+            check.deadline = now + CHECK_TIMEOUT;
+        }
+        if self.instances.is_empty() && self.ending.is_empty() {
+            self.answer(Wait::Stop, &Response::ok("stopped"));
+        }
+        self.clients.retain(|(client, _)| !client.is_done(now));
+    }
+
+    /// Returns when [`Group::tick`] has something to do at the latest.
+    pub fn next_tick(&self, now: Instant) -> Instant {
+        let clients = self.clients.iter().filter_map(|(client, _)| client.deadline());
+        let ending = (!self.ending.is_empty()).then_some(now + ENDING_INTERVAL);
+        let check = self.check.as_ref().map(|check| check.deadline);
+        clients.chain(ending).chain(check).chain(self.retry).chain(self.removal).fold(self.next_sample, Instant::min)
+    }
+
+    /// Looks at the load, and starts or stops workers.
+    fn sample(&mut self, now: Instant, relays: &mut Vec<Relay>) {
+        let decides = self.plan.max > self.plan.min || self.plan.idle_timeout.is_some();
+        let is_running = self.mode == Mode::Running && !self.instances.is_empty();
+        self.next_sample = now + if decides && is_running { SAMPLE_INTERVAL } else { HOUSEKEEPING_INTERVAL };
+        let totals = self.totals();
+        if !decides || !is_running {
+            return;
+        }
+        let backlog = self.has_backlog();
+        if totals.requests != self.requests || totals.has_calls() || backlog {
+            self.last_activity = now;
+        }
+        self.requests = totals.requests;
+        if self.plan.idle_timeout.is_some_and(|timeout| now.duration_since(self.last_activity) >= timeout) {
+            log(Level::Notice, &format!("wsgi: process group \"{}\" is idle, stopping it", self.name()));
+            self.stop_all(Some(self.plan.stop_timeout));
+            self.mode = Mode::Idle;
+            return;
+        }
+        let (min, max) = (self.plan.min.max(1), self.plan.max);
+        // With those of the first instance also while it waits for its restart.
+        let workers = min + self.instances.iter().filter(|instance| instance.number > 0).count();
+        let newest = self.instances.iter().map(|instance| instance.started).max().unwrap_or(now);
+        let sample = Sample {
+            waiting: totals.waiting.saturating_add(u64::from(backlog)),
+            busy: totals.busy,
+            capacity: totals.capacity,
+            starting: totals.workers < workers && now.duration_since(newest) < START_TIME,
+        };
+        match self.scaler.decide(now, sample, workers, min, max) {
+            Decision::Keep => {}
+            Decision::More => {
+                let message = format!("wsgi: calls of process group \"{}\" wait, starting another worker", self.name());
+                log(Level::Notice, &message);
+                let numbers = 1..;
+                let number =
+                    numbers.into_iter().find(|number| self.instances.iter().all(|known| known.number != *number));
+                if let Err(error) = self.start_instance(number.unwrap_or(1), relays) {
+                    let message =
+                        format!("wsgi: cannot start another worker of process group \"{}\": {error}", self.name());
+                    log(Level::Alert, &message);
+                }
+            }
+            Decision::Less => {
+                let message = format!("wsgi: process group \"{}\" needs a worker less, stopping it", self.name());
+                log(Level::Notice, &message);
+                self.stop_last();
+            }
+        }
+    }
+
+    fn totals(&mut self) -> Totals {
+        let all = || self.instances.iter().chain(&self.ending);
+        let is_worker = |pid| all().any(|instance| instance.has(Pid::from_raw(pid)));
+        self.scoreboard.as_mut().map(|scoreboard| scoreboard.read(is_worker)).unwrap_or_default()
+    }
+
+    /// Returns whether connections wait that no worker has accepted.
+    fn has_backlog(&self) -> bool {
+        self.socket.as_ref().is_some_and(|socket| {
+            let mut descriptors = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+            poll(&mut descriptors, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+        })
+    }
+
+    /// Returns the listening socket while its first connection starts the group.
+    pub fn demand(&self) -> Option<&UnixListener> {
+        self.socket.as_ref().filter(|_| self.mode == Mode::Idle && self.retry.is_none())
+    }
+
+    /// Starts a group that was idle.
+    pub fn on_demand(&mut self, relays: &mut Vec<Relay>) {
+        self.mode = Mode::Running;
+        if let Err(failure) = self.start(relays) {
+            log(Level::Alert, &failure);
+        }
+    }
+
+    pub fn control(&self) -> Option<&UnixListener> {
+        self.control.as_ref()
+    }
+
+    pub fn accept(&mut self) {
+        if let Some(control) = &self.control {
+            let client = Client::accept(control, self.plan.process.user.as_ref());
+            // The group's user cannot keep root from its turn.
+            let of_user = |client: &Client| !client.is_root();
+            let others = self.clients.iter().filter(|(client, _)| of_user(client)).count();
+            let client = client.filter(|client| client.is_root() || others < MAX_CLIENTS);
+            self.clients.extend(client.map(|client| (client, None)));
+        }
+    }
+
+    /// Returns the clients that send or receive something. Others wait.
+    pub fn clients(&self) -> impl Iterator<Item = (usize, &Client)> {
+        self.clients.iter().map(|(client, _)| client).enumerate().filter(|(_, client)| !client.is_waiting())
+    }
+
+    /// Reads from a client or writes to it.
+    pub fn serve(&mut self, index: usize, relays: &mut Vec<Relay>) {
+        let client = &mut self.clients[index].0;
+        client.write();
+        if let Some(command) = client.read() {
+            match self.obey(command, relays) {
+                Ok(response) => self.clients[index].0.respond(&response),
+                Err(wait) => self.clients[index].1 = Some(wait),
+            }
+        }
+    }
+
+    /// Runs a command. Returns the answer, or what the client has to wait for.
+    fn obey(&mut self, command: Command, relays: &mut Vec<Relay>) -> Result<Response, Wait> {
+        let answer = |result: Result<(), String>, message: &str| match result {
+            Ok(()) => Response::ok(message),
+            Err(error) => Response::failed(error),
+        };
+        match command {
+            Command::Status => {
+                let status = self.status();
+                Ok(Response { ok: true, message: status.state.to_owned(), group: Some(status) })
+            }
+            Command::Stop => {
+                log(Level::Notice, &format!("wsgi: stopping process group \"{}\" on command", self.name()));
+                self.mode = Mode::Stopped;
+                self.stop_all(Some(self.plan.stop_timeout));
+                self.close_socket();
+                Err(Wait::Stop)
+            }
+            Command::Start if self.has_first() => Ok(Response::ok("is running already")),
+            Command::Start => {
+                self.mode = Mode::Running;
+                self.backoff.reset();
+                self.answer(Wait::Stop, &Response::failed("was started again"));
+                Ok(answer(self.start(relays), "started"))
+            }
+            Command::Reload => match self.mode {
+                Mode::Stopped | Mode::Removed => Ok(Response::failed("is stopped")),
+                Mode::Idle => Ok(Response::ok("is idle, and will start with the new code")),
+                Mode::Running if !self.has_first() => {
+                    self.backoff.reset();
+                    Ok(answer(self.start(relays), "started"))
+                }
+                Mode::Running if self.check.is_some() => Ok(Response::failed("another reload is under way")),
+                Mode::Running => match self.start_check() {
+                    Ok(()) => Err(Wait::Check),
+                    Err(error) => Ok(Response::failed(error)),
+                },
+            },
+        }
+    }
+
+    /// Answers all clients that wait for this.
+    fn answer(&mut self, wait: Wait, response: &Response) {
+        for (client, waiting) in &mut self.clients {
+            if *waiting == Some(wait) {
+                *waiting = None;
+                client.respond(response);
+            }
+        }
+    }
+
+    fn start_check(&mut self) -> Result<(), String> {
+        let open = || {
+            let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+            fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            Ok((File::from(reader), writer))
+        };
+        let (output, writer) = open().map_err(|error: nix::Error| error.to_string())?;
+        let pid_file = self.instances.iter().find(|known| known.number == 0).map_or(0, |first| first.pid_file);
+        self.write_configuration(0, pid_file).map_err(|error| error.to_string())?;
+        let (Some(socket), Some(scoreboard)) = (&self.socket, &self.scoreboard) else {
+            return Err("is stopped".to_owned());
+        };
+        let inherited =
+            Inherited { socket: socket.as_fd(), scoreboard: scoreboard.file().as_fd(), output: writer.as_fd() };
+        let process = start_check(&self.plan, &self.directory, inherited).map_err(|error| error.to_string())?;
+        self.check =
+            Some(Check { process, output: Some(output), text: Vec::new(), deadline: Instant::now() + CHECK_TIMEOUT });
+        Ok(())
+    }
+
+    /// Returns the output of the check that runs, until its end.
+    pub fn check_output(&self) -> Option<&File> {
+        self.check.as_ref().and_then(|check| check.output.as_ref())
+    }
+
+    /// Reads the output of the check.
+    pub fn read_check_output(&mut self) {
+        let Some(check) = &mut self.check else { return };
+        let mut buffer = [0; 16 * 1024];
+        while let Some(output) = &mut check.output
+            && let Ok(length) = output.read(&mut buffer)
+        {
+            if length == 0 {
+                check.output = None;
+            }
+            let room = MAX_CHECK_OUTPUT.saturating_sub(check.text.len());
+            check.text.extend_from_slice(&buffer[..length.min(room)]);
+        }
+    }
+
+    fn finish_check(&mut self, end: End) {
+        self.read_check_output();
+        let Some(check) = self.check.take() else { return };
+        // What the check has started.
+        let _ = killpg(check.process, Signal::SIGKILL);
+        let response = if end != End::Code(0) {
+            let output = String::from_utf8_lossy(&check.text);
+            Response::failed(format!("nginx -t exited {end}:\n{}", output.trim_end()))
+        } else if self.instances.is_empty() {
+            Response::failed("is stopped")
+        } else {
+            log(Level::Notice, &format!("wsgi: reloading process group \"{}\" on command", self.name()));
+            match self.reload(|_| true) {
+                Ok(()) => Response::ok("reloading"),
+                Err(error) => Response::failed(self.reload_failure(&error)),
+            }
+        };
+        self.answer(Wait::Check, &response);
+    }
+
+    fn status(&mut self) -> Status {
+        let totals = self.totals();
+        let state = match self.mode {
+            Mode::Stopped | Mode::Removed => "stopped",
+            Mode::Idle => "idle",
+            Mode::Running => match self.instances.first().filter(|_| self.has_first()) {
+                None => "waiting to restart",
+                Some(first) if totals.workers == 0 && first.started.elapsed() < START_TIME => "starting",
+                Some(_) => "running",
+            },
+        };
+        let processes = self.instances.iter().map(|instance| ProcessStatus {
+            master: instance.master.as_raw(),
+            workers: instance.workers().into_iter().map(Pid::as_raw).collect(),
+            uptime: instance.started.elapsed().as_secs(),
+        });
+        let user = self.plan.process.user.as_ref().map(|user| user.name.clone());
+        Status {
+            name: self.plan.name.clone(),
+            state,
+            processes: processes.collect(),
+            restarts: self.restarts,
+            requests: totals.requests,
+            busy: totals.busy,
+            waiting: totals.waiting,
+            user: user.or_else(|| system::user().map(|(name, _)| name)).unwrap_or_default(),
+            socket: run_directory::socket(&self.directory, self.name()).to_string_lossy().into_owned(),
+        }
+    }
+}
