@@ -19,6 +19,7 @@ export NGINX_SOURCE_DIR ## the source of that nginx, if it is not the distributi
 export NGINX_BUILD_DIR  ## the build directory of that source, if it is not objs/ in it
 export SOAK_MINUTES     ## make soak: how long (10)
 export SOAK_RELOAD      ## make soak: seconds between reloads (27), 0: keep the same workers
+export SOAK_GROUPS      ## make soak: 1 kills processes of process groups, at random
 export SOAK_THREADS     ## make soak: off runs applications on the event loop
 export RECORD           ## make bench-instructions: not empty: record the figures in tests/instructions.json
 export MODULE           ## make run, make install: a module that is already built
@@ -75,10 +76,10 @@ bench-growth: ## the cost as headers, bodies, connections, threads, applications
 matrix: ## the tests with the nginx and Python of other Debian releases, and with an nginx built to find errors; needs root
 	@tools/matrix.sh
 
-install: ## build the module and install it, with a load_module snippet
+install: ## build the module and install it, with a load_module snippet and ngx-wsgi-ctl
 	@tools/install.sh
 
-uninstall: ## remove both, unless nginx's configuration uses the module
+uninstall: ## remove all of it, unless nginx's configuration uses the module
 	@tools/install.sh --remove
 
 clean: ## remove target/, with all that was built, configured and installed there

@@ -13,9 +13,21 @@ independent_of_python=(
     protocols                               # nginx's connections
     endless slow spill                      # the event loop and its timers, with clients that are slow
     chapters configurations documentation documents messages # documents and examples
-    install make_run                        # scripts
+    install make_run control                # scripts and ngx-wsgi-ctl
+    process_group_life process_group_control process_group_soak # the supervisor
     valgrind                                # memory of nginx and Rust
     instructions                            # recorded for one Python
+)
+
+# Subjects whose applications also run in a process group: what WSGI, nginx and frameworks promise to an application and to
+# its clients. The others are about the processes that an application is embedded in.
+of_applications=(
+    environ mounts input body                                            # the request
+    start_response headers response close file_wrapper callables         # PEP 3333
+    streaming streaming_http2 spill endless slow late limits             # time and size
+    accel intercept ranges handed_on integrity protocols                 # nginx's part
+    failures tracebacks log                                              # errors
+    applications frameworks                                              # code of users
 )
 
 current='' times=()
@@ -60,11 +72,13 @@ test_chosen() {
     part "formatting, shellcheck" check_formatting
     part "clippy" cargo clippy --all-targets -- -D warnings
     part "build" build
-    part "unit tests" cargo test --lib
+    part "unit tests" cargo test --lib --bins
     part "models" tools/model.sh
     part "arithmetic of the benchmark" "$python" -B -m unittest discover -s tools/bench/tests -t tools
     part "virtual environment" select_venv "$python"
     part "integration tests" cargo test --test suite -- --skip valgrind:: --skip instructions::
+    part "integration tests in a process group" env WSGI_TEST_PROCESS_GROUP=1 \
+        cargo test --test suite -- "${of_applications[@]/%/::}"
     part "valgrind" cargo test --test suite valgrind::
     # Alone, and with the reason if they are skipped.
     part "instructions" cargo test --test suite -- --nocapture instructions::

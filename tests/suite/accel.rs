@@ -327,7 +327,7 @@ def application(environ, start_response):
     return environ["wsgi.file_wrapper"](file if environ["QUERY_STRING"] else File(file))
 "#;
     let nginx = site(engine).app_at("/wrapping", "wrapping.py", wrapping).start();
-    let worker = Process(nginx.workers()[0]);
+    let worker = Process(nginx.application_workers()[0]);
     assert_eq!(ask(&nginx, "GET", "/wrapping", "").expect(200).text(), DIGITS);
     nginx.wait_events(&["closed"]);
     let descriptors = worker.descriptors();

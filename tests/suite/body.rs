@@ -334,7 +334,7 @@ def application(environ, start_response):
         .start();
     const SIZE: usize = 1 << 30;
     nginx.post("/", "warm").expect(200);
-    let worker = nginx.workers()[0];
+    let worker = nginx.application_workers()[0];
     let before = peak_memory(worker);
     let mut conn = nginx.connect();
     conn.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n"));
@@ -342,6 +342,8 @@ def application(environ, start_response):
     for _ in 0..SIZE / block.len() {
         conn.send(&block);
     }
+    // For a process group the body is sent once more, when it is complete.
+    conn.stream().set_read_timeout(Some(Duration::from_secs(300))).unwrap();
     let response = conn.response().expect(200);
     assert_eq!(response.text(), SIZE.to_string());
     assert_eq!(response.framing, Framing::Length);

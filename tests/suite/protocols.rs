@@ -519,7 +519,7 @@ fn an_application_that_failed_twice_is_nginxs_error(engine: Engine) {
     let nginx = stand_in(engine).start();
     let failed = nginx.get("/named?raise").expect(500);
     assert!(failed.text().contains("nginx"), "{failed:?}");
-    assert_eq!(nginx.logged("raised LookupError").len(), 2);
+    wait_for("both errors in the log", || (nginx.logged("raised LookupError").len() == 2).then_some(()));
 }
 
 fn a_rewrite_leads_to_an_application(engine: Engine) {

@@ -1,6 +1,6 @@
 //! `wsgi_allow_ranges`: parts of responses, cut out by nginx.
 
-use crate::harness::{Engine, Framing, Nginx, Response, Site, both_engines, wait_for};
+use crate::harness::{Engine, Framing, Nginx, Response, Site, both_engines, uses_process_group, wait_for};
 
 both_engines!(
     one_range_is_a_part,
@@ -240,7 +240,7 @@ fn a_body_that_fails_has_no_parts(engine: Engine) {
         let response = ask(&nginx, "GET", path, "Range: bytes=0-1,5-6\r\n").expect(500);
         assert!(response.text().contains("nginx"));
     }
-    std::fs::remove_dir(nginx.prefix().join("responses")).unwrap();
+    std::fs::remove_dir(nginx.temporary_directory("responses")).unwrap();
     let response = ask(&nginx, "GET", "/generator", "Range: bytes=0-1,5-6\r\n").expect(200);
     assert!(response.body == data(0, SIZE));
     nginx.wait_log("cannot write a temporary file");
@@ -248,7 +248,9 @@ fn a_body_that_fails_has_no_parts(engine: Engine) {
 
 fn compressed_responses_have_no_parts(engine: Engine) {
     let nginx = site(engine).http("gzip on; gzip_types *;").start();
-    for range in ["0-1", "0-1,5-6"] {
+    // Several parts are cut out by a process group, before its front would compress.
+    let ranges = if uses_process_group() { &["0-1"][..] } else { &["0-1", "0-1,5-6"] };
+    for range in ranges {
         let response =
             ask(&nginx, "GET", "/generator", &format!("Range: bytes={range}\r\nAccept-Encoding: gzip\r\n")).expect(200);
         assert_eq!(response.header("Content-Encoding"), Some("gzip"));

@@ -351,9 +351,9 @@ def nothing(environ, start_response):
         assert_eq!(response.framing, Framing::Cut, "{path}");
         assert_eq!(response.text(), body);
     }
-    // With nothing sent yet it may as well be a 500.
+    // With nothing sent yet it may as well be a 500. From a process group it is a 502.
     let mut conn = nginx.connect();
-    conn.send("GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n");
+    conn.send("GET /nothing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let text = crate::harness::latin1(&conn.read_to_end());
     assert!(!text.contains("200 OK") || text.ends_with("\r\n\r\n"), "{text}");
     nginx.wait_log("Content-Length");
@@ -430,7 +430,7 @@ fn written_data_of_any_size_is_not_held_in_memory(engine: Engine) {
 /// The only worker, and its memory after a first request.
 fn warm(nginx: &Nginx) -> (i32, u64) {
     ask(nginx, "GET", "/small").expect(200);
-    let worker = nginx.workers()[0];
+    let worker = nginx.application_workers()[0];
     (worker, resident(worker))
 }
 

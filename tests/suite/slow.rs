@@ -91,7 +91,7 @@ fn counted(nginx: &Nginx, name: &str) -> u64 {
 }
 
 fn worker(nginx: &Nginx) -> Process {
-    Process(nginx.workers()[0])
+    Process(nginx.application_workers()[0])
 }
 
 /// Growth of the worker's peak memory after it has served some requests.
@@ -208,6 +208,8 @@ fn upload(nginx: &Nginx, size: u64) -> String {
         conn.send(&block[..count]);
         left -= count as u64;
     }
+    // For a process group the body is sent once more, when it is complete.
+    conn.stream().set_read_timeout(Some(Duration::from_secs(300))).unwrap();
     conn.response().expect(200).text()
 }
 

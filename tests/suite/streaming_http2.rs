@@ -1,8 +1,8 @@
 //! `wsgi_request_buffering off` with HTTP/2.
 
-use crate::harness::{Curl, Nginx, Process, Site, curl, wait_for};
+use crate::harness::{Curl, Nginx, Process, Site, curl, uses_process_group, wait_for};
 
-use crate::streaming::site;
+use crate::streaming::{site, status_of_departure};
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -60,12 +60,14 @@ fn http2_clients_are_slowed_down_and_have_time() {
     let nginx = http2(site().http("client_body_timeout 200ms; client_body_buffer_size 64k;"));
     for with_length in [true, false] {
         let _ = std::fs::remove_file(nginx.prefix().join("go"));
-        for file in ["small", "large"] {
+        // While nginx's proxy cannot send more of a body by HTTP/2, it limits the time of the client all the same.
+        let files = if uses_process_group() { &["small"][..] } else { &["small", "large"] };
+        for file in files {
             std::thread::scope(|scope| {
                 let uploaded = scope.spawn(|| upload(&nginx, "/hold", file, with_length));
                 std::thread::sleep(Duration::from_millis(600));
                 nginx.write("go", "");
-                let size = if file == "small" { 6 } else { 3_000_000 };
+                let size = if *file == "small" { 6 } else { 3_000_000 };
                 assert_eq!(uploaded.join().unwrap().expect(200).text(), size.to_string(), "{with_length}");
             });
         }
@@ -88,7 +90,7 @@ fn http2_clients_that_leave_are_an_error_for_the_reader() {
         assert!(!left.success());
         wait_for("the error", || nginx.events().into_iter().nth(1));
         assert_eq!(nginx.events()[1], "failed ConnectionResetError");
-        nginx.wait_access("499 POST /all");
+        nginx.wait_access(&format!("{} POST /all", status_of_departure()));
         std::fs::remove_file(nginx.prefix().join("events")).unwrap();
         std::fs::remove_file(nginx.prefix().join("logs/access.log")).unwrap();
         nginx.signal(libc::SIGUSR1);
@@ -109,7 +111,10 @@ fn http2_limits_of_the_body_are_those_of_nginx() {
         command.stdout(Stdio::null()).status().expect("run curl");
         let refused = || nginx.read("logs/access.log").matches("413 POST /all").count();
         wait_for("the refusal", || (refused() == 1 + usize::from(!with_length)).then_some(()));
-        nginx.wait_events(events);
+        // For a process group nginx refuses the body before it has sent the request.
+        if !uses_process_group() {
+            nginx.wait_events(events);
+        }
     }
     assert!(nginx.logged("Traceback").is_empty(), "{}", nginx.error_log());
 }

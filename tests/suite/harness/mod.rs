@@ -2,7 +2,10 @@
 
 mod callgrind;
 mod client;
+mod counted;
 mod curl;
+mod group;
+mod group_nginx;
 mod http;
 mod load;
 mod logs;
@@ -16,10 +19,14 @@ mod script;
 mod shared;
 mod site;
 pub mod stress;
+mod user;
 
 pub use callgrind::{Callgrind, Profile, Source};
 pub use client::Client;
+pub use counted::{COUNTED, CountedLoad, with_record};
 pub use curl::{Curl, curl, make_certificate};
+pub use group::files_below;
+pub use group_nginx::GroupNginx;
 pub use http::{Conn, Framing, Response, latin1};
 pub use load::Load;
 pub use machine::Machine;
@@ -30,7 +37,8 @@ pub use process::Process;
 pub use rng::SeededRng;
 pub use script::{RunningScript, Script};
 pub use shared::SharedNginx;
-pub use site::{Check, Site, is_root};
+pub use site::{Check, Site, is_root, open_to_all};
+pub use user::{User, ids, two_users};
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -67,6 +75,19 @@ macro_rules! both_engines {
     };
 }
 pub(crate) use both_engines;
+
+/// Returns whether the applications of all sites run in a process group (`WSGI_TEST_PROCESS_GROUP=1`).
+pub fn uses_process_group() -> bool {
+    std::env::var_os("WSGI_TEST_PROCESS_GROUP").is_some()
+}
+
+/// Returns true, and says so, if a test does not apply to applications in a process group.
+pub fn skip_in_process_group(reason: &str) -> bool {
+    if uses_process_group() {
+        eprintln!("skipped in a process group: {reason}");
+    }
+    uses_process_group()
+}
 
 /// Asks `condition` until it gives a value; panics with `what` when it does not within `PATIENCE`.
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {

@@ -2,11 +2,11 @@
 
 use super::logs::read;
 use super::site::nginx_command;
-use super::{Client, PATIENCE, Process, Site, wait_for};
+use super::{Client, PATIENCE, Process, Site, uses_process_group, wait_for};
 use std::fs;
 use std::ops::Deref;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -97,6 +97,37 @@ impl Nginx {
         line
     }
 
+    /// Expects the lines of the error log so far that hold `text`, at any level.
+    pub fn expect_errors(&mut self, text: &str) {
+        let lines = self.logged(text);
+        self.expected_errors.extend(lines);
+    }
+
+    /// Starts it again once it has ended, however that was: the remains of it may still be there.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        assert!(self.stopped, "it runs");
+        for name in ["error.log", "nginx.pid"] {
+            let path = self.prefix().join("logs").join(name);
+            let _ = fs::rename(&path, path.with_extension("before"));
+        }
+        let _ = self.child.wait();
+        let site = std::mem::replace(&mut self.site, Site::plain());
+        *self = Nginx::start(site);
+    }
+
+    /// Takes the master that has written the pid file for the one that this is about: that of the other generation in an
+    /// upgrade. Returns its id.
+    #[track_caller]
+    pub fn follow_pid_file(&mut self) -> i32 {
+        let old = self.master;
+        self.master = wait_for("another master", || {
+            let pid = self.read("logs/nginx.pid").trim().parse().ok()?;
+            (pid != old && Process(pid).is_alive()).then_some(pid)
+        });
+        self.master
+    }
+
     // ---- processes ----------------------------------------------------------------------------------------------
 
     pub fn master(&self) -> i32 {
@@ -106,6 +137,29 @@ impl Nginx {
     /// Workers that take connections.
     pub fn workers(&self) -> Vec<i32> {
         self.children("nginx: worker process")
+    }
+
+    /// Workers that run applications: those above, or those of the process group that the tests run in.
+    pub fn application_workers(&self) -> Vec<i32> {
+        if !uses_process_group() {
+            return self.workers();
+        }
+        let children = |parents: Vec<i32>, title: &str| {
+            let is_child = |process: &Process| {
+                process.title() == title && process.parent().is_some_and(|parent| parents.contains(&parent))
+            };
+            Process::all().into_iter().filter(is_child).map(|process| process.0).collect()
+        };
+        let titles = ["nginx: wsgi supervisor", "nginx: wsgi tests master", "nginx: wsgi tests worker"];
+        wait_for("the process group", || {
+            let workers = titles.into_iter().fold(vec![self.master], children);
+            (!workers.is_empty()).then_some(workers)
+        })
+    }
+
+    /// Directory of temporary files where `wsgi_temp_path` is `name`. A process group has one of its own.
+    pub fn temporary_directory(&self, name: &str) -> PathBuf {
+        self.prefix().join(if uses_process_group() { "wsgi_run/tests/tmp/body" } else { name })
     }
 
     /// Children of the master whose title is this one.
@@ -194,6 +248,13 @@ impl Nginx {
         self.error_log()
     }
 
+    /// Waits until it has gone by what was done to it.
+    #[track_caller]
+    pub fn wait_end(&mut self) {
+        assert!(self.gone_within_patience(), "nginx did not end within {PATIENCE:?}");
+        self.stopped = true;
+    }
+
     /// The exit code of the process that was started, once it has gone.
     #[track_caller]
     pub fn exit_code(&mut self) -> Option<i32> {
@@ -201,7 +262,7 @@ impl Nginx {
         self.child.wait().expect("its status").code()
     }
 
-    fn end(&mut self, signal: i32) {
+    pub(super) fn end(&mut self, signal: i32) {
         if self.stopped {
             return;
         }

@@ -67,6 +67,12 @@ impl Process {
         links.map(|link| link.to_string_lossy().into_owned()).collect()
     }
 
+    /// Its current directory; empty if it has ended.
+    pub fn directory(self) -> String {
+        let link = fs::read_link(format!("/proc/{}/cwd", self.0)).unwrap_or_default();
+        link.to_string_lossy().into_owned()
+    }
+
     /// Files that it has open and that have no name any more.
     pub fn unlinked_files(self) -> Vec<String> {
         self.open_files().into_iter().filter(|file| file.ends_with("(deleted)")).collect()
@@ -95,6 +101,13 @@ impl Process {
         let fields: Vec<String> = line.split_whitespace().skip(1).map(str::to_owned).collect();
         // Not idle, not for interrupts.
         ticks(fields.iter().take(3))
+    }
+
+    /// The words of a line of its status: all that follows the name.
+    pub fn status_words(self, name: &str) -> Vec<String> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
     }
 
     pub fn signal(self, signal: i32) {

@@ -1,7 +1,7 @@
 //! Describes an nginx: its configuration and the files beside it.
 
 use super::module::{module, release_module};
-use super::{Engine, Nginx, SharedNginx, in_repository};
+use super::{Engine, Nginx, SharedNginx, in_repository, is_for_everybody, uses_process_group};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
@@ -197,6 +197,14 @@ impl Site {
         self
     }
 
+    /// Loads a copy of the module, of this name below the prefix.
+    pub fn copied_module(mut self, name: &str) -> Site {
+        let copy = self.prefix().join(name);
+        fs::copy(module(), &copy).unwrap();
+        self.module = Some(copy);
+        self
+    }
+
     /// Another port for another `listen`.
     pub fn another_port(&self) -> u16 {
         free_port()
@@ -209,12 +217,25 @@ impl Site {
         path
     }
 
+    /// The module, or a copy below the prefix where the users of process groups could not read it.
+    fn module_of_tests(&self) -> PathBuf {
+        if !self.http.contains("wsgi_process_group") || !is_root() || is_for_everybody(module()) {
+            return module().to_owned();
+        }
+        let copy = self.prefix().join("ngx_http_wsgi_module.so");
+        if !copy.exists() {
+            fs::copy(module(), &copy).unwrap();
+        }
+        copy
+    }
+
     fn conf(&self) -> String {
         let Site { main, events, http, server, workers, log_level, .. } = self;
         // Tests of other things do without the second import that the check is.
         let is_about_check = [main, http, server].iter().any(|text| text.contains("wsgi_check"));
         let check = if is_about_check { "" } else { "wsgi_check off;" };
-        let module = self.module.as_deref().unwrap_or_else(|| module()).display();
+        let module = self.module.clone().unwrap_or_else(|| self.module_of_tests());
+        let module = module.display();
         let connections = if events.contains("worker_connections") { "" } else { "worker_connections 2048;" };
         let daemon = if self.daemon { "on" } else { "off" };
         let user = match (&self.user, is_root()) {
@@ -223,6 +244,7 @@ impl Site {
             (_, false) => String::new(),
         };
         let (user, user_last) = if self.user_is_last { ("", user.as_str()) } else { (user.as_str(), "") };
+        let (http, server) = &in_process_group(http, server, *workers);
         let listen = self.listen.as_deref().unwrap_or("listen 127.0.0.1:@port@; server_name localhost;");
         format!(
             "load_module {module};
@@ -345,6 +367,28 @@ impl Check {
     }
 }
 
+/// Puts the applications of a configuration into a process group, if the tests run that way and it has no other group.
+/// Returns the directives of its `http` and `server` levels.
+fn in_process_group(http: &str, server: &str, processes: usize) -> (String, String) {
+    let is_about_groups = http.contains("wsgi_process_group") || http.contains("wsgi_instance");
+    let has_application = [http, server].iter().any(|text| text.contains("wsgi_pass "));
+    if !uses_process_group() || is_about_groups || !has_application {
+        return (http.to_owned(), server.to_owned());
+    }
+    (format!("    wsgi_process_group tests processes={processes};\n{}", with_process(http)), with_process(server))
+}
+
+/// Adds `process=tests` to each `wsgi_pass`.
+fn with_process(text: &str) -> String {
+    let mut parts = text.split("wsgi_pass ");
+    let mut result = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (arguments, rest) = part.split_once(';').unwrap_or((part, ""));
+        write!(result, "wsgi_pass {arguments} process=tests;{rest}").unwrap();
+    }
+    result
+}
+
 /// nginx with the arguments that name prefix and configuration, and an empty environment as under an init system.
 pub(super) fn nginx_command(site: &Site, conf: &Path) -> Command {
     let nginx = std::env::var("NGINX").unwrap_or_else(|_| "/usr/sbin/nginx".to_owned());
@@ -398,7 +442,8 @@ def event(text):
         events.write(text + "\n")
 "#;
 
-pub(super) fn open_to_all(path: &Path) {
+/// Lets every user write there.
+pub fn open_to_all(path: &Path) {
     fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
 }
 

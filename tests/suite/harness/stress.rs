@@ -124,6 +124,24 @@ impl Ask {
         Ask { head, body, status: 200, response }
     }
 
+    /// A request with a body of `size` bytes, which is chunked if there is chance, and what its response must be.
+    pub fn exact(
+        method: &str,
+        target: &str,
+        size: Option<usize>,
+        chunks: Option<&mut SeededRng>,
+        response: &str,
+    ) -> Ask {
+        let bytes = pattern(size.unwrap_or(0));
+        let (header, body) = match (size, chunks) {
+            (None, _) => (String::new(), Vec::new()),
+            (_, Some(rng)) => ("Transfer-Encoding: chunked\r\n".to_owned(), chunked(&bytes, rng)),
+            (_, None) => (format!("Content-Length: {}\r\n", bytes.len()), bytes),
+        };
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: a\r\n{header}\r\n");
+        Ask { head, body, status: 200, response: response.as_bytes().to_vec() }
+    }
+
     fn bytes(&self) -> Vec<u8> {
         [self.head.as_bytes(), &self.body].concat()
     }
