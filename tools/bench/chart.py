@@ -45,7 +45,7 @@ def bars(axis, summary, workload):
         axis.barh(
             server.title.replace("`", ""),
             middle,
-            color=OURS if server.key in ("inline", "threads") else OTHERS,
+            color=OURS if server.title.startswith("ngx-http-wsgi") else OTHERS,
             xerr=[[middle - min(rates)], [max(rates) - middle]],
             error_kw={"lw": 1},
         )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from .servers import SERVERS
 
 OURS = ("inline", "threads")
-PEERS = [server.key for server in SERVERS if server.key != "nginx" and server.key not in OURS]
+GROUPS = ("group-inline", "group")
+PEERS = [server.key for server in SERVERS if server.key not in ("nginx", *OURS, *GROUPS)]
 THREADED_PEERS = [server.key for server in SERVERS if server.key in PEERS and server.threaded]
 
 

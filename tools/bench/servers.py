@@ -70,14 +70,14 @@ def venv(program):
     return settings.VENV / "bin" / program
 
 
-def ours(site, threads, http=(), **options):
-    """Returns the command of an nginx with the module."""
+def ours(site, threads, http=(), process="", **options):
+    """Returns the command of an nginx with the module. `process` is the argument of wsgi_pass for a process group."""
     http = [f"wsgi_python_home {settings.VENV};", *http]
     if threads != settings.THREADS:
         # The default is not written down.
         http.append(f"wsgi_threads {threads};")
     http += [f"wsgi_env {name} {value};" for name, value in site.environment().items()]
-    location = [f"wsgi_pass {settings.APPLICATIONS}/{site.workload.application}.py;"]
+    location = [f"wsgi_pass {settings.APPLICATIONS}/{site.workload.application}.py{process};"]
     return site.nginx(location, http, load_module=settings.MODULE, **options)
 
 
@@ -110,6 +110,19 @@ def inline(site):
 
 def threads(site):
     return [ours(site, site.workload.threads)]
+
+
+def in_group(site, threads):
+    """Returns the command of an nginx with the module that runs the application in a process group of its own."""
+    return [ours(site, threads, http=["wsgi_process_group application;"], process=" process=application")]
+
+
+def group_inline(site):
+    return in_group(site, "off")
+
+
+def group_threads(site):
+    return in_group(site, site.workload.threads)
 
 
 def gunicorn(site, bind, *options):
@@ -255,6 +268,8 @@ SERVERS = [
     Server("nginx", "nginx alone", nginx),
     Server("inline", "ngx-http-wsgi, `wsgi_threads off`", inline),
     Server("threads", "ngx-http-wsgi", threads, threaded=True, files=True),
+    Server("group-inline", "ngx-http-wsgi, process group, `wsgi_threads off`", group_inline, files=True),
+    Server("group", "ngx-http-wsgi, process group", group_threads, threaded=True, files=True),
     Server("fastpysgi", "fastpysgi", fastpysgi),
     Server("bjoern", "bjoern", bjoern),
     Server("granian", "granian", granian, threaded=True),
