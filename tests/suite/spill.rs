@@ -570,6 +570,10 @@ fn written_data_is_joined_where_that_is_wanted(engine: Engine) {
 // ---- what is not sent -----------------------------------------------------------------------------------------------
 
 fn an_unwanted_response_is_not_computed(engine: Engine) {
+    if skip_in_process_group("nginx's proxy closes the connection once it has the headers of a response without a body")
+    {
+        return;
+    }
     let since = "If-Modified-Since: Mon, 01 Jan 2024 00:00:00 GMT\r\n";
     for optimizes in [true, false] {
         let how = format!("wsgi_optimize_send_headers {};", if optimizes { "on" } else { "off" });
