@@ -51,7 +51,6 @@ pub struct ProcessGroup {
     /// `env=` and the variables of `env_file=`, of which `env=` wins.
     env: Vec<(String, String)>,
     env_file: Vec<(String, String)>,
-
     pub idle_timeout: Option<Duration>,
     pub max_requests: Option<MaxRequests>,
     pub max_memory: Option<u64>,

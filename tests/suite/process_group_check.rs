@@ -81,14 +81,14 @@ fn a_proxy_inside_a_location_of_a_group_is_refused() {
 #[test]
 fn every_argument_is_accepted() {
     let site = checked(
-        "processes=1:3 threads=8 home=venv path=lib path=@prefix@/lib chdir=work umask=027 env=A=1 env=B=a=b \"env=C=\"
+        "processes=1:3 threads=8 home=venv path=lib path=@prefix@/lib chdir=inside umask=027 env=A=1 env=B=a=b \"env=C=\"
          env_file=secrets idle_timeout=10m max_requests=1000 max_memory=512m nofile=3000 memory_limit=4g stop_timeout=5s
          no_new_privs=off",
     )
     .http("wsgi_process_group second;")
     .http("wsgi_process_group Third-with_all4 processes=256 threads=off umask=0 no_new_privs=on;")
     .file("lib/x.py", "")
-    .file("work/x", "")
+    .file("inside/x", "")
     .file("secrets", "X=1\n");
     make_venv(&site, "venv");
     let check = site.check_again();
@@ -406,28 +406,28 @@ import json, os, sys
 FACTS = [os.getuid(), os.getgid(), os.getgroups(), os.getcwd(), os.environ.get('A'), os.environ.get('S'), sys.prefix, '@prefix@/lib' in sys.path]
 import ngx_wsgi
 if ngx_wsgi.checking:
-    with open('@prefix@/work/checked', 'w') as file:
+    with open('@prefix@/inside/checked', 'w') as file:
         json.dump([*FACTS, oct(os.stat(file.fileno()).st_mode & 0o777)], file)
 def application(environ, start_response):
     start_response('200 OK', [])
     return [json.dumps(FACTS).encode()]
 ";
     let arguments = format!(
-        "user={} group={} chdir=work umask=077 env=A=b env_file=secrets home=venv path=lib",
+        "user={} group={} chdir=inside umask=077 env=A=b env_file=secrets home=venv path=lib",
         user.name, other.name
     );
     let site = checked(&arguments)
         .user("nobody nogroup")
         .file("secrets", "S=secret\n")
         .file("lib/x.py", "")
-        .file("work/x", "")
+        .file("inside/x", "")
         .file("facts.py", app)
         .location("/facts", "wsgi_pass facts.py process=blog;");
     make_venv(&site, "venv");
     close(&site, "secrets", 0o600);
-    let work = site.prefix().join("work");
+    let work = site.prefix().join("inside");
     std::os::unix::fs::chown(&work, Some(user.uid), Some(other.gid)).unwrap();
-    close(&site, "work", 0o700);
+    close(&site, "inside", 0o700);
     site.check_again().assert_ok();
     let checked: Vec<Value> = serde_json::from_str(&fs::read_to_string(work.join("checked")).unwrap()).unwrap();
     let prefix = site.prefix().display().to_string();
@@ -435,7 +435,7 @@ def application(environ, start_response):
         json!(user.uid),
         json!(other.gid),
         json!([other.gid]),
-        json!(format!("{prefix}/work")),
+        json!(format!("{prefix}/inside")),
         json!("b"),
         json!("secret"),
         json!(format!("{prefix}/venv")),
@@ -488,13 +488,13 @@ fn an_application_must_be_readable_for_the_user_of_its_group() {
 #[test]
 fn a_working_directory_must_be_open_for_the_user() {
     let Some([user, _]) = two_users() else { return };
-    let site = checked(&format!("user={} chdir=work", user.name)).user("nobody nogroup").file("work/x", "");
-    close(&site, "work", 0o700);
+    let site = checked(&format!("user={} chdir=inside", user.name)).user("nobody nogroup").file("inside/x", "");
+    close(&site, "inside", 0o700);
     let check = site.check_again();
     let place = 1 + check.conf_text.lines().position(|line| line.contains("wsgi_process_group")).unwrap();
     let start = format!("wsgi_process_group \"blog\" in {}:{place}: ", check.conf().display());
     let line = check.output.lines().find(|line| line.contains(&start));
-    assert!(!check.ok && line.is_some_and(|line| line.contains("/work\"")), "{start}\n{}", check.output);
+    assert!(!check.ok && line.is_some_and(|line| line.contains("/inside\"")), "{start}\n{}", check.output);
 }
 
 // ---- reload ---------------------------------------------------------------------------------------------------------
