@@ -103,24 +103,28 @@ impl Request {
         self.request_body_no_buffering() != 0
     }
 
-    /// Returns the length of a body that nginx has read.
-    pub fn read_length(&self) -> u64 {
-        let mut length = 0;
+    /// Iterates over the buffers of a body that nginx has read. The last one may be neither in memory nor in a file (empty and
+    /// chunked bodies).
+    fn body_buffers(&self) -> impl Iterator<Item = &sys::ngx_buf_t> {
         // SAFETY: null, or the body of the live request with a null-terminated chain of buffers.
         unsafe {
-            let body = self.get().request_body;
-            let mut link = if body.is_null() { ptr::null_mut() } else { (*body).bufs };
-            while !link.is_null() {
-                let buffer = &*(*link).buf;
-                link = (*link).next;
-                length += if buffer.in_file() != 0 {
-                    (buffer.file_last - buffer.file_pos).max(0) as u64
-                } else {
-                    in_memory(buffer).map_or(0, |bytes| bytes.len() as u64)
-                };
-            }
+            let mut link = self.get().request_body.as_ref().map_or(ptr::null_mut(), |body| body.bufs);
+            std::iter::from_fn(move || {
+                let found = link.as_ref()?;
+                link = found.next;
+                Some(&*found.buf)
+            })
         }
-        length
+    }
+
+    /// Returns the length of a body that nginx has read.
+    pub fn read_length(&self) -> u64 {
+        let length = |buffer: &sys::ngx_buf_t| match buffer.in_file() {
+            // SAFETY: the memory lives as long as the request.
+            0 => unsafe { in_memory(buffer) }.map_or(0, |bytes| bytes.len() as u64),
+            _ => (buffer.file_last - buffer.file_pos).max(0) as u64,
+        };
+        self.body_buffers().map(length).sum()
     }
 
     /// Returns the parts of a buffered body in order.
@@ -129,14 +133,9 @@ impl Request {
     /// If the descriptor of the temporary file cannot be duplicated, or there is no memory.
     pub fn body(&self) -> io::Result<Vec<BodyPart>> {
         let mut parts = Vec::new();
-        // SAFETY: the buffers are a null-terminated chain. The last one may be neither in memory nor in a file (empty and
-        // chunked bodies). A part in a file is complete, and its descriptor is open while the request lives.
-        unsafe {
-            let body = self.get().request_body;
-            let mut link = if body.is_null() { ptr::null_mut() } else { (*body).bufs };
-            while !link.is_null() {
-                let buffer = &*(*link).buf;
-                link = (*link).next;
+        for buffer in self.body_buffers() {
+            // SAFETY: a part in a file is complete, and its descriptor is open while the request lives. So does memory.
+            unsafe {
                 if buffer.in_file() != 0 {
                     let length = (buffer.file_last - buffer.file_pos).max(0) as u64;
                     let file = duplicate((*buffer.file).fd)?.into();
