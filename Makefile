@@ -83,5 +83,5 @@ uninstall: ## remove all of it, unless nginx's configuration uses the module
 	@tools/install.sh --remove
 
 clean: ## remove target/, with all that was built, configured and installed there
-	@tools/matrix.sh --remove
+	@tools/debian.sh --remove
 	rm -rf target

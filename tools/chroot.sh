@@ -1,12 +1,12 @@
 #!/bin/bash
-# The inner half of matrix.sh: runs a command inside the Debian of DIRECTORY/root, with this repository as /src,
+# The inner half of debian.sh: runs a command inside the Debian of DIRECTORY/build, with this repository as /src,
 # DIRECTORY/target as its target directory, and the Rust of this machine. It runs as root, in a namespace of its own, whose
 # end removes all mounts.
 # Arguments: DIRECTORY SYSROOT CARGO_HOME [VARIABLE=value …] command…
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
-directory=$1 sysroot=$2 cargo_home=$3 root=$1/root
+directory=$1 sysroot=$2 cargo_home=$3 root=$1/build
 shift 3
 
 # The first process of a namespace ignores signals, Ctrl-C among them, for which it has no handler.

@@ -1,24 +1,16 @@
 #!/bin/bash
-# Runs `make test` with other versions of nginx and Python. MATRIX names Debian releases, each of which debootstrap installs
-# in a directory below target/matrix/ the first time; and "debug", an nginx that is built to find errors in the use of its
-# memory, with the Python of this machine. Ends with a table of what was tested and the results, and fails if a test failed.
-# --remove removes the directories, which belong to root.
+# Runs `make test` with other versions of nginx and Python. MATRIX names Debian releases, which debian.sh installs the first
+# time; and "debug", an nginx that is built to find errors in the use of its memory, with the Python of this machine. Ends
+# with a table of what was tested and the results, and fails if a test failed.
 
 source "$(dirname "$0")/env.sh"
 
 matrix=$PWD/target/matrix
 debug_nginx=$matrix/debug/nginx/objs/nginx
 
-if [[ ${1:-} == --remove ]]; then
-    [[ ! -d $matrix ]] || as_root rm -rf "$matrix"
-    exit
-fi
-
 read -ra names <<<"${MATRIX:-debug trixie sid}"
-releases=()
 for name in "${names[@]}"; do
     [[ $name =~ ^[a-z]+$ ]] || die "MATRIX=$MATRIX is not a list of Debian releases and debug, as in \"debug trixie sid\"."
-    [[ $name == debug ]] || releases+=("$name")
 done
 
 # Prints the directory of an nginx source that cargo fetches: the crate nginx-src contains it.
@@ -64,46 +56,8 @@ build_debug_nginx() {
     ) >"$matrix/debug/build.log" 2>&1 || die "nginx could not be built: see $matrix/debug/build.log"
 }
 
-# Where this machine takes its own packages from.
-archive() {
-    local uri=
-    if command -v apt-get >/dev/null; then
-        # shellcheck disable=SC2016 # apt-get itself expands that.
-        uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' |
-            head -n 1)
-    fi
-    [[ -n $uri ]] || die "make matrix needs a Debian with package lists (apt-get update): it uses the same archive."
-    echo "$uri"
-}
-
-# The mounts and processes of a namespace end with its first process, and that one with the process that started it:
-# nothing is left behind, whatever ends this script.
-in_namespace() { as_root setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child "$@"; }
-
-# Installs a release in its directory. An interrupted installation starts again.
-install_release() {
-    local root=$matrix/$1/root
-    mkdir -p "${root%/*}"
-    [[ ! -d $root ]] || return 0
-    say "Installing Debian $1 in $root"
-    as_root rm -rf "$root.new"
-    in_namespace debootstrap --variant=minbase --include=ca-certificates,make "$1" "$root.new" "$archive" >&2 ||
-        die "debootstrap could not install Debian $1: see $root.new/debootstrap/debootstrap.log"
-    # A mirror may lag behind; the signatures are checked all the same.
-    as_root tee "$root.new/etc/apt/apt.conf.d/90matrix" >/dev/null <<<'Acquire::Check-Valid-Until "false";'
-    as_root mkdir -p "$root.new"/{src,opt/rust,opt/cargo/registry} "$matrix/$1/target"
-    as_root mv "$root.new" "$root"
-}
-
 # Runs the tests with a release.
-test_release() {
-    local variables=() variable
-    for variable in $(compgen -e | grep -xE 'PIP_.*|.*_proxy|TERM|RUST_TEST_THREADS'); do
-        variables+=("$variable=${!variable}")
-    done
-    in_namespace tools/chroot.sh "$matrix/$1" "$(rustc --print sysroot)" "${CARGO_HOME:-$HOME/.cargo}" \
-        "${variables[@]}" make -C /src test
-}
+test_release() { tools/debian.sh build "$1" make -C /src test; }
 
 # Runs the tests with nginx for debugging.
 test_debug() {
@@ -121,16 +75,6 @@ version() { "$@" 2>&1 | grep -oPm 1 '\d+(\.\d+)+' || echo -; }
 
 row() { printf '%-20s%-9s%-9s%7s%7s%s\n' "$@"; }
 
-if [[ -n ${releases[*]} ]]; then
-    tools/setup.sh debootstrap
-    archive=$(archive)
-    # There is no registry of crates in the directories: all crates are fetched here.
-    cargo fetch --quiet --locked --target "$(rustc -vV | sed -n 's/^host: //p')"
-fi
-for name in "${releases[@]}"; do
-    install_release "$name"
-done
-
 rows=() result=0
 for name in "${names[@]}"; do
     if [[ $name == debug ]]; then
@@ -138,7 +82,7 @@ for name in "${names[@]}"; do
         tools/setup.sh
         build_debug_nginx
     else
-        title="Debian $name" in_release=(as_root chroot "$matrix/$name/root") nginx_command=nginx python_command=python3
+        title="Debian $name" in_release=(as_root chroot "$matrix/$name/build") nginx_command=nginx python_command=python3
     fi
     say "The tests with $title"
     remark=
