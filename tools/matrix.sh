@@ -13,36 +13,12 @@ for name in "${names[@]}"; do
     [[ $name =~ ^[a-z]+$ ]] || die "MATRIX=$MATRIX is not a list of Debian releases and debug, as in \"debug trixie sid\"."
 done
 
-# Prints the directory of an nginx source that cargo fetches: the crate nginx-src contains it.
-fetch_source() {
-    local package=$matrix/debug/fetch
-    mkdir -p "$package/src"
-    touch "$package/src/lib.rs"
-    # A workspace of its own, as a package of this repository it would change Cargo.lock.
-    cat >"$package/Cargo.toml" <<'TOML'
-[package]
-name = "fetch"
-edition = "2024"
-
-[dependencies]
-nginx-src = "=1.28.5"
-
-[workspace]
-TOML
-    cargo metadata --format-version 1 --manifest-path "$package/Cargo.toml" |
-        "$python" -c '
-import json, os, sys
-for package in json.load(sys.stdin)["packages"]:
-    if package["name"] == "nginx-src":
-        print(os.path.join(os.path.dirname(package["manifest_path"]), "nginx"))'
-}
-
 # Builds nginx so that errors of the module show: with its debug log, and with a malloc for each allocation from a pool.
 # Memory of a request that is used after its end is then free memory, which valgrind reports.
 build_debug_nginx() {
     local name source modules=()
     [[ ! -x $debug_nginx ]] || return 0
-    source=$(fetch_source)
+    source=$(tools/nginx_source.sh)
     for name in addition auth_request gunzip gzip_static realip slice ssl stub_status sub v2; do
         modules+=("--with-http_${name}_module")
     done
