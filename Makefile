@@ -28,12 +28,12 @@ export BENCH_ROUNDS     ## make bench, make bench-growth: rounds (5, and 2)
 export BENCH_SECONDS    ## make bench, make bench-growth: seconds of a sample (1)
 export BENCH_RETRIES    ## make bench: how often a sample is repeated that other processes disturb (2)
 export BENCH_ONLY       ## make bench, make bench-growth: some workloads, servers or curves ("hello flask threads nginx loop")
-export MATRIX           ## make matrix: Debian releases, and debug for nginx with checks of its memory ("debug trixie sid")
+export MATRIX           ## make matrix, make wheel: Debian releases; make matrix: also debug, nginx with checks of its memory ("debug sid")
 
 TEST_PACKAGES := python3-venv curl openssl valgrind shellcheck
 
 ##@ Targets
-.PHONY: help run build test test-all model soak bench bench-growth bench-instructions matrix install uninstall clean
+.PHONY: help run build test test-all model soak bench bench-growth bench-instructions matrix wheel install uninstall clean
 
 help: ## list targets and variables
 	@awk 'BEGIN { FS = " *## *" } \
@@ -75,6 +75,9 @@ bench-growth: ## the cost as headers, bodies, connections, threads, applications
 
 matrix: ## the tests with the nginx and Python of other Debian releases, and with an nginx built to find errors; needs root
 	@tools/matrix.sh
+
+wheel: ## build the Python package with the module and an nginx; the last line is its path
+	@tools/wheel.sh
 
 install: ## build the module and install it, with a load_module snippet and ngx-wsgi-ctl
 	@tools/install.sh
