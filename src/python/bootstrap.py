@@ -310,10 +310,26 @@ def log_handler():
     return LogHandler
 
 
+def package_path():
+    """Returns the directories of the package `ngx_wsgi` on the current sys.path, where its submodules are.
+
+    A tuple: conflicts.py takes a package with a list for one that was searched on sys.path itself.
+    """
+    from importlib.machinery import PathFinder
+
+    spec = PathFinder.find_spec("ngx_wsgi")
+    return tuple(spec.submodule_search_locations or ()) if spec else ()
+
+
 def public_module():
-    """Creates the module `ngx_wsgi` that applications import."""
+    """Creates the module `ngx_wsgi` that applications import.
+
+    The Python package of the same name cannot replace it, but has submodules, such as `ngx_wsgi.django`.
+    """
 
     def __getattr__(name):
+        if name == "__path__":
+            return package_path()
         if name != "LogHandler":
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
         # Two threads may do so at the same time.
