@@ -311,14 +311,11 @@ def log_handler():
 
 
 def package_path():
-    """Returns the directories of the package `ngx_wsgi` on the current sys.path, where its submodules are.
-
-    A tuple: conflicts.py takes a package with a list for one that was searched on sys.path itself.
-    """
+    """Returns the directories of the package `ngx_wsgi` on the current sys.path, where its submodules are."""
     from importlib.machinery import PathFinder
 
     spec = PathFinder.find_spec("ngx_wsgi")
-    return tuple(spec.submodule_search_locations or ()) if spec else ()
+    return list(spec.submodule_search_locations or ()) if spec else []
 
 
 def public_module():

@@ -49,6 +49,7 @@ mod make_run;
 mod messages;
 mod mounts;
 mod multiprocessing;
+mod package;
 mod process;
 mod process_group_check;
 mod process_group_control;
