@@ -28,12 +28,13 @@ export BENCH_ROUNDS     ## make bench, make bench-growth: rounds (5, and 2)
 export BENCH_SECONDS    ## make bench, make bench-growth: seconds of a sample (1)
 export BENCH_RETRIES    ## make bench: how often a sample is repeated that other processes disturb (2)
 export BENCH_ONLY       ## make bench, make bench-growth: some workloads, servers or curves ("hello flask threads nginx loop")
-export MATRIX           ## make matrix, make wheel: Debian releases; make matrix: also debug, nginx with checks of its memory ("debug sid")
+export MATRIX           ## make matrix, wheel, test-packages: Debian releases ("trixie sid"); matrix: also debug, nginx with memory checks
 
 TEST_PACKAGES := python3-venv curl openssl valgrind shellcheck
 
 ##@ Targets
-.PHONY: help run build test test-all model soak bench bench-growth bench-instructions matrix wheel install uninstall clean
+.PHONY: help run build test test-all model soak bench bench-growth bench-instructions matrix test-packages
+.PHONY: wheel install uninstall clean
 
 help: ## list targets and variables
 	@awk 'BEGIN { FS = " *## *" } \
@@ -75,6 +76,10 @@ bench-growth: ## the cost as headers, bodies, connections, threads, applications
 
 matrix: ## the tests with the nginx and Python of other Debian releases, and with an nginx built to find errors; needs root
 	@tools/matrix.sh
+
+test-packages: ## test packages in fresh directories of the Debian releases in MATRIX, or of this one; needs root
+	@tools/setup.sh $(TEST_PACKAGES) debootstrap
+	@tools/test_packages.sh
 
 wheel: ## build the Python package with the module and an nginx; the last line is its path
 	@tools/wheel.sh

@@ -82,6 +82,7 @@ test_chosen() {
     part "valgrind" cargo test --test suite valgrind::
     # Alone, and with the reason if they are skipped.
     part "instructions" cargo test --test suite -- --nocapture instructions::
+    part "packages" tools/test_packages.sh
 }
 
 # The tests that depend on the version of Python, with another one.
