@@ -78,3 +78,4 @@ mod tracebacks;
 mod valgrind;
 mod validate;
 mod variables;
+mod wheel;
