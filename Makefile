@@ -34,7 +34,7 @@ TEST_PACKAGES := python3-venv curl openssl valgrind shellcheck
 
 ##@ Targets
 .PHONY: help run build test test-all model soak bench bench-growth bench-instructions matrix test-packages
-.PHONY: wheel install uninstall clean
+.PHONY: deb wheel install uninstall clean
 
 help: ## list targets and variables
 	@awk 'BEGIN { FS = " *## *" } \
@@ -86,6 +86,9 @@ wheel: ## build the Python package with the module and an nginx; the last line i
 
 install: ## build the module and install it, with a load_module snippet and ngx-wsgi-ctl
 	@tools/install.sh
+
+deb: ## build the Debian package for the release at hand, or for those of MATRIX; the last line is its path
+	@tools/deb.sh
 
 uninstall: ## remove all of it, unless nginx's configuration uses the module
 	@tools/install.sh --remove
