@@ -45,9 +45,9 @@ if [[ ${1:-} == --build ]]; then
 elif [[ -n ${MATRIX:-} ]]; then
     build_for_releases
 else
+    tools/setup.sh build-essential debhelper
     [[ $python == "$default_python" && $nginx -ef /usr/sbin/nginx && $nginx_origin == /usr/share/nginx/src ]] ||
         die "The package is for the Python and the nginx of Debian: leave PYTHON, NGINX, NGINX_SOURCE_DIR and NGINX_BUILD_DIR out."
-    tools/setup.sh build-essential debhelper
     module=$(tools/build.sh)
     as_builder tools/deb.sh --build "$module"
 fi

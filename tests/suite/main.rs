@@ -15,6 +15,7 @@ mod conflicts;
 mod control;
 mod costs;
 mod crash;
+mod debian_package;
 mod directives;
 mod documentation;
 mod documents;

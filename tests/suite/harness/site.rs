@@ -454,7 +454,7 @@ pub fn is_root() -> bool {
 }
 
 /// Returns a free port, below those that the kernel gives to clients, so that no client takes it meanwhile.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     const FIRST: u16 = 10240;
     const COUNT: u16 = 22000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
