@@ -12,7 +12,8 @@ use std::process::Command;
 const FOLLOWED: [&str; 2] = ["docs/django.md", "docs/flask.md"];
 
 /// Languages of blocks; those after the first three are only read.
-const LANGUAGES: [&str; 9] = ["nginx", "python", "sh", "console", "dockerfile", "ini", "rust", "text", "yaml"];
+const LANGUAGES: [&str; 11] =
+    ["nginx", "python", "sh", "apache", "console", "dockerfile", "ini", "json", "rust", "text", "yaml"];
 
 /// Returns the blocks of all pages in a language that are not marked.
 fn blocks(language: &str) -> Vec<Block> {

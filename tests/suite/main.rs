@@ -48,6 +48,7 @@ mod log;
 mod log_handler;
 mod make_run;
 mod messages;
+mod migrating;
 mod mounts;
 mod multiprocessing;
 mod package;
