@@ -68,6 +68,7 @@ mod reload;
 mod reload_load;
 mod response;
 mod script_reloading;
+mod service_manager;
 mod shutdown;
 mod slow;
 mod soak;

@@ -1,0 +1,76 @@
+//! The files of packaging/systemd/: systemd accepts them, and the pages show them as they are.
+
+use crate::harness::{Page, in_repository};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use tempfile::TempDir;
+
+const DROP_IN: &str = "packaging/systemd/nginx.service.d/wsgi.conf";
+const UNIT: &str = "packaging/systemd/ngx-wsgi@.service";
+const NGINX_UNIT: &str = "/lib/systemd/system/nginx.service";
+
+fn read(path: &str) -> String {
+    fs::read_to_string(in_repository(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Runs `systemd-analyze verify` on a unit; returns its complaints. `None`, with a message, where there is no systemd.
+fn complaints(unit: &Path) -> Option<String> {
+    let Ok(output) = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(unit).output() else {
+        eprintln!("skipped: systemd-analyze is not installed (package systemd)");
+        return None;
+    };
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() || !said.is_empty(), "{}", output.status);
+    Some(said)
+}
+
+/// A directory with the unit of the machine's nginx, and a drop-in of this text.
+fn with_drop_in(text: &str) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::copy(NGINX_UNIT, directory.path().join("nginx.service")).unwrap();
+    fs::create_dir(directory.path().join("nginx.service.d")).unwrap();
+    fs::write(directory.path().join("nginx.service.d/wsgi.conf"), text).unwrap();
+    directory
+}
+
+#[test]
+fn systemd_accepts_the_drop_in_for_nginx() {
+    if !Path::new(NGINX_UNIT).exists() {
+        eprintln!("skipped: this machine has no {NGINX_UNIT}");
+        return;
+    }
+    let text = read(DROP_IN);
+    let check = |text: &str| complaints(&with_drop_in(text).path().join("nginx.service"));
+    let Some(said) = check(&text) else { return };
+    assert_eq!(said, "");
+    let said = check(&text.replace("TimeoutStopSec=40", "TimeoutStopSec=soon")).unwrap();
+    assert!(said.contains("soon"), "the drop-in is not read: {said:?}");
+}
+
+#[test]
+fn systemd_accepts_the_unit_of_the_runner() {
+    let directory = tempfile::tempdir().unwrap();
+    // The program is in the virtual environment of a site.
+    let program = directory.path().join("ngx-wsgi");
+    symlink("/bin/true", &program).unwrap();
+    let check = |text: &str| {
+        let unit = directory.path().join("ngx-wsgi@.service");
+        fs::write(&unit, text.replace("/srv/%i/venv/bin/ngx-wsgi", program.to_str().unwrap())).unwrap();
+        complaints(&unit)
+    };
+    let text = read(UNIT);
+    let Some(said) = check(&text) else { return };
+    assert_eq!(said, "");
+    let said = check(&text.replace("KillSignal=SIGQUIT", "KillSignal=SIGQUITE")).unwrap();
+    assert!(said.contains("SIGQUITE"), "{said:?}");
+}
+
+#[test]
+fn the_page_shows_the_drop_in() {
+    let blocks = Page::read("docs/deploying.md").blocks();
+    let text = read(DROP_IN);
+    let (_, service) = text.split_once("\n\n").unwrap();
+    assert!(blocks.iter().any(|block| block.language == "ini" && block.text == service), "{DROP_IN} has changed");
+}
