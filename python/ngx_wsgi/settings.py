@@ -304,7 +304,7 @@ SETTINGS = (
     Setting(
         "accesslog",
         ("--access-logfile",),
-        "access log, - for standard output, or syslog:…",
+        "access log, - is standard output; or syslog:…",
         "FILE",
         default_text="none",
     ),
@@ -316,7 +316,7 @@ SETTINGS = (
         access_log.DEFAULT_FORMAT,
         default_text="gunicorn's",
     ),
-    Setting("errorlog", ("--error-logfile", "--log-file"), "error log, - for standard error, or syslog:…", "FILE", "-"),
+    Setting("errorlog", ("--error-logfile", "--log-file"), "error log, - is standard error; or syslog:…", "FILE", "-"),
     Setting(
         "loglevel",
         ("--log-level",),
