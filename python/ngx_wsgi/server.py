@@ -123,6 +123,8 @@ def check(state):
         cwd=state.working_directory,
         umask=state.umask,
         stdin=subprocess.DEVNULL,
+        # It opens the access log, and could not open a socket by name.
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         check=False,
     )

@@ -1,6 +1,6 @@
 //! Clients that ask again and again on kept connections while a test does something to nginx.
 
-use super::{Nginx, PATIENCE};
+use super::{Client, PATIENCE};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub struct LoadStats {
 
 impl Load {
     /// `clients` connections that ask for `path`.
-    pub fn start(nginx: &Nginx, path: &str, clients: usize) -> Load {
+    pub fn start(nginx: &Client, path: &str, clients: usize) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let clients = (0..clients)
             .map(|_| {
