@@ -57,9 +57,8 @@ class Setting:
         return text.replace("%", "%%")
 
     def shown_default(self):
-        if self.default_text or self.default in (None, False, True) or self.default == []:
-            return self.default_text
-        return str(self.default)
+        is_shown = isinstance(self.default, (str, int)) and not isinstance(self.default, bool)
+        return self.default_text or (str(self.default) if is_shown else "")
 
     def from_text(self, text):
         try:
