@@ -75,6 +75,7 @@ test_chosen() {
     part "unit tests" cargo test --lib --bins
     part "models" tools/model.sh
     part "arithmetic of the benchmark" "$python" -B -m unittest discover -s tools/bench/tests -t tools
+    part "Python package" "$python" -B -m unittest discover -s python/tests -t python
     part "virtual environment" select_venv "$python"
     part "integration tests" cargo test --test suite -- --skip valgrind:: --skip instructions::
     part "integration tests in a process group" env WSGI_TEST_PROCESS_GROUP=1 \

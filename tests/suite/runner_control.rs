@@ -65,8 +65,8 @@ fn a_server_in_the_background_is_reloaded_and_stopped_by_its_pid_file() {
     assert!(ended.status.success(), "{}", ended.stderr);
     assert!(ended.stderr.contains(&format!("serving app on http://{address}")), "{}", ended.stderr);
     let master = project.master("nginx.pid");
-    // Nothing of the terminal is left: a session of its own, and the standard streams are closed.
-    assert_eq!(master.open_files().iter().filter(|file| *file == "/dev/null").count(), 3, "{:?}", master.open_files());
+    // The output of the command ends with the command.
+    assert!(!master.open_files().iter().any(|file| file.ends_with("of-command")), "{:?}", master.open_files());
     let url = format!("http://{address}/");
     let facts = crate::harness::curl(&[&url]).expect(200).json();
     assert_eq!(facts["umask"], "0027");

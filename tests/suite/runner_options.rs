@@ -66,6 +66,8 @@ fn backlog_limits_the_connections_that_wait() {
     let project = Project::with_app(HELLO);
     let server = project.serve(&["app", "--workers", "1", "--backlog", "3"]);
     let worker = server.workers()[0];
+    // Earlier connections do not wait any more.
+    server.get("/").expect(200);
     worker.signal(libc::SIGSTOP);
     let connect = || TcpStream::connect_timeout(&server.address(), Duration::from_millis(300));
     let waiting: Vec<_> = std::iter::repeat_with(connect).map_while(Result::ok).take(20).collect();
