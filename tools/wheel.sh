@@ -30,7 +30,7 @@ if [[ -n ${MATRIX:-} ]]; then
     exit
 fi
 
-tools/setup.sh binutils libcrypt-dev make python3-venv
+tools/setup.sh binutils libcrypt-dev libzstd-dev make pkgconf python3-venv
 if [[ -n $builder ]]; then
     # The rest happens below target/, which belongs to the builder.
     as_builder tools/wheel.sh
@@ -42,8 +42,24 @@ source_dir=$output/nginx
 nginx=$source_dir/objs/nginx
 tools_venv=$build/tools
 stage=$build/stage
-# Debian's packages of the libraries that are linked statically.
+# Debian's packages of the libraries that are linked statically. The OpenSSL of Debian 13 needs zstd.
 packages=(libssl-dev libpcre2-dev zlib1g-dev libcrypt-dev)
+crypto=$(pkg-config --static --libs-only-l libcrypto)
+[[ $crypto != *-lzstd* ]] || packages+=(libzstd-dev)
+
+# Fills a directory for the linker, which takes the first one that has a library in any form, with static libraries.
+link_libraries() {
+    local name archives=()
+    mkdir "$1"
+    for name in ssl pcre2-8 z crypt; do
+        ln -s "$(cc -print-file-name="lib$name.a")" "$1"
+    done
+    # A linker script, as nginx's configure does not know which libraries OpenSSL needs.
+    for name in $crypto; do
+        archives+=("$(cc -print-file-name="lib${name#-l}.a")")
+    done
+    echo "GROUP(${archives[*]})" >"$1/libcrypto.a"
+}
 
 # Builds nginx. Its libraries are linked statically, and their symbols are hidden: Python uses the system's libssl, libcrypto
 # and libz in the same process, whose functions they would replace.
@@ -66,11 +82,7 @@ build_nginx() {
     rm -rf "$source_dir"
     mkdir -p "$output"
     cp -r "$origin" "$source_dir"
-    mkdir "$source_dir/lib"
-    for name in ssl crypto pcre2-8 z crypt; do
-        # The linker takes the first directory that has the library in any form.
-        ln -s "$(cc -print-file-name="lib$name.a")" "$source_dir/lib"
-    done
+    link_libraries "$source_dir/lib"
     (
         cd "$source_dir"
         auto/configure "${arguments[@]}" && make -j "$(nproc)" -f objs/Makefile binary
