@@ -6,6 +6,8 @@
 source "$(dirname "$0")/env.sh"
 
 output=$PWD/target/wheel
+# The dates of the files in the wheel: the same commit gives the same wheel.
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(as_builder git log -1 --format=%ct 2>/dev/null || date +%s)}
 
 # Builds the wheels of other releases in their directories, and of the release at hand here.
 build_releases() {
@@ -145,9 +147,6 @@ pack() {
     mv "${wheels[0]}" "$output"
     echo "$output/${wheels[0]##*/}"
 }
-
-# The same commit gives the same files.
-export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 
 build_nginx
 build_module
