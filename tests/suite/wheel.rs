@@ -182,7 +182,8 @@ fn nginx_hides_the_symbols_of_its_libraries() {
     let symbols = output("nm", &["--dynamic", "--defined-only", "-P"], &nginx);
     let names: Vec<_> = symbols.lines().filter_map(|line| line.split(' ').next()).collect();
     assert!(names.contains(&"ngx_palloc"), "{symbols}");
-    let prefixes = ["SSL_", "OPENSSL_", "EVP_", "CRYPTO_", "X509_", "pcre2_", "inflate", "deflate", "crc32", "crypt"];
+    let prefixes =
+        ["SSL_", "OPENSSL_", "EVP_", "CRYPTO_", "X509_", "pcre2_", "inflate", "deflate", "crc32", "crypt", "ZSTD_"];
     let foreign: Vec<_> = names.iter().filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix))).collect();
     assert!(foreign.is_empty(), "{foreign:?}");
     let dynamic = output("readelf", &["--dynamic"], &nginx);
