@@ -40,6 +40,12 @@ snippet=${DESTDIR:-}/usr/share/nginx/modules-available/mod-http-wsgi.conf
 link=${DESTDIR:-}/etc/nginx/modules-enabled/50-mod-http-wsgi.conf
 like_debian() { [[ -d /etc/nginx/modules-enabled && $nginx -ef /usr/sbin/nginx ]]; }
 
+# The files of the Debian package are apt's.
+if [[ -z ${DESTDIR:-} ]] && package=$(dpkg-query -S "$destination" 2>/dev/null); then
+    package=${package%%:*}
+    die "$destination belongs to the package $package: remove that first, with 'apt purge $package'."
+fi
+
 # Root is needed for the system's directories only.
 place() {
     if [[ -n ${DESTDIR:-} ]]; then "$@"; else as_root "$@"; fi

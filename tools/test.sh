@@ -50,7 +50,7 @@ report() {
 trap report EXIT
 
 check_formatting() {
-    shellcheck tools/*.sh nginx-conf/*.sh
+    shellcheck tools/*.sh nginx-conf/*.sh debian/{postinst,prerm}
     cargo fmt --check
 }
 

@@ -213,6 +213,11 @@ fn an_upgrade_loses_no_request_a_package_in_use_is_kept_and_a_purged_one_leaves_
     debian.allow_services();
     debian.paste("nginx -t && systemctl start nginx");
 
+    let checkout = debian.path("/root/checkout");
+    fs::create_dir(&checkout).unwrap();
+    let copied = Command::new("cp").arg("-r").arg(in_repository("tools")).arg(checkout).status().unwrap();
+    assert!(copied.success());
+
     let old = wait_for("the application", || Some(get(port, "/").expect(200).text()));
     let newer = repacked(&debian, "newer.deb", NEWER);
     let sent = under_load(port, || {
@@ -231,6 +236,8 @@ fn an_upgrade_loses_no_request_a_package_in_use_is_kept_and_a_purged_one_leaves_
     }
     debian.paste("nginx -t");
     get(port, "/").expect(200);
+    let (removed, said) = debian.run("/root/checkout/tools/install.sh --remove");
+    assert!(!removed && said.contains(&format!("belongs to the package {NAME}")), "{said}");
 
     fs::remove_file(debian.path(site)).unwrap();
     fs::remove_dir_all(debian.path("/srv/hello")).unwrap();
@@ -245,13 +252,20 @@ fn an_upgrade_loses_no_request_a_package_in_use_is_kept_and_a_purged_one_leaves_
 }
 
 #[test]
-fn a_package_that_is_used_is_removed_together_with_nginx() {
+fn a_module_that_is_not_loaded_is_upgraded_and_one_that_is_used_is_removed_with_nginx() {
     let Some(debian) = debian() else { return };
     debian.paste(&format!("apt-get -q install -y --no-install-recommends nginx /root/{}", debian.package()));
+    let link = "/etc/nginx/modules-enabled/50-mod-http-wsgi.conf";
+    debian.paste(&format!("mv {link} /root/link"));
+    let newer = repacked(&debian, "newer.deb", NEWER);
+    debian.paste(&format!("apt-get -q install -y {newer}"));
+    debian.paste(&format!("[ ! -e {link} ] && nginx -t && mv /root/link {link}"));
+
     serve_hello(&debian);
-    debian.paste(&format!("apt-get -q purge -y nginx {NAME}"));
-    let (listed, said) = debian.run(&format!("dpkg-query -W {NAME}"));
-    assert!(!listed, "{said}");
+    debian.paste("nginx -t && apt-get -q remove -y nginx");
+    let installed = debian.run(&format!("dpkg-query -W -f '${{db:Status-Status}}' {NAME}")).1;
+    assert_ne!(installed, "installed");
+    assert!(!debian.path("/usr/lib/nginx/modules/ngx_http_wsgi_module.so").exists());
 }
 
 #[test]
