@@ -28,7 +28,7 @@ export BENCH_ROUNDS     ## make bench, make bench-growth: rounds (5, and 2)
 export BENCH_SECONDS    ## make bench, make bench-growth: seconds of a sample (1)
 export BENCH_RETRIES    ## make bench: how often a sample is repeated that other processes disturb (2)
 export BENCH_ONLY       ## make bench, make bench-growth: some workloads, servers or curves ("hello flask threads nginx loop")
-export MATRIX           ## make matrix, wheel, test-packages: Debian releases ("trixie sid"); matrix: also debug, nginx with memory checks
+export MATRIX           ## make matrix, deb, wheel, test-packages: Debian releases ("trixie sid"); matrix: also debug, nginx with memory checks
 
 TEST_PACKAGES := python3-venv curl openssl valgrind shellcheck systemd
 

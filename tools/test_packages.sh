@@ -4,6 +4,17 @@
 
 source "$(dirname "$0")/env.sh"
 
+# Builds the Debian package, and runs its tests, which make directories of their own.
+deb_part() {
+    local release=$1 package
+    if [[ $release == "$own_release" ]]; then
+        package=$(MATRIX='' tools/deb.sh)
+    else
+        package=$(MATRIX=$release tools/deb.sh)
+    fi
+    WSGI_TEST_DEBIAN=$release WSGI_TEST_DEB=$package cargo test --test suite -- debian_package::
+}
+
 # Makes a directory with the wheel, Django and Flask in /srv/venv, and runs the tests of the wheel and of the runner with it.
 wheel_part() {
     local release=$1 wheel frameworks
@@ -38,9 +49,12 @@ elif [[ ${CARGO_NET_OFFLINE:-} == true ]]; then
     say "Packages are not tested within make matrix: make test-packages MATRIX=… does that."
     exit
 fi
+own_release=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
 root=
 trap remove_root EXIT
-for release in ${MATRIX:-$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)}; do
+for release in ${MATRIX:-$own_release}; do
+    say "== Debian package, Debian $release"
+    deb_part "$release"
     say "== wheel, Debian $release"
     wheel_part "$release"
 done
