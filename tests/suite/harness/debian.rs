@@ -57,7 +57,7 @@ impl Debian {
         fs::copy(&package, debian.path("/root").join(&debian.package))
             .unwrap_or_else(|error| panic!("{variable}={}: {error}", package.display()));
         debian.write_program("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n");
-        debian.write_program("/usr/local/bin/systemctl", SYSTEMCTL);
+        debian.write_program("/usr/bin/systemctl", SYSTEMCTL);
         debian.paste("apt-get -q update");
         Some(debian)
     }
