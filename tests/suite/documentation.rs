@@ -47,8 +47,8 @@ fn each_mark_of_a_block_has_a_reason_and_a_block() {
     }
 }
 
-/// Directories of a machine that stand for directories below the prefix.
-const ROOTS: [&str; 8] = ["/srv/", "/etc/", "/var/", "/home/", "/opt/", "/run/", "/usr/share/", "/app/"];
+/// Directories of a machine that stand for directories below the prefix, which is below the first of them.
+const ROOTS: [&str; 9] = ["/tmp/", "/srv/", "/etc/", "/var/", "/home/", "/opt/", "/run/", "/usr/share/", "/app/"];
 
 const APPLICATION: &str = "def application(environ, start_response):
     start_response(\"200 OK\", [])

@@ -12,6 +12,7 @@ mod check_reload;
 mod close;
 mod configurations;
 mod conflicts;
+mod containers;
 mod control;
 mod costs;
 mod crash;

@@ -87,7 +87,7 @@ impl Conn {
         Conn::over(connect_from(source, address).expect("connect to nginx"))
     }
 
-    fn over(stream: TcpStream) -> Conn {
+    pub fn over(stream: TcpStream) -> Conn {
         stream.set_nodelay(true).unwrap();
         let conn = Conn { stream, pending: Vec::new() };
         conn.set_timeout(PATIENCE);

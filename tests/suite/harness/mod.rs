@@ -2,12 +2,14 @@
 
 mod callgrind;
 mod client;
+mod container;
 mod counted;
 mod curl;
 mod debian;
 mod group;
 mod group_nginx;
 mod http;
+mod image;
 mod load;
 mod logs;
 mod machine;
@@ -25,12 +27,14 @@ mod user;
 
 pub use callgrind::{Callgrind, Profile, Source};
 pub use client::Client;
+pub use container::Container;
 pub use counted::{COUNTED, CountedLoad, with_record};
 pub use curl::{Curl, curl, make_certificate};
 pub use debian::Debian;
 pub use group::files_below;
 pub use group_nginx::GroupNginx;
 pub use http::{Conn, Framing, Response, latin1};
+pub use image::Image;
 pub use load::Load;
 pub use machine::Machine;
 pub use module::module;
