@@ -52,6 +52,9 @@ def server_of_file(pidfile):
 def reload(pidfile):
     """Checks the configuration and the application, then lets nginx load them again, until all workers are new."""
     server = find(pidfile)
+    # The check runs the program, and the code, that the user of the server has chosen.
+    if server.owner != os.geteuid():
+        raise Problem(f"the server {server.pid} belongs to another user; run `ngx-wsgi reload` as that user.")
     if not check(server.state):
         say("not reloaded, for the reason above; the running workers keep serving.")
         return 1

@@ -1,12 +1,18 @@
 """The directory in which a server keeps its nginx.conf and its temporary files."""
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
+import shutil
 import stat
 import tempfile
 
 from .problem import Problem
+
+# Modes of a directory: for this user alone, or for others to pass through.
+PRIVATE, SHARED = 0o700, 0o711
 
 # nginx makes a directory of its own for each of these.
 TEMPORARY = {
@@ -32,20 +38,55 @@ def parent():
 
 def create(path, is_shared):
     """Creates the directory. Other users may pass through it if it is shared, for workers with a user of their own."""
-    mode = 0o711 if is_shared else 0o700
-    for directory in (os.path.dirname(path), path):
-        try:
-            os.mkdir(directory, mode)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            raise Problem(
-                f"{directory} cannot be created: {error.strerror}; name a writable directory with TMPDIR=."
-            ) from None
-        assert_own(directory)
-        # Another server of this user may need the common directory to be shared.
-        if directory == path or is_shared:
-            os.chmod(directory, mode)
+    create_parent(is_shared)
+    create_own(path)
+    os.chmod(path, SHARED if is_shared else PRIVATE)
+
+
+@contextlib.contextmanager
+def temporary(is_shared):
+    """Gives a directory of the same kind, which is removed at the end."""
+    create_parent(is_shared)
+    path = tempfile.mkdtemp(prefix="check-", dir=parent())
+    try:
+        os.chmod(path, SHARED if is_shared else PRIVATE)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Keeps others from starting the same server at the same time. The lock ends when this process becomes nginx."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Problem(
+            f"a server with the same addresses is running or about to start ({path}); stop it, or choose others."
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def create_parent(is_shared):
+    create_own(parent())
+    # Another server of this user may need it to be shared.
+    if is_shared:
+        os.chmod(parent(), SHARED)
+
+
+def create_own(directory):
+    try:
+        os.mkdir(directory, PRIVATE)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise Problem(f"{directory} cannot be created: {error.strerror}; name a writable one with TMPDIR=.") from None
+    assert_own(directory)
 
 
 def assert_own(directory):

@@ -24,28 +24,39 @@ def run(options):
         say(line)
     installed = installation.find()
     require_modules(installed, options)
+    if options.check_config:
+        return check_only(options, installed)
     directory = runtime_directory.path_of(options.bind)
-    text = configuration.write(options, installed, directory)
-    if not options.check_config:
+    runtime_directory.create(directory, is_shared=bool(options.user))
+    with runtime_directory.locked(directory):
         for address in options.bind:
             addresses.assert_free(address)
-    runtime_directory.create(directory, is_shared=bool(options.user))
-    runtime_directory.write(directory, "nginx.conf", text)
-    state = state_of(options, installed, directory)
-    prepare_process(options)
-    if not check(state):
-        say(
-            "not started, for the reason above."
-            if not options.check_config
-            else "the check failed, for the reason above."
-        )
+        state = prepare(options, installed, directory)
+        if not check(state):
+            say("not started, for the reason above.")
+            return 1
+        introduce(options, installed)
+        return start(options, state)
+
+
+def check_only(options, installed):
+    """Checks in a directory that is removed again: a server with the same addresses may be running."""
+    with runtime_directory.temporary(is_shared=bool(options.user)) as directory:
+        is_right = check(prepare(options, installed, directory))
+    if options.pidfile:
+        remove_empty(options.pidfile)
+    if not is_right:
+        say("the check failed, for the reason above.")
         return 1
-    if options.check_config:
-        remove_empty(options.pidfile or os.path.join(directory, "nginx.pid"))
-        say(f"{options.target} can be imported, and the configuration is right.")
-        return 0
-    introduce(options, installed)
-    return start(options, state)
+    say(f"{options.target} can be imported, and the configuration is right.")
+    return 0
+
+
+def prepare(options, installed, directory):
+    """Writes the configuration, and sets what nginx inherits. Returns the state of the server."""
+    runtime_directory.write(directory, "nginx.conf", configuration.write(options, installed, directory))
+    prepare_process(options)
+    return state_of(options, installed, directory)
 
 
 def print_configuration(options):

@@ -28,6 +28,7 @@ class State:
 @dataclass
 class Server:
     pid: int
+    owner: int
     state: State
 
 
@@ -54,15 +55,16 @@ def server_of(pid, owner=None):
     """Returns the server whose master has this number, or None."""
     process = Path(f"/proc/{pid}")
     try:
-        if owner is not None and process.stat().st_uid != owner:
+        found_owner = process.stat().st_uid
+        if owner is not None and found_owner != owner:
             return None
         if not (process / "cmdline").read_bytes().startswith(b"nginx: master process"):
             return None
         for descriptor in (process / "fd").iterdir():
             if os.readlink(descriptor).startswith(f"/memfd:{NAME} "):
-                return Server(pid, State(**json.loads(descriptor.read_text(encoding="ascii"))))
-    except OSError:
-        # It has just ended, or belongs to another user.
+                return Server(pid, found_owner, State(**json.loads(descriptor.read_text(encoding="ascii"))))
+    except (OSError, TypeError, ValueError):
+        # It has just ended, belongs to another user, or is of another version.
         pass
     return None
 

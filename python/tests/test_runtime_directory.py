@@ -35,8 +35,7 @@ class Directory(unittest.TestCase):
 
     def test_other_users_cannot_look_into_it(self):
         path = self.path()
-        with mock.patch("os.umask"):
-            runtime_directory.create(path, is_shared=False)
+        runtime_directory.create(path, is_shared=False)
         self.assertEqual((self.mode(path), self.mode(os.path.dirname(path))), (0o700, 0o700))
         runtime_directory.create(path, is_shared=True)
         self.assertEqual((self.mode(path), self.mode(os.path.dirname(path))), (0o711, 0o711))
@@ -55,6 +54,24 @@ class Directory(unittest.TestCase):
         os.mkdir(parent, 0o700)
         with mock.patch("os.geteuid", return_value=os.geteuid() + 1), self.assertRaisesRegex(Problem, "not trusted"):
             runtime_directory.assert_own(parent)
+
+    def test_a_check_leaves_nothing(self):
+        with runtime_directory.temporary(is_shared=False) as path:
+            self.assertNotEqual(path, self.path())
+            runtime_directory.write(path, "nginx.conf", "")
+        self.assertEqual(os.listdir(runtime_directory.parent()), [])
+
+    def test_one_server_starts_at_a_time(self):
+        path = self.path()
+        runtime_directory.create(path, is_shared=False)
+        with (
+            runtime_directory.locked(path),
+            self.assertRaisesRegex(Problem, "running or about to start"),
+            runtime_directory.locked(path),
+        ):
+            pass
+        with runtime_directory.locked(path):
+            pass
 
     def test_files_are_replaced_and_are_readable_for_the_user_alone(self):
         path = self.path()

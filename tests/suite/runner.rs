@@ -127,7 +127,7 @@ fn an_application_that_cannot_be_imported_is_shown_with_its_traceback_and_nothin
 #[test]
 fn check_config_imports_the_application_and_serves_nothing() {
     let project = Project::with_app("open('imported', 'w').close()\ndef application(e, s): pass\n");
-    // The port may be in use: by the server that is to be reloaded.
+    // The port may be in use.
     let _taken = TcpListener::bind(("127.0.0.1", project.port())).unwrap();
     let pid_file = project.path("nginx.pid");
     let arguments = ["app", "--check-config", "--bind", &project.address(), "--pid", pid_file.to_str().unwrap()];
@@ -136,6 +136,19 @@ fn check_config_imports_the_application_and_serves_nothing() {
     assert_eq!(ended.stderr, "ngx-wsgi: app can be imported, and the configuration is right.\n");
     assert!(project.path("imported").exists());
     assert!(!pid_file.exists());
+}
+
+#[test]
+fn check_config_changes_nothing_of_a_running_server() {
+    let project = Project::with_app(HELLO);
+    let server = project.serve(&["app", "--workers", "1", "--pid", "nginx.pid"]);
+    let address = project.address();
+    let arguments = ["app", "--check-config", "--workers", "2", "--pid", "nginx.pid", "--bind", &address];
+    let ended = project.runner(&arguments).run();
+    assert!(ended.status.success(), "{}", ended.stderr);
+    assert_eq!(project.master("nginx.pid"), server.process());
+    let ended = project.runner(&["reload", "--pid", "nginx.pid"]).run();
+    assert_eq!(ended.stderr, "ngx-wsgi: reloaded app: 1 new worker\n");
 }
 
 #[test]

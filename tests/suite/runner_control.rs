@@ -1,6 +1,6 @@
 //! `ngx-wsgi reload`, `stop` and `status`, and servers in the background.
 
-use crate::harness::{Ended, Load, Process, Project, wait_for};
+use crate::harness::{Ended, Load, Process, Project, curl, wait_for};
 use crate::runner::{FACTS, HELLO};
 
 impl Project {
@@ -13,7 +13,7 @@ impl Project {
 #[test]
 fn reload_loads_new_code_under_load_without_losing_a_request() {
     let project = Project::with_app(HELLO);
-    let server = project.serve(&["app", "--workers", "2", "--pid", "nginx.pid"]);
+    let server = project.serve(&["app", "--workers", "2", "--pid", "nginx.pid", "--bind", "unix:app.sock"]);
     let load = Load::start(&server, "/", 4);
     for text in ["second", "third"] {
         project.write("app.py", &HELLO.replace("hello", text));
@@ -23,6 +23,8 @@ fn reload_loads_new_code_under_load_without_losing_a_request() {
         assert_eq!(server.get("/").text(), text);
     }
     load.stop().assert_good();
+    let socket = project.path("app.sock");
+    curl(&["--unix-socket", socket.to_str().unwrap(), "http://localhost/"]).expect(200);
 }
 
 #[test]
@@ -68,7 +70,7 @@ fn a_server_in_the_background_is_reloaded_and_stopped_by_its_pid_file() {
     // The output of the command ends with the command.
     assert!(!master.open_files().iter().any(|file| file.ends_with("of-command")), "{:?}", master.open_files());
     let url = format!("http://{address}/");
-    let facts = crate::harness::curl(&[&url]).expect(200).json();
+    let facts = curl(&[&url]).expect(200).json();
     assert_eq!(facts["umask"], "0027");
 
     let status = project.control("status");
@@ -76,7 +78,7 @@ fn a_server_in_the_background_is_reloaded_and_stopped_by_its_pid_file() {
     assert_eq!(status.stdout, format!("{}  app  {address}  2 workers\n", master.0));
     let ended = project.control("reload");
     assert!(ended.status.success(), "{}", ended.stderr);
-    assert_ne!(crate::harness::curl(&[&url]).expect(200).json()["pid"], facts["pid"]);
+    assert_ne!(curl(&[&url]).expect(200).json()["pid"], facts["pid"]);
     let ended = project.control("stop");
     assert_eq!((ended.status.success(), &*ended.stderr), (true, "ngx-wsgi: stopped app\n"));
     assert!(!master.is_alive());

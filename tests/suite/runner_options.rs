@@ -262,6 +262,10 @@ fn a_server_starts_as_any_user() {
     assert_eq!(response["uid"], crate::harness::ids("nobody").unwrap().0);
     let ended = project.runner(&["reload", "--pid", "tmp/nginx.pid"]).wrapped_in(&nobody).run();
     assert!(ended.status.success(), "{}", ended.stderr);
+    // Root would run what that user has written.
+    let ended = project.runner(&["reload", "--pid", "tmp/nginx.pid"]).run();
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(ended.stderr.contains("belongs to another user; run `ngx-wsgi reload` as that user"), "{}", ended.stderr);
     let ended = project.runner(&["app", "--user", "root"]).wrapped_in(&nobody).run();
     assert!(ended.stderr.contains("--user and --group need root"), "{}", ended.stderr);
 }
