@@ -152,8 +152,17 @@ def assert_path_is_free(path):
             tried.connect(path)
     except ConnectionRefusedError:
         # A server that was killed has left it.
-        os.unlink(path)
+        remove_left(path)
     except OSError as error:
         raise Problem(f"cannot listen on unix:{path}: {error.strerror}; choose another path.") from None
     else:
         raise Problem(f"cannot listen on unix:{path}: another program does already; stop it, or choose another path.")
+
+
+def remove_left(path):
+    try:
+        os.unlink(path)
+    except OSError as error:
+        raise Problem(
+            f"unix:{path} was left by a server that has ended, and cannot be removed ({error.strerror}); remove it."
+        ) from None

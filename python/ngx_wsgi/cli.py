@@ -22,6 +22,8 @@ gunicorn.conf.py."""
 def main(arguments=None):
     """Runs a command. Returns the status of the process."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # The name of a file need not be UTF-8.
+    sys.stdout.reconfigure(errors="surrogateescape")
     name = arguments[0] if arguments and arguments[0] in COMMANDS else "run"
     rest = arguments[1:] if arguments and arguments[0] == name else arguments
     try:
@@ -29,8 +31,13 @@ def main(arguments=None):
     except Problem as problem:
         server.say(str(problem))
         return 2
-    except BrokenPipeError:
-        return 1
+    except OSError as error:
+        # What cannot be foreseen, such as a full disk.
+        server.say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return 2
+    except KeyboardInterrupt:
+        # Ctrl-C before nginx runs, which was told as well.
+        return 130
 
 
 def serve(name, arguments):

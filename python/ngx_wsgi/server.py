@@ -13,6 +13,9 @@ from . import addresses, configuration, installation, runtime_directory, termina
 from . import state as states
 from .problem import Problem
 
+# Seconds in which the workers of a server in the background start.
+DAEMON_PATIENCE = 60
+
 
 def say(text):
     print(f"ngx-wsgi: {text}", file=sys.stderr, flush=True)
@@ -63,8 +66,7 @@ def print_configuration(options):
     """Prints the configuration for an nginx of the administrator's."""
     for line in options.lines:
         say(line)
-    text = configuration.write(options, installation.find())
-    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+    print(configuration.write(options, installation.find()), end="")
     return 0
 
 
@@ -231,7 +233,8 @@ def start_daemon(options, state):
         for standard in (0, 1, 2):
             os.dup2(null, standard)
         become(state.command, state.environment)
-    while True:
+    end = time.monotonic() + DAEMON_PATIENCE
+    while time.monotonic() < end:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             say(f"nginx has exited with status {os.waitstatus_to_exitcode(status)}: see {options.errorlog}.")
@@ -239,3 +242,6 @@ def start_daemon(options, state):
         if len(states.workers_of(child)) >= options.workers:
             return 0
         time.sleep(0.02)
+    raise Problem(
+        f"nginx ({child}) has not started its workers within {DAEMON_PATIENCE} seconds; see {options.errorlog}."
+    )
