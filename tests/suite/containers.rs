@@ -147,13 +147,13 @@ fn a_page_and_static_files_are_served_and_logs_are_on_the_standard_streams(image
 }
 
 /// Asks for a page that waits until `let_go`.
-fn ask_slow(container: &Container) -> crate::harness::Conn {
+pub fn ask_slow(container: &Container) -> crate::harness::Conn {
     let conn = container.ask("/slow");
     wait_for("the call", || container.path("/tmp/called").exists().then_some(()));
     conn
 }
 
-fn let_go(container: &Container) {
+pub fn let_go(container: &Container) {
     fs::write(container.path("/tmp/go"), "").unwrap();
 }
 

@@ -43,6 +43,7 @@ mod interpreter_reloading;
 mod interpreter_shutdown;
 mod interpreter_threads;
 mod interpreters;
+mod kubernetes;
 mod late;
 mod limits;
 mod log;

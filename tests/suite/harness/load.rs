@@ -2,7 +2,7 @@
 
 use super::{Client, PATIENCE};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -32,11 +32,25 @@ pub struct LoadStats {
 impl Load {
     /// `clients` connections that ask for `path`.
     pub fn start(nginx: &Client, path: &str, clients: usize) -> Load {
+        let address = nginx.address();
+        Load::over(move || TcpStream::connect(address), path, clients, true)
+    }
+
+    /// The same over connections that this function opens: kept ones, or a new one for each request.
+    pub fn over(
+        connect: impl Fn() -> Connected + Send + Sync + 'static,
+        path: &str,
+        clients: usize,
+        keep: bool,
+    ) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
+        let connection = if keep { "" } else { "Connection: close\r\n" };
+        let request: Arc<str> = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{connection}\r\n").into();
+        let connect = Arc::new(connect);
         let clients = (0..clients)
             .map(|_| {
-                let (stop, address, path) = (stop.clone(), nginx.address(), path.to_owned());
-                std::thread::spawn(move || run(&stop, address, &path))
+                let (stop, connect, request) = (stop.clone(), connect.clone(), request.clone());
+                std::thread::spawn(move || run(&stop, &*connect, &request))
             })
             .collect();
         Load { stop, clients }
@@ -67,12 +81,15 @@ impl LoadStats {
     }
 }
 
-fn run(stop: &AtomicBool, address: SocketAddr, path: &str) -> LoadStats {
+/// A connection, or why there is none.
+type Connected = std::io::Result<TcpStream>;
+
+fn run(stop: &AtomicBool, connect: &dyn Fn() -> Connected, request: &str) -> LoadStats {
     let mut stats = LoadStats::default();
     let mut kept = None;
     while !stop.load(Ordering::Relaxed) {
         let start = Instant::now();
-        match ask(&mut kept, address, path, &mut stats) {
+        match ask(&mut kept, connect, request, &mut stats) {
             Ok(200) => stats.good += 1,
             Ok(status) => stats.bad.push(format!("status {status}")),
             Err(e) => stats.bad.push(e),
@@ -89,8 +106,12 @@ fn run(stop: &AtomicBool, address: SocketAddr, path: &str) -> LoadStats {
 /// worker is told to quit. If the connection ends before any byte of a response, no response will come, and a client
 /// may send an idempotent request, as GET is, again on a new connection: RFC 9112, 9.3.1, and 9.6 for the end of a
 /// connection. Every HTTP client does. On a new connection no request is repeated.
-fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str, stats: &mut LoadStats) -> Result<u16, String> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+fn ask(
+    kept: &mut Option<TcpStream>,
+    connect: &dyn Fn() -> Connected,
+    request: &str,
+    stats: &mut LoadStats,
+) -> Result<u16, String> {
     if let Some(mut stream) = kept.take() {
         if is_open(&stream)? {
             let sent = stream.write_all(request.as_bytes());
@@ -105,7 +126,7 @@ fn ask(kept: &mut Option<TcpStream>, address: SocketAddr, path: &str, stats: &mu
             stats.reopened += 1;
         }
     }
-    let mut stream = TcpStream::connect(address).map_err(|e| format!("connect: {e}"))?;
+    let mut stream = connect().map_err(|e| format!("connect: {e}"))?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(request.as_bytes()).map_err(|e| format!("send: {e}"))?;
     match read_response(&mut stream)? {
