@@ -12,7 +12,7 @@ deb_part() {
     else
         package=$(MATRIX=$release tools/deb.sh)
     fi
-    WSGI_TEST_DEBIAN=$release WSGI_TEST_DEB=$package cargo test --test suite -- debian_package::
+    WSGI_TEST_DEBIAN=$release WSGI_TEST_DEB=$package cargo test --test suite -- debian_package:: containers::with_deb
 }
 
 # Makes a directory with the wheel, Django and Flask in /srv/venv, and runs the tests of the wheel and of the runner with it.
@@ -30,7 +30,7 @@ wheel_part() {
         python3 -m venv /srv/venv
         /srv/venv/bin/pip install --disable-pip-version-check "$@"' sh "/root/${wheel##*/}" "${frameworks[@]}" >&2
     WSGI_TEST_DEBIAN=$release WSGI_TEST_WHEEL=$wheel WSGI_TEST_ROOT=$root \
-        cargo test --test suite -- wheel:: runner
+        cargo test --test suite -- wheel:: runner containers::with_wheel kubernetes::
     remove_root
 }
 

@@ -1,6 +1,8 @@
 //! docs/migrating.md: each configuration "after" serves what the one "before" it served.
 
-use crate::harness::{Conn, Machine, Page, Process, Response, is_for_everybody, module, two_users, venv, wait_for};
+use crate::harness::{
+    Conn, Machine, Page, Process, Project, Response, is_for_everybody, module, two_users, venv, wait_for,
+};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -153,6 +155,51 @@ fn after_gunicorn_nginx_serves_the_site() {
     after.assert_fact("/", "user", after.machine.user());
     assert_eq!(after.machine.workers().len(), 3);
     after.quit();
+}
+
+/// Returns the rest of a line of the page's unit with the runner, whose lines are joined as systemd does.
+fn unit_line(key: &str) -> String {
+    let blocks = Page::read("docs/migrating.md").blocks();
+    let unit = blocks.iter().find(|block| block.language == "ini" && block.text.contains("/ngx-wsgi ")).unwrap();
+    let text = unit.text.replace("\\\n", " ");
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).expect(key).to_owned()
+}
+
+#[test]
+fn after_gunicorn_the_runner_serves_the_site_with_the_same_file() {
+    let blocks = Page::read("docs/migrating.md").blocks();
+    let settings = blocks.iter().find(|block| block.language == "python" && block.text.contains("wsgi_app")).unwrap();
+    let project = Project::new();
+    let prefix = project.prefix().to_str().unwrap().to_owned();
+    let mapped = |text: &str| text.replace("/srv/mysite", &prefix).replace("0.0.0.0:8000", &project.address());
+    project.write("gunicorn.conf.py", &mapped(&settings.text).replace("timeout = 60", "timeout = 1"));
+    project.write("app/mysite/__init__.py", "");
+    project.write("app/mysite/wsgi.py", APPLICATION);
+    project.write("static/site.css", "body { color: #222 }\n");
+
+    let words = mapped(&unit_line("ExecStart"));
+    let arguments: Vec<&str> = words.split_whitespace().skip(1).collect();
+    // A variable of EnvironmentFile=.
+    let server = project.runner(&arguments).set("DATABASE_URL", "postgres://localhost/mysite").start();
+    let page = server.get("/page").expect(200).text();
+    for fact in [
+        "PATH_INFO: /page",
+        "DJANGO_SETTINGS_MODULE: mysite.settings",
+        "DATABASE_URL: postgres://localhost/mysite",
+        &format!("directory: {prefix}/app"),
+    ] {
+        assert!(page.contains(&format!("{fact}\n")), "{fact}: {page}");
+    }
+    assert_eq!(server.get("/static/site.css").expect(200).header("Content-Type"), Some("text/css"));
+    let upload = "x".repeat(3 << 19);
+    let page = server.post("/upload", &upload).expect(200).text();
+    assert!(page.contains(&format!("body: {}\n", upload.len())), "{page}");
+    let head = format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", (20 << 20) + 1);
+    assert_eq!(server.connect().send(head).response().status, 413);
+    let server = server.errors_expected();
+    server.get("/slow").expect(504);
+    assert_eq!(server.workers().len(), 3);
+    server.quit();
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The files of packaging/systemd/: systemd accepts them, and the pages show them as they are.
 
-use crate::harness::{Page, in_repository};
+use crate::harness::{Page, Project, in_repository};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -65,6 +65,45 @@ fn systemd_accepts_the_unit_of_the_runner() {
     assert_eq!(said, "");
     let said = check(&text.replace("KillSignal=SIGQUIT", "KillSignal=SIGQUITE")).unwrap();
     assert!(said.contains("SIGQUITE"), "{said:?}");
+}
+
+/// Returns the arguments of the program of a line of the unit.
+fn arguments(key: &str) -> String {
+    let text = read(UNIT);
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).expect(key);
+    line.strip_prefix("/srv/%i/venv/bin/ngx-wsgi ").expect(line).to_owned()
+}
+
+#[test]
+fn the_commands_of_the_unit_start_reload_and_stop_a_server() {
+    let application = "def application(environ, start_response):
+    start_response('200 OK', [])
+    return [b'NUMBER']
+";
+    let project = Project::new();
+    project.write("mysite/__init__.py", "");
+    project.write("mysite/wsgi.py", &application.replace("NUMBER", "1"));
+    let text = read(UNIT);
+    let example = text.lines().find_map(|line| line.strip_prefix("#   ARGUMENTS=")).expect("an example");
+    assert_eq!(arguments("ExecStart"), "$ARGUMENTS");
+    let start = example.replace("127.0.0.1:8000", &project.address());
+    let server = project.runner(&start.split_whitespace().collect::<Vec<_>>()).start();
+    assert_eq!(server.get("/").expect(200).text(), "1");
+
+    let line = arguments("ExecReload").replace("$MAINPID", &server.process().0.to_string());
+    let reload = || project.runner(&line.split_whitespace().collect::<Vec<_>>()).run();
+    project.write("mysite/wsgi.py", "raise ValueError('not this')\n");
+    let ended = reload();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("ValueError: not this"), "{ended:?}");
+    assert_eq!(server.get("/").expect(200).text(), "1");
+    project.write("mysite/wsgi.py", &application.replace("NUMBER", "2"));
+    let ended = reload();
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(server.get("/").expect(200).text(), "2");
+    // By QUIT, and with status 0.
+    assert!(text.contains("\nKillSignal=SIGQUIT\n"));
+    server.quit();
 }
 
 #[test]
