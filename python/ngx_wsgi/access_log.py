@@ -24,7 +24,7 @@ ATOMS = {
     "T": "${request_time}",
     "L": "${request_time}",
     "M": "${request_milliseconds}",
-    "D": "${request_milliseconds}000",
+    "D": "${request_microseconds}",
     "p": "<${pid}>",
 }
 
@@ -45,12 +45,24 @@ ENVIRON = {
 }
 
 # nginx has the time in seconds with three decimals.
-MILLISECONDS = r"""map $request_time $request_milliseconds {
-    "~^0\.00(?<digits>[0-9])$" $digits;
-    "~^0\.0(?<digits>[0-9][0-9])$" $digits;
-    "~^0\.(?<digits>[0-9]+)$" $digits;
-    "~^(?<seconds>[0-9]+)\.(?<digits>[0-9]+)$" $seconds$digits;
-}"""
+PARTS = {"request_milliseconds": "", "request_microseconds": "000"}
+
+
+def maps(text):
+    """Returns the lines that define the variables of a format that nginx itself does not have."""
+    lines = []
+    for name, zeros in PARTS.items():
+        if f"${{{name}}}" in text:
+            lines += [
+                f"map $request_time ${name} {{",
+                '    "0.000" 0;',
+                rf'    "~^0\.00(?<digits>[0-9])$" "${{digits}}{zeros}";',
+                rf'    "~^0\.0(?<digits>[0-9][0-9])$" "${{digits}}{zeros}";',
+                rf'    "~^0\.(?<digits>[0-9]+)$" "${{digits}}{zeros}";',
+                rf'    "~^(?<seconds>[0-9]+)\.(?<digits>[0-9]+)$" "$seconds${{digits}}{zeros}";',
+                "}",
+            ]
+    return lines
 
 
 def translate(text):

@@ -151,7 +151,7 @@ def logs(options):
     if not options.accesslog:
         return ["access_log off;"]
     text = access_log.translate(options.access_log_format)
-    lines = access_log.MILLISECONDS.split("\n") if "${request_milliseconds}" in text else []
+    lines = access_log.maps(text)
     path = STANDARD_OUTPUT if options.accesslog == "-" else options.accesslog
     return [
         *lines,

@@ -80,10 +80,15 @@ class Setting:
         return [self.read(str(element)) for element in value]
 
 
-def number(minimum, maximum=2**31 - 1):
+# More would be no number of 32 bits for nginx.
+LARGEST = 2**31 - 1
+
+
+def number(minimum, maximum=LARGEST):
     def read(text):
         if not re.fullmatch(r"[0-9]{1,10}", text) or not minimum <= int(text) <= maximum:
-            raise ValueError(f"{text!r} is not a number from {minimum} to {maximum}")
+            wanted = f"of {minimum} or more" if maximum == LARGEST else f"from {minimum} to {maximum}"
+            raise ValueError(f"{text!r} is not a number {wanted}")
         return int(text)
 
     return read

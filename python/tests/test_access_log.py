@@ -20,13 +20,19 @@ class Format(unittest.TestCase):
             "%({Content-Type}o)s": "${sent_http_content_type}",
             "%({HTTP_HOST}e)s": "${http_host}",
             "%({QUERY_STRING}e)s": "${query_string}",
-            "100%% %(D)s": "100% ${request_milliseconds}000",
+            "100%% %(D)s": "100% ${request_microseconds}",
         }.items():
             self.assertEqual(access_log.translate(text), expected)
 
     def test_each_atom_of_gunicorn_is_known(self):
         for atom in "hlutrmUqHsBbfaTMDLp":
             self.assertNotIn("%", access_log.translate(f"%({atom})s"))
+
+    def test_times_are_variables_of_their_own(self):
+        self.assertEqual(access_log.maps(access_log.translate("%(T)s")), [])
+        lines = access_log.maps(access_log.translate("%(D)s"))
+        self.assertEqual(lines[0], "map $request_time $request_microseconds {")
+        self.assertIn('    "~^0\\.0(?<digits>[0-9][0-9])$" "${digits}000";', lines)
 
     def test_a_format_of_nginx_is_left_alone(self):
         self.assertEqual(access_log.translate("$request_time %"), "$request_time %")
