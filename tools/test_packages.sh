@@ -50,6 +50,10 @@ elif [[ ${CARGO_NET_OFFLINE:-} == true ]]; then
     exit
 fi
 own_release=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+if [[ -z ${MATRIX:-} ]] && ! grep -qx 'ID=debian' /etc/os-release; then
+    say "Packages are not tested: debootstrap needs a Debian here. make deb and make wheel build the packages of this system."
+    exit
+fi
 root=
 trap remove_root EXIT
 for release in ${MATRIX:-$own_release}; do
