@@ -37,6 +37,13 @@ impl Debian {
     /// Makes a directory of the release `WSGI_TEST_DEBIAN`, by default that of this machine, and copies the package that
     /// `variable` names to /root. `None`, with a message, where there is no such package, or no root.
     pub fn with_package(variable: &str) -> Option<Debian> {
+        let debian = Debian::without_lists(variable)?;
+        debian.paste("apt-get -q update");
+        Some(debian)
+    }
+
+    /// The same, but apt has no lists of packages.
+    pub fn without_lists(variable: &str) -> Option<Debian> {
         let Some(package) = std::env::var_os(variable).filter(|_| is_root()).map(PathBuf::from) else {
             eprintln!("skipped: this needs root, and {variable}=PACKAGE");
             return None;
@@ -58,7 +65,6 @@ impl Debian {
             .unwrap_or_else(|error| panic!("{variable}={}: {error}", package.display()));
         debian.write_program("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n");
         debian.write_program("/usr/bin/systemctl", SYSTEMCTL);
-        debian.paste("apt-get -q update");
         Some(debian)
     }
 

@@ -63,7 +63,7 @@ impl Image {
         let mut last = None;
         for stage in file.stages() {
             assert_eq!(stage.from.image.value, BASE);
-            let debian = Debian::with_package(variable)?;
+            let debian = Debian::without_lists(variable)?;
             fs::remove_file(debian.path("/root").join(debian.package())).unwrap();
             let settings = Settings { directory: "/".to_owned(), ..Settings::default() };
             let mut build = StageBuild { directory: debian, settings };
