@@ -12,7 +12,8 @@ independent_of_python=(
     directives inheritance mounts variables # nginx's configuration and log
     protocols                               # nginx's connections
     endless slow spill                      # the event loop and its timers, with clients that are slow
-    chapters configurations documentation documents messages # documents and examples
+    chapters configurations documentation documents messages migrating # documents and examples
+    service_manager containers kubernetes # files of packaging/
     install make_run control                # scripts and ngx-wsgi-ctl
     process_group_life process_group_control process_group_soak # the supervisor
     valgrind                                # memory of nginx and Rust
