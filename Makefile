@@ -30,7 +30,7 @@ export BENCH_RETRIES    ## make bench: how often a sample is repeated that other
 export BENCH_ONLY       ## make bench, make bench-growth: some workloads, servers or curves ("hello flask threads nginx loop")
 export MATRIX           ## make matrix, deb, wheel, test-packages: Debian releases ("trixie sid"); matrix: also debug, nginx with memory checks
 
-TEST_PACKAGES := python3-venv curl openssl valgrind shellcheck systemd
+TEST_PACKAGES := python3-venv curl openssl valgrind shellcheck systemd iproute2
 
 ##@ Targets
 .PHONY: help run build test test-all model soak bench bench-growth bench-instructions matrix test-packages
