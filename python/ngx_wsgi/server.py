@@ -105,7 +105,6 @@ def state_of(options, installed, directory):
         addresses=[str(address) for address in options.bind],
         command=command,
         environment=environment,
-        working_directory=options.chdir,
         umask=options.umask if options.umask is not None else current_umask(),
         workers=options.workers,
         graceful_timeout=options.graceful_timeout,
@@ -133,7 +132,6 @@ def check(state):
     checked = subprocess.run(
         [*state.command, "-t", "-q"],
         env=state.environment,
-        cwd=state.working_directory,
         umask=state.umask,
         stdin=subprocess.DEVNULL,
         # It opens the access log, and could not open a socket by name.

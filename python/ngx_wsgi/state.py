@@ -19,7 +19,6 @@ class State:
     # nginx with its arguments; one more, such as -t, may be added.
     command: list[str]
     environment: dict[str, str]
-    working_directory: str
     umask: int
     workers: int
     graceful_timeout: int
