@@ -186,9 +186,8 @@ def start(options, state):
 
 def become(command, environment):
     """Replaces this process by nginx."""
-    # Python ignores these, and an ignored signal stays ignored.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    # Python ignores it, and an ignored signal stays ignored. (nginx itself ignores SIGPIPE.)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     try:
         os.execve(command[0], command, environment)
     except OSError as error:

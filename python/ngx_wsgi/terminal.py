@@ -35,7 +35,7 @@ def become_child(libc, runner, command, environment):
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != runner:
         os._exit(1)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+    for number in (signal.SIGXFSZ, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     # It writes to the terminal from the background.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
