@@ -25,7 +25,8 @@ wheel_part() {
     # shellcheck disable=SC2016 # The shell in the directory expands that.
     tools/in_debian.sh "$root" sh -euc '
         apt-get -q update
-        apt-get -q install -y --no-install-recommends python3-venv \
+        apt-get -q install -y --no-install-recommends python3-venv
+        apt-get -q install -y --no-install-recommends \
             "libpython$(python3 -c "import sys; print(\"%d.%d\" % sys.version_info[:2])")"
         python3 -m venv /srv/venv
         /srv/venv/bin/pip install --disable-pip-version-check "$@"' sh "/root/${wheel##*/}" "${frameworks[@]}" >&2
