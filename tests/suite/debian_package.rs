@@ -319,17 +319,29 @@ fn the_manual_page_names_each_directive() {
     }
 }
 
+/// Documents that the package does not have: the licence and the changes are where Debian has them, and the tests are not
+/// installed.
+const ELSEWHERE: [&str; 3] = ["LICENSE", "CHANGELOG.md", "tests/README.md"];
+
 #[test]
-fn the_documents_of_the_package_are_found_by_their_links() {
+fn the_links_between_the_documents_of_the_package_lead_to_files() {
     let Some(dir) = unpacked() else { return };
     let documents = dir.path().join("usr/share/doc").join(NAME);
-    for path in ["README.md", "docs/README.md", "docs/images/one-service.svg", "nginx-conf/django.conf", "copyright"] {
-        assert!(documents.join(path).is_file(), "{path}");
+    let mut checked = 0;
+    for page in Page::all().iter().chain([&Page::read("BUGS.md"), &Page::read("nginx-conf/README.md")]) {
+        let path = documents.join(&page.path);
+        assert!(fs::read_to_string(&path).unwrap() == page.text, "{}", path.display());
+        for (number, line) in page.prose() {
+            let line: String = line.split('`').step_by(2).collect();
+            for link in line.split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap()) {
+                let elsewhere = link.starts_with("https:") || ELSEWHERE.contains(&link.trim_start_matches("../"));
+                let found = link.is_empty() || path.parent().unwrap().join(link).exists();
+                assert!(elsewhere || found, "{}:{number}: {link}", page.path);
+                checked += 1;
+            }
+        }
     }
-    let entries = fs::read_dir(in_repository("nginx-conf")).unwrap().map(|entry| entry.unwrap().file_name());
-    for name in entries {
-        assert!(documents.join("examples").join(&name).is_file(), "{name:?}");
-    }
+    assert!(checked > 100, "{checked} links");
 }
 
 #[test]
