@@ -1,7 +1,7 @@
 #!/bin/bash
-# Builds the Debian package, with its source package, for the release at hand: in a copy of the sources below target/deb/,
-# with the module of `make build`. MATRIX names releases, and the package of each is built in its directory of debian.sh.
-# Prints the path of each package to stdout, and nothing else there.
+# Builds the Debian package, with its source package, for the release at hand: in a copy of the sources below
+# target/deb/, with the module of `make build`. MATRIX names releases, and the package of each is built in its directory
+# of debian.sh. Prints the path of each package to stdout, and nothing else there.
 
 source "$(dirname "$0")/env.sh"
 
@@ -47,7 +47,7 @@ elif [[ -n ${MATRIX:-} ]]; then
 else
     tools/setup.sh build-essential debhelper
     [[ $python == "$default_python" && $nginx -ef /usr/sbin/nginx && $nginx_origin == /usr/share/nginx/src ]] ||
-        die "The package is for the Python and the nginx of Debian: leave PYTHON, NGINX, NGINX_SOURCE_DIR and NGINX_BUILD_DIR out."
+        die "The package is for Debian's own Python and nginx: leave out PYTHON, NGINX, NGINX_SOURCE_DIR, NGINX_BUILD_DIR."
     module=$(tools/build.sh)
     as_builder tools/deb.sh --build "$module"
 fi

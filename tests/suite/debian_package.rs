@@ -319,8 +319,8 @@ fn the_manual_page_names_each_directive() {
     }
 }
 
-/// Documents that the package does not have: the licence and the changes are where Debian has them, and the tests are not
-/// installed.
+/// Documents that the package does not have: the licence and the changes are where Debian has them, and the tests are
+/// not installed.
 const ELSEWHERE: [&str; 3] = ["LICENSE", "CHANGELOG.md", "tests/README.md"];
 
 #[test]

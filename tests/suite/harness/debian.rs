@@ -1,5 +1,5 @@
-//! A Debian without Rust: a fresh directory of a release, in which a package is installed and commands run, as root or as a
-//! user. `tools/debian.sh` makes the directory, `tools/in_debian.sh` runs the commands.
+//! Debian without Rust: a fresh directory of a release, in which a package is installed and commands run, as root or as
+//! a user. `tools/debian.sh` makes the directory, `tools/in_debian.sh` runs the commands.
 //!
 //! Processes have the network and /tmp of this machine. There is no service manager: packages start no service until
 //! `allow_services`, and from then on by the scripts of /etc/init.d, which `systemctl` runs as well.
@@ -34,8 +34,8 @@ pub struct Debian {
 }
 
 impl Debian {
-    /// Makes a directory of the release `WSGI_TEST_DEBIAN`, by default that of this machine, and copies the package that
-    /// `variable` names to /root. `None`, with a message, where there is no such package, or no root.
+    /// Makes a directory of the release `WSGI_TEST_DEBIAN`, by default that of this machine, and copies the package
+    /// that `variable` names to /root. `None`, with a message, where there is no such package, or no root.
     pub fn with_package(variable: &str) -> Option<Debian> {
         let debian = Debian::without_lists(variable)?;
         debian.paste("apt-get -q update");
@@ -119,8 +119,8 @@ impl Debian {
         command
     }
 
-    /// Runs commands of the user, one after the other, in the directory that earlier ones have changed to, until one fails.
-    /// Returns whether all succeeded, and their output.
+    /// Runs commands of the user, one after the other, in the directory that earlier ones have changed to, until one
+    /// fails. Returns whether all succeeded, and their output.
     pub fn run(&self, commands: &str) -> (bool, String) {
         self.run_as(self.user.as_deref(), commands)
     }
