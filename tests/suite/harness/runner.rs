@@ -213,8 +213,8 @@ impl<'p> Runner<'p> {
                 vec![enter.to_str().unwrap().to_owned(), root.to_str().unwrap().to_owned()]
             }
             None => {
-                let path = std::env::var("PATH").unwrap_or_default();
-                vec!["env".to_owned(), "-i".to_owned(), "HOME=/root".to_owned(), format!("PATH={path}")]
+                let kept = ["HOME", "PATH"].map(|name| format!("{name}={}", std::env::var(name).unwrap_or_default()));
+                [vec!["env".to_owned(), "-i".to_owned()], kept.to_vec()].concat()
             }
         };
         words.extend(variables);
