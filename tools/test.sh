@@ -14,7 +14,7 @@ independent_of_python=(
     endless slow spill                      # the event loop and its timers, with clients that are slow
     chapters configurations documentation documents messages migrating # documents and examples
     service_manager containers kubernetes # files of packaging/
-    install make_run control                # scripts and ngx-wsgi-ctl
+    install make_run control debian_package # scripts, ngx-wsgi-ctl, the Debian package
     process_group_life process_group_control process_group_soak # the supervisor
     valgrind                                # memory of nginx and Rust
     instructions                            # recorded for one Python
