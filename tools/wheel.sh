@@ -6,8 +6,9 @@
 source "$(dirname "$0")/env.sh"
 
 output=$PWD/target/wheel
-# The dates of the files in the wheel: the same commit gives the same wheel.
-export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(as_builder git log -1 --format=%ct 2>/dev/null || date +%s)}
+# The date of the files in the wheel: the same commit gives the same wheel. With another one cargo would compile again.
+epoch=${SOURCE_DATE_EPOCH:-$(as_builder git log -1 --format=%ct 2>/dev/null || date +%s)}
+unset SOURCE_DATE_EPOCH
 
 # Builds the wheels of other releases in their directories, and of the release at hand here.
 build_releases() {
@@ -15,11 +16,11 @@ build_releases() {
     here=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
     for release in $MATRIX; do
         if [[ $release == "$here" ]]; then
-            MATRIX='' tools/wheel.sh
+            MATRIX='' SOURCE_DATE_EPOCH=$epoch tools/wheel.sh
         else
             # In the directory of the release nothing can be fetched with cargo.
             as_builder tools/nginx_source.sh >/dev/null
-            path=$(tools/debian.sh build "$release" /src/tools/wheel.sh)
+            path=$(SOURCE_DATE_EPOCH=$epoch tools/debian.sh build "$release" /src/tools/wheel.sh)
             as_builder mkdir -p "$output"
             as_builder cp "target/matrix/$release/${path#/src/}" "$output"
             echo "$output/${path##*/}"
@@ -35,7 +36,7 @@ fi
 tools/setup.sh binutils libcrypt-dev libzstd-dev make pkgconf python3-venv
 if [[ -n $builder ]]; then
     # The rest happens below target/, which belongs to the builder.
-    as_builder tools/wheel.sh
+    SOURCE_DATE_EPOCH=$epoch as_builder tools/wheel.sh
     exit
 fi
 
@@ -139,6 +140,7 @@ fill_stage() {
 pack() {
     local raw=$build/raw wheels
     rm -rf "$raw" "$build/wheel"
+    export SOURCE_DATE_EPOCH=$epoch
     "$tools_venv/bin/python" -m build --quiet --wheel --no-isolation --outdir "$raw" "$stage/python" >&2
     # libpython belongs to the Python that the wheel is installed for.
     PATH=$tools_venv/bin:$PATH "$tools_venv/bin/auditwheel" repair --exclude 'libpython*' --wheel-dir "$build/wheel" \
