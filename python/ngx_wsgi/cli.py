@@ -1,6 +1,7 @@
 """The command line of `ngx-wsgi`."""
 
 import argparse
+import os
 import sys
 
 from . import control, options, server, version
@@ -22,6 +23,7 @@ gunicorn.conf.py."""
 def main(arguments=None):
     """Runs a command. Returns the status of the process."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    open_standard_streams()
     # The name of a file need not be UTF-8.
     sys.stdout.reconfigure(errors="surrogateescape")
     name = arguments[0] if arguments and arguments[0] in COMMANDS else "run"
@@ -38,6 +40,16 @@ def main(arguments=None):
     except KeyboardInterrupt:
         # Ctrl-C before nginx runs, which was told as well.
         return 130
+
+
+def open_standard_streams():
+    """Opens /dev/null for each standard stream that the caller has closed: another file would get its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))
 
 
 def serve(name, arguments):

@@ -1,5 +1,6 @@
 """The text of nginx.conf. tests/suite/runner_configuration.rs has nginx read it."""
 
+import os
 import re
 from unittest import mock
 

@@ -139,6 +139,37 @@ fn check_config_imports_the_application_and_serves_nothing() {
 }
 
 #[test]
+fn standard_streams_may_be_closed() {
+    let project = Project::with_app(HELLO);
+    for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
+        let close = format!(r#"exec "$@" {closed}"#);
+        let ended = project.runner(&["app", "--check-config"]).wrapped_in(&["sh", "-c", &close, "sh"]).run();
+        assert!(ended.status.success(), "{closed}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_reload_that_comes_before_the_start_does_not_end_the_server() {
+    let project = Project::with_app(
+        r#"
+import os, signal
+import ngx_wsgi
+
+if ngx_wsgi.checking:
+    with open("runner.pid") as file:
+        os.kill(int(file.read()), signal.SIGHUP)
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [b"hello"]
+"#,
+    );
+    let runner = project.runner(&["app", "--workers", "1", "--bind", &project.address()]);
+    let server = runner.wrapped_in(&["sh", "-c", r#"echo $$ >runner.pid && exec "$@""#, "sh"]).start();
+    server.get("/").expect(200);
+}
+
+#[test]
 fn check_config_changes_nothing_of_a_running_server() {
     let project = Project::with_app(HELLO);
     let server = project.serve(&["app", "--workers", "1", "--pid", "nginx.pid"]);
