@@ -69,7 +69,11 @@ def resolve(given, target):
 def parse_environment():
     parser = Parser(prog="GUNICORN_CMD_ARGS", add_help=False)
     add_to(parser)
-    return vars(parser.parse_args(shlex.split(os.environ.get("GUNICORN_CMD_ARGS", ""))))
+    try:
+        words = shlex.split(os.environ.get("GUNICORN_CMD_ARGS", ""))
+    except ValueError as error:
+        raise Problem(f"the environment variable GUNICORN_CMD_ARGS: {error}; quote it as for a shell.") from None
+    return vars(parser.parse_args(words))
 
 
 def default_file(directory):

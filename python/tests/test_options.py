@@ -66,6 +66,8 @@ class Defaults(Case):
         for name in ("PORT", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS"):
             with mock.patch.dict(os.environ, {name: "x y"}):
                 self.assert_refused(f"the environment variable {name}: ", "app")
+        with mock.patch.dict(os.environ, {"GUNICORN_CMD_ARGS": "--bind '"}):
+            self.assert_refused("the environment variable GUNICORN_CMD_ARGS: No closing quotation; quote it", "app")
 
 
 class Sources(Case):
