@@ -212,7 +212,8 @@ def copy_standard_output():
         # A service manager signals all processes. This one ends after the last line.
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        os.execvp("cat", ["cat"])
+        # PATH may name the directory of a virtual environment alone.
+        os.execv("/bin/cat", ["cat"])
     os.dup2(write_end, 1)
     os.close(read_end)
     os.close(write_end)

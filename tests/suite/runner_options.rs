@@ -428,14 +428,15 @@ fn logs_go_where_the_options_say() {
 
 #[test]
 fn an_access_log_on_a_socket_is_copied_there() {
-    // As below systemd, whose socket nginx cannot open by name.
+    // As below systemd, whose socket nginx cannot open by name, with the PATH of a unit that names no system directory.
     use std::io::Read;
     use std::os::unix::net::UnixStream;
     let project = Project::with_app(HELLO);
     let (mut journal, output) = UnixStream::pair().unwrap();
     journal.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
     let arguments = ["app", "--workers", "1", "--access-logfile", "-", "--bind", &project.address()];
-    let server = project.runner(&arguments).stdout(output.into()).start();
+    let runner = project.runner(&arguments).wrapped_in(&["env", "PATH=/srv/venv/bin"]);
+    let server = runner.stdout(output.into()).start();
     server.get("/logged").expect(200);
     server.quit();
     let mut text = String::new();
