@@ -227,8 +227,8 @@ def trusted_proxies(options):
         # Where each address is a proxy's, the last one of the header is the only one that no client can choose.
         *([] if trusts_all else ["real_ip_recursive on;"]),
         "geo $realip_remote_addr $peer_is_proxy {",
-        "    default 0;",
-        *(f"    {network} 1;" for network in networks),
+        f"    default {int(trusts_all)};",
+        *([] if trusts_all else (f"    {network} 1;" for network in networks)),
         "}",
         'map "$peer_is_proxy $realip_remote_addr $http_x_forwarded_proto" $forwarded_scheme {',
         '    default "";',

@@ -356,6 +356,7 @@ fn proxies_are_believed_if_they_are_named() {
     server.quit();
     let server = project.serve(&["app", "--workers", "1", "--forwarded-allow-ips", "*"]);
     assert_eq!(forwarded(&server, "198.51.100.1, 192.0.2.7", "https"), believed);
+    assert!(!server.said().contains("[warn]"), "{}", server.said());
 }
 
 #[test]
