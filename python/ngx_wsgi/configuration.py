@@ -133,7 +133,9 @@ def connections(options, directory):
         "# A larger request body gets 413. The body is read before the application is called.",
         f"client_max_body_size {options.spool_uploads};",
     ]
-    if header_bytes := max(options.limit_request_line or 0, options.limit_request_field_size or 0):
+    if options.limit_request_line or options.limit_request_field_size:
+        # nginx has one limit for both. A limit that is not given is gunicorn's.
+        header_bytes = max(options.limit_request_line or 4094, options.limit_request_field_size or 8190)
         lines += ["# The request line, and each header.", f"large_client_header_buffers 4 {header_bytes};"]
     if directory:
         lines.append("# Bodies that do not fit into memory.")

@@ -104,6 +104,11 @@ def size(text):
     return text
 
 
+def header_limit(text):
+    """Reads a number of bytes; 0 is the largest one, as nginx has no buffers without a limit."""
+    return number(0, 1_000_000)(text) or 1_000_000
+
+
 def umask(text):
     """Reads the number of a umask. A leading 0 means octal, as in gunicorn and in C."""
     digits = f"0o{text}" if re.fullmatch(r"0[0-7]+", text) else text
@@ -229,14 +234,18 @@ SETTINGS = (
     Setting("spool_uploads", ("--spool-uploads",), "largest request body, 0: any size", "SIZE", "10m", read=size),
     Setting("tmp_upload_dir", (), "directory of request bodies that do not fit into memory", "DIRECTORY"),
     Setting(
-        "limit_request_line", ("--limit-request-line",), "bytes of the request line", "N", read=number(0, 1_000_000)
+        "limit_request_line",
+        ("--limit-request-line",),
+        "bytes of the request line, 0: a million",
+        "N",
+        read=header_limit,
     ),
     Setting(
         "limit_request_field_size",
         ("--limit-request-field_size",),
-        "bytes of a request header",
+        "bytes of a request header, 0: a million",
         "N",
-        read=number(0, 1_000_000),
+        read=header_limit,
     ),
     Setting(
         "chdir",

@@ -1,6 +1,5 @@
 """The text of nginx.conf. tests/suite/runner_configuration.rs has nginx read it."""
 
-import os
 import re
 from unittest import mock
 
@@ -67,6 +66,16 @@ class Text(Case):
             text = self.text("--env", "GREETING=a b")
             self.assertIn('env "GREETING=a b";', text)
             self.assertNotIn("SECRET", text)
+
+    def test_a_limit_that_is_not_given_is_gunicorns(self):
+        self.assertNotIn("large_client_header_buffers", self.text())
+        for arguments, expected in {
+            ("--limit-request-line", "4094"): 8190,
+            ("--limit-request-field_size", "2000"): 4094,
+            ("--limit-request-line", "2000", "--limit-request-field_size", "1500"): 2000,
+            ("--limit-request-line", "0"): 1_000_000,
+        }.items():
+            self.assertIn(f"large_client_header_buffers 4 {expected};", self.lines(*arguments))
 
     def test_patterns_in_names_of_files_are_no_patterns(self):
         installed = Installation("", "/m.so", "/srv/[x]/mime.types", "nginx version: nginx/1.28.3\n")
