@@ -77,6 +77,8 @@ class Setting:
             return self.read(str(value))
         if isinstance(value, str):
             value = value.split(",") if self.name == "bind" else [value]
+        if not isinstance(value, (list, tuple, set)):
+            raise ValueError("this is neither a string nor a list of strings")
         return [self.read(str(element)) for element in value]
 
 

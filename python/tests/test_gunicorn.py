@@ -90,6 +90,10 @@ class File(Case):
             self.write("gunicorn.conf.py", text + "\n")
             self.assert_refused(f"gunicorn.conf.py: {text.split()[0]} is not supported: ", "app")
 
+    def test_a_value_of_another_type_is_refused(self):
+        self.write("gunicorn.conf.py", "bind = 8000\n")
+        self.assert_refused("gunicorn.conf.py: bind = 8000: this is neither a string nor a list of strings.", "app")
+
     def test_protocols_choose_http2(self):
         certificate = self.write("certificate.pem")
         for value, expected in {"'h1,h2'": True, "['h2', 'h1']": True, "'h1'": False}.items():
