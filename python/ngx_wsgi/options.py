@@ -183,12 +183,14 @@ def user_and_group(user, group):
     own = os.geteuid()
     if user is None and group is None:
         return (user_name(own), group_name(os.getegid())) if own == 0 else (None, None)
-    entry = entry_of(pwd.getpwuid, pwd.getpwnam, user, "--user") if user is not None else pwd.getpwuid(own)
+    entry = entry_of(pwd.getpwuid, pwd.getpwnam, user, "--user") if user is not None else None
     named = entry_of(grp.getgrgid, grp.getgrnam, group, "--group") if group is not None else None
     if own != 0:
-        if entry.pw_uid != own or (named and named.gr_gid != os.getegid()):
+        # The user of a container may have no entry.
+        if (entry and entry.pw_uid != own) or (named and named.gr_gid != os.getegid()):
             raise Problem("--user and --group need root: start the server as this user instead, or with sudo.")
         return None, None
+    entry = entry or pwd.getpwuid(own)
     return entry.pw_name, named.gr_name if named else group_name(entry.pw_gid)
 
 

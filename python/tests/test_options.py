@@ -163,6 +163,8 @@ class Refusals(Case):
     def test_user_and_group_are_for_root(self):
         with mock.patch("os.geteuid", return_value=12345):
             self.assert_refused("--user and --group need root", "app", "--user", "root")
+            # It has no entry, as the user of a container.
+            self.assert_refused("--user and --group need root", "app", "--group", "daemon")
         self.assert_refused(
             "--user nobody-of-that-name: this system has none of that name", "app", "--user", "nobody-of-that-name"
         )
