@@ -93,8 +93,8 @@ def environment(options, directory):
         names = {name for name in os.environ if name not in REMOVED} | {
             text.partition("=")[0] for text in options.raw_env
         }
-        # For libpython, which a new binary (USR2) loads again.
-        return lines + [f"env {quote(name)};" for name in sorted(names | {"LD_LIBRARY_PATH"})]
+        # The runner's own LD_LIBRARY_PATH is for nginx alone: programs that the application starts have other libraries.
+        return lines + [f"env {quote(name)};" for name in sorted(names)]
     return lines + [f"env {quote(text)};" for text in options.raw_env] if options.raw_env else []
 
 

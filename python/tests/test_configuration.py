@@ -1,5 +1,6 @@
 """The text of nginx.conf. tests/suite/runner_configuration.rs has nginx read it."""
 
+import os
 import re
 from unittest import mock
 
@@ -58,11 +59,14 @@ class Text(Case):
         self.assertNotRegex(text, r"(?m)^pid ")
 
     def test_values_of_the_environment_are_printed_only_if_they_were_given_as_options(self):
+        os.environ.pop("LD_LIBRARY_PATH", None)
         with mock.patch.dict("os.environ", {"SECRET": "hidden", "NGINX": "3"}):
             lines = self.lines("--env", "GREETING=a b", directory="/run/x")
             self.assertIn('env "SECRET";', lines)
             self.assertIn('env "GREETING";', lines)
             self.assertNotIn('env "NGINX";', lines)
+            # The runner sets it for nginx. The application gets it only from its own environment.
+            self.assertNotIn('env "LD_LIBRARY_PATH";', lines)
             text = self.text("--env", "GREETING=a b")
             self.assertIn('env "GREETING=a b";', text)
             self.assertNotIn("SECRET", text)
