@@ -103,7 +103,16 @@ def parse_networks(text):
     return elements
 
 
-def assert_free(address):
+def has_both_versions(address, addresses):
+    """Returns whether `[::]` is for IPv4 too, as the system has it by default and gunicorn leaves it: not if another of
+    the addresses has the port for IPv4.
+    """
+    if address.port is None or address.numeric() != "::":
+        return False
+    return all(":" in other.numeric() for other in addresses if other.port == address.port)
+
+
+def assert_free(address, both_versions=False):
     """Raises Problem if nginx could not listen on the address. Removes a socket that no process listens on."""
     if address.port is None:
         assert_path_is_free(address.host)
@@ -114,7 +123,7 @@ def assert_free(address):
         with socket.socket(family, socket.SOCK_STREAM) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_versions)
             tried.bind((numeric, address.port))
             tried.listen(1)
     except OSError as error:

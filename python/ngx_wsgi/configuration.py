@@ -6,6 +6,7 @@ import site
 import sys
 
 from . import access_log, runtime_directory, version
+from .addresses import has_both_versions
 from .problem import Problem
 from .quoting import comment, quote, quote_constant
 
@@ -258,6 +259,8 @@ def server(options, installed):
 
 def listen(address, options, has_directive):
     words = [quote(address.listen())]
+    if has_both_versions(address, options.bind):
+        words.append("ipv6only=off")
     if options.certfile:
         words.append("ssl")
     if options.http2 and not has_directive:

@@ -36,7 +36,7 @@ def run(options):
     runtime_directory.create(directory, is_shared=bool(options.user))
     with runtime_directory.locked(directory):
         for address in options.bind:
-            addresses.assert_free(address)
+            addresses.assert_free(address, addresses.has_both_versions(address, options.bind))
         state = prepare(options, installed, directory)
         if not check(state):
             say("not started, for the reason above.")

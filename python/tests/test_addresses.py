@@ -5,7 +5,7 @@ import socket
 import tempfile
 import unittest
 
-from ngx_wsgi.addresses import Address, assert_free, parse, parse_networks
+from ngx_wsgi.addresses import Address, assert_free, has_both_versions, parse, parse_networks
 from ngx_wsgi.problem import Problem
 
 
@@ -52,6 +52,13 @@ class Parse(unittest.TestCase):
         self.assertEqual(Address("localhost", 80).listen(), "127.0.0.1:80")
         self.assertEqual(Address("/run/a").listen(), "unix:/run/a")
         self.assertEqual(Address("127.0.0.1", 80).url("https"), "https://127.0.0.1:80")
+
+    def test_all_addresses_of_ipv6_have_ipv4_too_unless_another_address_has_it(self):
+        every = Address("::", 80)
+        self.assertTrue(has_both_versions(every, [every, Address("/run/a"), Address("::1", 80), Address("0.0.0.0", 81)]))
+        self.assertFalse(has_both_versions(every, [every, Address("0.0.0.0", 80)]))
+        for address in (Address("::1", 80), Address("0.0.0.0", 80), Address("/run/a")):
+            self.assertFalse(has_both_versions(address, [address]))
 
     def test_only_loopback_addresses_are_for_this_machine_alone(self):
         for address, expected in {

@@ -33,6 +33,20 @@ fn bind_may_be_repeated_and_may_be_a_socket() {
 }
 
 #[test]
+fn all_addresses_of_ipv6_include_those_of_ipv4() {
+    let project = Project::with_app(HELLO);
+    let every = format!("[::]:{}", project.port());
+    for binds in [&["--bind", every.as_str()][..], &["--bind", &every, "--bind", &project.address()]] {
+        let server = project.runner(&[&["app", "--workers", "1"], binds].concat()).start();
+        server.get("/").expect(200);
+        curl(&[&format!("http://[::1]:{}/", project.port())]).expect(200);
+        let ended = project.runner(&["app", "--bind", &every]).run();
+        assert!(ended.stderr.contains("another program does already"), "{}", ended.stderr);
+        server.quit();
+    }
+}
+
+#[test]
 fn a_socket_that_a_killed_server_has_left_is_replaced() {
     let project = Project::with_app(HELLO);
     drop(std::os::unix::net::UnixListener::bind(project.path("app.sock")).unwrap());
