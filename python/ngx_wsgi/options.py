@@ -1,6 +1,7 @@
 """The options of a server: command line, GUNICORN_CMD_ARGS, gunicorn.conf.py and defaults, and what excludes what."""
 
 import argparse
+import contextlib
 import grp
 import os
 import pwd
@@ -56,7 +57,7 @@ def resolve(given, target):
     lines = given.pop("lines", [])
     of_environment = parse_environment()
     lines = of_environment.pop("lines", []) + lines
-    origin = os.getcwd()
+    origin = current_directory()
     of_file = {}
     if path := (of_environment | given).get("config") or default_file(origin):
         of_file, of_file_target, of_file_lines = gunicorn.read_configuration(path, origin)
@@ -64,6 +65,20 @@ def resolve(given, target):
         lines = of_file_lines + lines
     values = defaults() | of_file | of_environment | given
     return complete(SimpleNamespace(**values, lines=lines), target, origin)
+
+
+def current_directory():
+    """Returns the current directory by the name that the shell has for it, as gunicorn does: a deployment may let a
+    symbolic link in it lead to another release before a reload.
+    """
+    named = os.environ.get("PWD", "")
+    with contextlib.suppress(OSError):
+        if os.path.isabs(named) and os.path.samefile(named, "."):
+            return named
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise Problem("the current directory has been removed; change to one that exists.") from None
 
 
 def parse_environment():

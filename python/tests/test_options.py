@@ -70,6 +70,22 @@ class Defaults(Case):
             self.assert_refused("the environment variable GUNICORN_CMD_ARGS: No closing quotation; quote it", "app")
 
 
+class CurrentDirectory(Case):
+    def test_it_has_the_name_that_the_shell_has_for_it(self):
+        link = os.path.join(self.directory, "current")
+        os.symlink(".", link)
+        for named, expected in {link: link, "/": self.directory, "/none": self.directory, "": self.directory}.items():
+            os.environ["PWD"] = named
+            self.assertEqual(self.resolve("app").chdir, expected)
+
+    def test_one_that_has_been_removed_is_a_sentence(self):
+        removed = tempfile.mkdtemp()
+        os.chdir(removed)
+        os.rmdir(removed)
+        for os.environ["PWD"] in (removed, self.directory):
+            self.assert_refused("the current directory has been removed", "app")
+
+
 class Sources(Case):
     def test_the_command_line_wins_over_the_variable_and_that_over_the_file(self):
         self.write("gunicorn.conf.py", "workers = 2\nthreads = 2\ntimeout = 2\nbind = '127.0.0.1:9002'\n")

@@ -2,6 +2,8 @@
 
 use crate::harness::{Ended, Load, Process, Project, curl, wait_for};
 use crate::runner::{FACTS, HELLO};
+use std::fs;
+use std::os::unix::fs::symlink;
 
 impl Project {
     /// `ngx-wsgi COMMAND --pid nginx.pid`: other tests have servers of the same user.
@@ -55,6 +57,22 @@ fn reload_checks_with_the_environment_and_the_directory_of_the_start() {
     let ended = project.control("reload");
     assert!(ended.status.success(), "{}", ended.stderr);
     server.get("/").expect(200);
+}
+
+#[test]
+fn a_reload_follows_a_symbolic_link_to_the_next_release() {
+    let project = Project::new();
+    for release in ["first", "second"] {
+        project.write(&format!("{release}/app.py"), &HELLO.replace("hello", release));
+    }
+    symlink("first", project.path("current")).unwrap();
+    let arguments = ["app", "--workers", "1", "--pid", "../nginx.pid", "--bind", &project.address()];
+    let server = project.runner(&arguments).wrapped_in(&["sh", "-c", r#"cd current && exec "$@""#, "sh"]).start();
+    assert_eq!(server.get("/").expect(200).text(), "first");
+    symlink("second", project.path("next")).unwrap();
+    fs::rename(project.path("next"), project.path("current")).unwrap();
+    assert!(project.control("reload").status.success());
+    assert_eq!(server.get("/").expect(200).text(), "second");
 }
 
 #[test]
