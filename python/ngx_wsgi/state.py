@@ -4,12 +4,14 @@ nginx keeps a memory file open from its start to its end, so that nothing is lef
 secrets of the environment are in no directory. The kernel shows the file to those who may read the memory of nginx.
 """
 
+import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 NAME = "ngx-wsgi"
+SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
 @dataclass
@@ -33,9 +35,11 @@ class Server:
 
 def keep(state):
     """Writes the state to a memory file that the programs started from here inherit. Returns its descriptor."""
-    descriptor = os.memfd_create(NAME, 0)
+    descriptor = os.memfd_create(NAME, os.MFD_ALLOW_SEALING)
     with open(descriptor, "w", encoding="ascii", closefd=False) as file:
         json.dump(asdict(state), file)
+    # The workers have it too, perhaps with another user, and must not choose what a reload by root runs.
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
     os.set_inheritable(descriptor, True)
     return descriptor
 

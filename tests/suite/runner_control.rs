@@ -60,6 +60,39 @@ fn reload_checks_with_the_environment_and_the_directory_of_the_start() {
 }
 
 #[test]
+fn the_application_cannot_change_what_a_reload_runs() {
+    let project = Project::with_app(
+        r#"
+import os
+
+def find():
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink("/proc/self/fd/" + name).startswith("/memfd:ngx-wsgi "):
+                yield int(name)
+        except FileNotFoundError:
+            pass
+
+def attempt(change, *arguments):
+    try:
+        change(*arguments)
+        return "changed"
+    except PermissionError:
+        return "refused"
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    [state] = find()
+    attempts = [attempt(os.pwrite, state, b"{}", 0), attempt(os.truncate, state, 0)]
+    return [" ".join(attempts).encode()]
+"#,
+    );
+    let server = project.serve(&["app", "--workers", "1", "--pid", "nginx.pid"]);
+    assert_eq!(server.get("/").text(), "refused refused");
+    assert!(project.control("reload").status.success());
+}
+
+#[test]
 fn a_reload_follows_a_symbolic_link_to_the_next_release() {
     let project = Project::new();
     for release in ["first", "second"] {
