@@ -7,6 +7,7 @@ secrets of the environment are in no directory. The kernel shows the file to tho
 import fcntl
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,8 +59,8 @@ def server_of(pid, owner=None):
     """Returns the server whose master has this number, or None."""
     process = Path(f"/proc/{pid}")
     try:
-        found_owner = process.stat().st_uid
-        if owner is not None and found_owner != owner:
+        found_owner = owner_of(process)
+        if found_owner is None or owner not in (None, found_owner):
             return None
         if not (process / "cmdline").read_bytes().startswith(b"nginx: master process"):
             return None
@@ -70,6 +71,15 @@ def server_of(pid, owner=None):
         # It has just ended, belongs to another user, or is of another version.
         pass
     return None
+
+
+def owner_of(process):
+    """Returns the user of a process, or None if it has several.
+
+    A program such as su is root's by its effective user, but its caller chooses its title and its open files.
+    """
+    users = re.search(r"^Uid:(.*)$", (process / "status").read_text(errors="replace"), re.MULTILINE)[1].split()
+    return int(users[0]) if len(set(users)) == 1 else None
 
 
 def workers_of(pid):
