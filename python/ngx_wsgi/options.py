@@ -134,6 +134,8 @@ def complete(options, target, origin):
     for name in ("accesslog", "errorlog"):
         if is_file(getattr(options, name)):
             setattr(options, name, absolute(options, getattr(options, name)))
+    # Of several values of a variable the last one counts; of several directives the first one would.
+    options.raw_env = list({text.partition("=")[0]: text for text in options.raw_env}.values())
     options.include = [absolute(options, path) for path in options.include]
     options.static = [(url, absolute(options, directory)) for url, directory in options.static]
     options.reload_extra_files = [absolute(options, path) for path in options.reload_extra_files]

@@ -193,6 +193,9 @@ class Refusals(Case):
 
 
 class Values(Case):
+    def test_the_last_value_of_a_variable_counts(self):
+        self.assertEqual(self.resolve("app", "--env", "A=1", "--env", "B=1", "--env", "A=2").raw_env, ["A=2", "B=1"])
+
     def test_relative_paths_are_below_chdir(self):
         for name in ("site/key.pem", "site/extra.conf", "site/files/a"):
             self.write(name)
