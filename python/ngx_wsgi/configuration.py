@@ -94,7 +94,7 @@ def environment(options, directory):
         names = {name for name in os.environ if name not in REMOVED} | {
             text.partition("=")[0] for text in options.raw_env
         }
-        # The runner's own LD_LIBRARY_PATH is for nginx alone: programs that the application starts have other libraries.
+        # The runner's own LD_LIBRARY_PATH is for nginx alone, not for programs that the application starts.
         return lines + [f"env {quote(name)};" for name in sorted(names)]
     return lines + [f"env {quote(text)};" for text in options.raw_env] if options.raw_env else []
 
@@ -296,8 +296,20 @@ def application(options):
         # With a callable, as a path may have a colon in it.
         f"    wsgi_pass {quote(options.target.with_callable())};",
         "    wsgi_var wsgi.url_scheme $forwarded_scheme if_not_empty;",
+        *indented(script_name(options)),
         "}",
     ]
+
+
+def script_name(options):
+    """Returns the line for the environment variable SCRIPT_NAME, the prefix of the application under gunicorn."""
+    variables = os.environ | dict(text.split("=", 1) for text in options.raw_env)
+    prefix = variables.get("SCRIPT_NAME", "").rstrip("/")
+    if not prefix:
+        return []
+    if not prefix.startswith("/"):
+        raise Problem(f"the environment variable SCRIPT_NAME={prefix}: the prefix of URLs begins with a slash; add it.")
+    return [f"wsgi_script_name {quote_constant(prefix, 'the environment variable SCRIPT_NAME')};"]
 
 
 def static(url, directory):

@@ -90,7 +90,7 @@ UNSUPPORTED = (
     refused("raw_paste_global_conf", "serve a script that calls paste.deploy.loadapp().", "--paste-global"),
     refused("protocol", "only HTTP is spoken.", "--protocol", usual=("http",)),
     refused("proxy_protocol", EXPORT, "--proxy-protocol", usual=("off",)),
-    refused("root_path", "set wsgi_script_name in the file that `ngx-wsgi config` prints.", "--root-path"),
+    refused("root_path", "set the environment variable SCRIPT_NAME, as with --env SCRIPT_NAME=/prefix.", "--root-path"),
     refused(
         "secure_scheme_headers",
         "the scheme comes from X-Forwarded-Proto, which each common proxy can send.",

@@ -81,6 +81,14 @@ class Text(Case):
         }.items():
             self.assertIn(f"large_client_header_buffers 4 {expected};", self.lines(*arguments))
 
+    def test_the_variable_script_name_is_the_prefix_of_the_application(self):
+        os.environ.pop("SCRIPT_NAME", None)
+        self.assertNotIn("wsgi_script_name", self.text())
+        self.assertIn('wsgi_script_name "/a b";', self.lines("--env", "SCRIPT_NAME=/a b/"))
+        os.environ["SCRIPT_NAME"] = "shop"
+        with self.assertRaisesRegex(Problem, "SCRIPT_NAME=shop: the prefix of URLs begins with a slash"):
+            self.text()
+
     def test_patterns_in_names_of_files_are_no_patterns(self):
         installed = Installation("", "/m.so", "/srv/[x]/mime.types", "nginx version: nginx/1.28.3\n")
         self.assertIn('include "/srv/[[]x]/mime.types";', self.lines(installed=installed))

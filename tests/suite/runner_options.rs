@@ -65,6 +65,17 @@ fn variables_of_the_environment_set_address_and_workers() {
 }
 
 #[test]
+fn the_variable_script_name_is_the_prefix_of_the_application() {
+    let project = Project::with_app(FACTS);
+    let arguments = ["app", "--workers", "1", "--bind", &project.address()];
+    let server = project.runner(&arguments).set("SCRIPT_NAME", "/shop").start();
+    for (path, script_name, path_info) in [("/shop/cart", "/shop", "/cart"), ("/shopping", "", "/shopping")] {
+        let environ = server.get(path).expect(200).json()["environ"].clone();
+        assert_eq!((&environ["SCRIPT_NAME"], &environ["PATH_INFO"]), (&script_name.into(), &path_info.into()));
+    }
+}
+
+#[test]
 fn the_default_number_of_workers_is_that_of_the_processors() {
     let project = Project::with_app(HELLO);
     let counted = project.python(&["-c", "from ngx_wsgi import processors; print(processors.count())"]).run().stdout;
