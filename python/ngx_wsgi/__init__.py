@@ -1,6 +1,7 @@
 """What `import ngx_wsgi` gives outside nginx: the names that applications use, for tests, shells and programs.
 
-In a worker of nginx the module of this name is part of nginx: this file is not run there, only its submodules are imported.
+In a worker of nginx the module of this name is part of nginx: this file is not run there, and only its submodules are
+imported.
 """
 
 import atexit

@@ -55,7 +55,8 @@ class Parse(unittest.TestCase):
 
     def test_all_addresses_of_ipv6_have_ipv4_too_unless_another_address_has_it(self):
         every = Address("::", 80)
-        self.assertTrue(has_both_versions(every, [every, Address("/run/a"), Address("::1", 80), Address("0.0.0.0", 81)]))
+        others = [Address("/run/a"), Address("::1", 80), Address("0.0.0.0", 81)]
+        self.assertTrue(has_both_versions(every, [every, *others]))
         self.assertFalse(has_both_versions(every, [every, Address("0.0.0.0", 80)]))
         for address in (Address("::1", 80), Address("0.0.0.0", 80), Address("/run/a")):
             self.assertFalse(has_both_versions(address, [address]))
