@@ -23,6 +23,9 @@ def say(text):
 
 def run(options):
     """Starts the server, or only checks it. Returns the status of the process if it does not become nginx."""
+    for number in (signal.SIGTERM, signal.SIGQUIT):
+        # The end of the runner ends the check too. As process 1 it would not end without a handler.
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     if not os.isatty(0):
         # It asks for a reload, which a server that has not started needs not; nginx handles it from its start on.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -170,6 +170,27 @@ def application(environ, start_response):
 }
 
 #[test]
+fn a_signal_ends_the_check_too() {
+    let project = Project::with_app(
+        r#"
+import os, time
+
+with open("runner.pid") as file:
+    runner, number = file.read().split()
+os.kill(int(runner), int(number))
+time.sleep(60)
+"#,
+    );
+    for number in [libc::SIGTERM, libc::SIGQUIT] {
+        let shell = format!(r#"echo $$ {number} >runner.pid && exec "$@""#);
+        let ended =
+            project.runner(&["app", "--bind", &project.address()]).wrapped_in(&["sh", "-c", &shell, "sh"]).run();
+        assert_eq!(ended.status.code(), Some(128 + number), "{}", ended.stderr);
+        wait_for("the end of the check", || project.processes().is_empty().then_some(()));
+    }
+}
+
+#[test]
 fn check_config_changes_nothing_of_a_running_server() {
     let project = Project::with_app(HELLO);
     let server = project.serve(&["app", "--workers", "1", "--pid", "nginx.pid"]);
