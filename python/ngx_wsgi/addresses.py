@@ -124,8 +124,8 @@ def assert_free(address, both_versions=False):
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_versions)
+            # Without listen(): a client that connects now would be accepted, and lost.
             tried.bind((numeric, address.port))
-            tried.listen(1)
     except OSError as error:
         raise Problem(f"cannot listen on {address}: {remedy(error, address)}") from None
 

@@ -4,6 +4,7 @@ import os
 import socket
 import tempfile
 import unittest
+from unittest import mock
 
 from ngx_wsgi.addresses import Address, assert_free, has_both_versions, parse, parse_networks
 from ngx_wsgi.problem import Problem
@@ -80,6 +81,13 @@ class Free(unittest.TestCase):
             with self.assertRaisesRegex(Problem, rf"cannot listen on {address}: another program .* --bind 127.0.0.1:"):
                 assert_free(address)
         assert_free(address)
+
+    def test_no_client_is_accepted_meanwhile(self):
+        with socket.socket() as tried:
+            tried.bind(("127.0.0.1", 0))
+            port = tried.getsockname()[1]
+        with mock.patch("socket.socket.listen", side_effect=AssertionError("a client could connect")):
+            assert_free(Address("127.0.0.1", port))
 
     def test_a_foreign_address_is_named(self):
         with self.assertRaisesRegex(Problem, "this machine has no such address"):
