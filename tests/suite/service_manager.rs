@@ -1,6 +1,6 @@
 //! The files of packaging/systemd/: systemd accepts them, and the pages show them as they are.
 
-use crate::harness::{Page, Project, in_repository};
+use crate::harness::{Page, Project, in_repository, wait_for};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -89,6 +89,9 @@ fn the_commands_of_the_unit_start_reload_and_stop_a_server() {
     let start = example.replace("127.0.0.1:8000", &project.address());
     let server = project.runner(&start.split_whitespace().collect::<Vec<_>>()).start();
     assert_eq!(server.get("/").expect(200).text(), "1");
+    // A worker that has not loaded the application yet would load the next version.
+    let loaded = || server.said().matches("application \"mysite.wsgi\" loaded").count();
+    wait_for("the import in both workers", || (loaded() == 2).then_some(()));
 
     let line = arguments("ExecReload").replace("$MAINPID", &server.process().0.to_string());
     let reload = || project.runner(&line.split_whitespace().collect::<Vec<_>>()).run();
