@@ -1,7 +1,6 @@
 """nginx below a terminal: Ctrl-C drains, and nginx ends with the terminal and with the runner."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -16,6 +15,9 @@ HANDLED = {*FORWARDED, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 def run(command, environment, descriptor):
     """Runs nginx to its end. Returns its status."""
+    # Imported here, as libffi keeps a file open: with a closed standard stream it would take that stream's number.
+    import ctypes
+
     # Loaded here, as the child process should do little before it becomes nginx.
     libc = ctypes.CDLL(None)
     # Signals wait until they are asked for, so that none is lost or interrupts.
