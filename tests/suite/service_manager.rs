@@ -1,4 +1,4 @@
-//! The files of packaging/systemd/: systemd accepts them, and the pages show them as they are.
+//! The files of packaging/systemd/: systemd accepts them, the commands of the unit work, and the pages show them.
 
 use crate::harness::{Page, Project, in_repository, wait_for};
 use std::fs;
