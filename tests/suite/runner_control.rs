@@ -1,6 +1,6 @@
 //! `ngx-wsgi reload`, `stop` and `status`, and servers in the background.
 
-use crate::harness::{Ended, Load, Process, Project, curl, wait_for};
+use crate::harness::{Ended, Load, Process, Project, WAITS, curl, wait_for};
 use crate::runner::{FACTS, HELLO};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -149,17 +149,6 @@ fn a_start_in_the_background_that_fails_is_reported() {
     assert_eq!(project.processes(), []);
 }
 
-const WAITS: &str = r#"
-import os, time
-
-def application(environ, start_response):
-    open("begun", "w").close()
-    while not os.path.exists("go"):
-        time.sleep(0.01)
-    start_response("200 OK", [])
-    return [b"complete"]
-"#;
-
 #[test]
 fn stop_waits_for_running_requests_and_stop_now_does_not() {
     for at_once in [false, true] {
@@ -168,7 +157,7 @@ fn stop_waits_for_running_requests_and_stop_now_does_not() {
         std::thread::scope(|scope| {
             let mut connection = server.connect();
             let request =
-                scope.spawn(move || connection.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").read_to_end());
+                scope.spawn(move || connection.send("GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n").read_to_end());
             wait_for("the request to begin", || project.path("begun").exists().then_some(()));
             let stop = scope.spawn(|| {
                 let now: &[&str] = if at_once { &["--now"] } else { &[] };

@@ -1,19 +1,7 @@
 //! `ngx-wsgi` below a terminal: Ctrl-C, signals, and the end of the terminal.
 
-use crate::harness::{Process, Project, Server, wait_for};
+use crate::harness::{Process, Project, Server, WAITS, wait_for};
 use std::thread::ScopedJoinHandle;
-
-const WAITS: &str = r#"
-import os, time
-
-def application(environ, start_response):
-    if environ["PATH_INFO"] == "/wait":
-        open("begun", "w").close()
-        while not os.path.exists("go"):
-            time.sleep(0.01)
-    start_response("200 OK", [])
-    return [b"complete"]
-"#;
 
 fn serve(project: &Project) -> Server<'_> {
     let arguments = ["app", "--workers", "1", "--pid", "nginx.pid", "--bind", &project.address()];

@@ -42,7 +42,7 @@ pub use nginx::Nginx;
 pub use page::{Block, Page};
 pub use process::Process;
 pub use rng::SeededRng;
-pub use runner::{Ended, Project, Runner, Server};
+pub use runner::{Ended, Project, Runner, Server, WAITS};
 pub use script::{RunningScript, Script};
 pub use shared::SharedNginx;
 pub use site::{Check, Site, free_port, is_root, open_to_all};

@@ -14,6 +14,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
+/// Application whose call of `/wait` creates the file `begun` and ends once there is a file `go`.
+pub const WAITS: &str = r#"
+import os, time
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/wait":
+        open("begun", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+    start_response("200 OK", [])
+    return [b"complete"]
+"#;
+
 /// Where the wheel is installed in a root directory.
 const INSTALLED: &str = "/srv/venv";
 
