@@ -2,10 +2,8 @@
 //!
 //! This file has the exported module table and the functions that nginx calls: while it reads a configuration, at the start
 //! and end of a worker, and for each request. Each only calls a room below. The rooms, lowest first, use only rooms before
-//! them: [`os`] and [`python`]; [`nginx`], [`wsgi`] and [`app`]; [`engine`]; [`conf`]; [`worker`]; [`reload`]; [`process_group`];
+//! them: [`os`], [`python`] and [`status`]; [`nginx`], [`wsgi`] and [`app`]; [`engine`]; [`conf`]; [`worker`]; [`reload`]; [`process_group`];
 //! [`http`].
-
-// Until the hooks of this file call the process groups.
 
 #[cfg(not(pyo3_disable_reference_pool))]
 compile_error!(
@@ -22,6 +20,7 @@ mod os;
 mod process_group;
 mod python;
 mod reload;
+mod status;
 mod sync;
 mod worker;
 mod wsgi;
