@@ -31,6 +31,7 @@ use std::ptr;
 use ngx::core::Status;
 use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf};
 
+use conf::content_handler::Handlers;
 use conf::location::LocationConf;
 use conf::main::MainConf;
 use conf::process_group::upstream_name;
@@ -136,7 +137,11 @@ impl HttpModule for Module {
 unsafe extern "C" fn preconfiguration(cf: *mut sys::ngx_conf_t) -> isize {
     nginx::guard(Status::NGX_ERROR.into(), || {
         nginx::module::set_ctx_index(Module::module().ctx_index);
-        conf::content_handler::set(content_handler, dispatch_handler);
+        conf::content_handler::set(Handlers {
+            pass: content_handler,
+            dispatch: dispatch_handler,
+            status: status_handler,
+        });
         // SAFETY: nginx passes the parser's state.
         let conf = unsafe { Conf::new(cf) };
         let variables = http::variables::VARIABLES.iter().chain(&http::variables::FOR_INSTANCE);
@@ -247,6 +252,15 @@ unsafe extern "C" fn dispatch_handler(request: *mut sys::ngx_http_request_t) -> 
     })
 }
 
+/// Handles a request of a location with `wsgi_status`.
+unsafe extern "C" fn status_handler(request: *mut sys::ngx_http_request_t) -> isize {
+    nginx::guard(500, || {
+        // SAFETY: nginx passes a live request on the event loop thread.
+        let request = unsafe { Request::new(request) };
+        request.map_or(500, |request| http::status::run(request, request.location_conf::<LocationConf>()).0)
+    })
+}
+
 /// Called by nginx once the request body is read, or as soon as it can be streamed.
 unsafe extern "C" fn body_read(request: *mut sys::ngx_http_request_t) {
     nginx::guard((), || {
@@ -271,6 +285,7 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
             return;
         };
         process_group::init_worker(conf);
+        http::status::init_worker(conf);
         // SAFETY: as above.
         let workers = unsafe { worker_process::worker_count(cycle) };
         let Some(config) = WorkerConfig::new(conf, conf.processes(workers) > 1) else {

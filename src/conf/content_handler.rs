@@ -7,19 +7,35 @@ use crate::nginx::sys;
 /// Content handler of a location, in nginx's form.
 pub type ContentHandler = unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> isize;
 
-static HANDLERS: OnceLock<(ContentHandler, ContentHandler)> = OnceLock::new();
+/// The content handlers by directive.
+#[derive(Clone, Copy)]
+pub struct Handlers {
+    /// Of `wsgi_pass`.
+    pub pass: ContentHandler,
+    /// Of `wsgi_dispatch`.
+    pub dispatch: ContentHandler,
+    /// Of `wsgi_status`.
+    pub status: ContentHandler,
+}
 
-/// Sets the content handlers: of locations with `wsgi_pass`, and with `wsgi_dispatch`. Only the first call has an effect.
-pub fn set(pass: ContentHandler, dispatch: ContentHandler) {
-    let _ = HANDLERS.set((pass, dispatch));
+static HANDLERS: OnceLock<Handlers> = OnceLock::new();
+
+/// Sets the content handlers. Only the first call has an effect.
+pub fn set(handlers: Handlers) {
+    let _ = HANDLERS.set(handlers);
 }
 
 /// Returns the content handler of `wsgi_pass`, once it is set.
 pub(super) fn get() -> Option<ContentHandler> {
-    HANDLERS.get().map(|(pass, _)| *pass)
+    HANDLERS.get().map(|handlers| handlers.pass)
 }
 
 /// Returns the content handler of `wsgi_dispatch`, once it is set.
 pub(super) fn dispatch() -> Option<ContentHandler> {
-    HANDLERS.get().map(|(_, dispatch)| *dispatch)
+    HANDLERS.get().map(|handlers| handlers.dispatch)
+}
+
+/// Returns the content handler of `wsgi_status`, once it is set.
+pub(super) fn status() -> Option<ContentHandler> {
+    HANDLERS.get().map(|handlers| handlers.status)
 }

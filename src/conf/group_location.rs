@@ -13,7 +13,7 @@ use crate::app::specification::{Callable, Target};
 const ACCEL: &str = "X-Accel-";
 
 /// Directives that the front evaluates or applies, and those that are written in another form.
-const NOT_AS_WRITTEN: [&str; 10] = [
+const NOT_AS_WRITTEN: [&str; 11] = [
     "wsgi_pass",
     "wsgi_script_name",
     "wsgi_var",
@@ -24,6 +24,7 @@ const NOT_AS_WRITTEN: [&str; 10] = [
     "wsgi_threads",
     "wsgi_env_file",
     "wsgi_reload_watch",
+    "wsgi_status",
 ];
 
 /// A location whose application runs in a process group.

@@ -10,16 +10,18 @@ use super::interpreters::RegisteredApplication;
 use super::main::MainConf;
 use super::mounts::{LocationPath, Mount, MountCell, MountedLocation};
 use super::settings::{Settings, settings};
-use super::values::{EnvironVariable, Pass, Threads};
+use super::values::{EnvironVariable, Pass, Status, StatusKind, Threads};
 use super::{content_handler, environment_file, setters};
 use crate::app::limits::Limits;
 use crate::app::source_files::{Mechanism, Patterns, Reloading};
 use crate::app::specification::{Callable, Placement, Specification};
+use crate::nginx::access::{AccessControl, OwnAccess};
 use crate::nginx::conf::{ComplexValue, Conf, CoreLocation, page_size};
-use crate::nginx::directive::{HTTP_SERVER_LOCATION, LOCATION_IF_LIMIT, location};
+use crate::nginx::directive::{HTTP_SERVER_LOCATION, LOCATION, LOCATION_IF_LIMIT, location};
 use crate::nginx::sys::{
-    NGX_CONF_1MORE as ONE_OR_MORE, NGX_CONF_FLAG as FLAG, NGX_CONF_TAKE1 as TAKE1, NGX_CONF_TAKE2 as TAKE2,
-    NGX_CONF_TAKE12 as TAKE12, NGX_CONF_TAKE23 as TAKE23, NGX_CONF_TAKE123 as TAKE123, NGX_CONF_TAKE1234 as TAKE1234,
+    NGX_CONF_1MORE as ONE_OR_MORE, NGX_CONF_FLAG as FLAG, NGX_CONF_NOARGS as NO_ARGS, NGX_CONF_TAKE1 as TAKE1,
+    NGX_CONF_TAKE2 as TAKE2, NGX_CONF_TAKE12 as TAKE12, NGX_CONF_TAKE23 as TAKE23, NGX_CONF_TAKE123 as TAKE123,
+    NGX_CONF_TAKE1234 as TAKE1234,
 };
 use crate::nginx::upstream::UpstreamSettings;
 use crate::python::threads::Gil;
@@ -96,6 +98,8 @@ settings! {
     reload_mechanism: Mechanism = Mechanism::Module, HTTP_SERVER_LOCATION | TAKE1, setters::reload_mechanism;
     /// Names further files that trigger a reload of the application.
     reload_watch: Patterns, HTTP_SERVER_LOCATION | ONE_OR_MORE, setters::reload_watch;
+    /// Shows the state of the applications and workers.
+    status: Status, LOCATION | NO_ARGS | TAKE1, setters::status;
 }
 
 /// Limits of the buffers of a response, between the application and the client.
@@ -128,6 +132,10 @@ pub struct LocationConf {
     group: Option<GroupPart>,
     /// That of an outer location, if this location has no `wsgi_pass`.
     group_around: Option<GroupPart>,
+    /// Access control that applies to the location.
+    access: AccessControl,
+    /// The part of it that stands in the location itself.
+    own_access: OwnAccess,
     /// This nginx is an instance of a process group, and its requests come from the front.
     is_instance: bool,
 }
@@ -155,10 +163,15 @@ impl LocationConf {
         // `if` and `limit_except` are parts of their location; a nested location needs a `wsgi_pass` of its own.
         let has_own_pass = self.settings.pass.is_some();
         let has_pass = has_own_pass || location.is_unnamed();
+        let has_status = self.settings.status.is_some() || location.is_unnamed();
         self.settings.inherit(&outer.settings);
         if !has_pass {
             self.settings.pass = None;
         }
+        if !has_status {
+            self.settings.status = None;
+        }
+        self.merge_status(&location, outer, conf, main)?;
         self.is_instance = main.is_instance();
         self.header_rules = Arc::new(self.merged_header_rules());
         self.buffering = Arc::new(self.merged_buffering(&location));
@@ -201,6 +214,37 @@ impl LocationConf {
             mount: self.mount.clone(),
         });
         self.application = Some(application);
+        Ok(())
+    }
+
+    /// Checks `wsgi_status`, and notes the access control of the location.
+    fn merge_status(
+        &mut self,
+        location: &CoreLocation,
+        outer: &Self,
+        conf: &Conf,
+        main: &mut MainConf,
+    ) -> Result<(), ()> {
+        self.access = conf.access_control();
+        self.own_access = self.access.own(&outer.access);
+        if location.is_unnamed() {
+            self.own_access = self.own_access.or(outer.own_access);
+        }
+        let Some(status) = self.status() else { return Ok(()) };
+        if self.settings.pass.is_some() {
+            conf.emerg(&format!(
+                "\"wsgi_status\" directive is in a location with \"wsgi_pass\" in {}: give it a location of its own",
+                status.source_location
+            ));
+            return Err(());
+        }
+        if location.is_limit_except()
+            && !location.has_handler()
+            && let Some(handler) = content_handler::status()
+        {
+            location.set_handler(handler);
+        }
+        main.add_status(status);
         Ok(())
     }
 
@@ -320,6 +364,16 @@ impl LocationConf {
     /// Returns whether this nginx is an instance of a process group, so that requests come from the front.
     pub fn is_instance(&self) -> bool {
         self.is_instance
+    }
+
+    /// Returns what `wsgi_status` shows here, `None` without the directive.
+    pub fn status_kind(&self) -> Option<StatusKind> {
+        self.status().map(|status| status.kind)
+    }
+
+    /// Returns the access control that stands in this location itself.
+    pub fn own_access(&self) -> OwnAccess {
+        self.own_access
     }
 
     /// Returns the application of this location.

@@ -12,7 +12,7 @@ use super::mounts::{self, MountedLocation};
 use super::process_group::{self, ProcessGroup};
 use super::setters;
 use super::settings::settings;
-use super::values::{Located, MaxRequests, Threads};
+use super::values::{Located, MaxRequests, Status, Threads};
 use crate::app::source_files::Mechanism;
 use crate::app::specification::Specification;
 use crate::nginx::conf::Conf;
@@ -80,6 +80,8 @@ pub struct MainConf {
     instance: Option<String>,
     /// Number of processes of that group at the most.
     instance_processes: Option<usize>,
+    /// Locations with `wsgi_status`.
+    status_locations: Vec<Status>,
     /// Number of locations of each server, kind and name.
     location_counts: HashMap<String, usize>,
 }
@@ -191,6 +193,16 @@ impl MainConf {
     /// Adds a location with an application.
     pub(super) fn mount(&mut self, location: MountedLocation) {
         self.locations.push(location);
+    }
+
+    /// Notes a location with `wsgi_status`.
+    pub(super) fn add_status(&mut self, status: &Status) {
+        self.status_locations.push(status.clone());
+    }
+
+    /// Returns true if a location has `wsgi_status`.
+    pub fn has_status(&self) -> bool {
+        !self.status_locations.is_empty()
     }
 
     /// Sets the mounts of all locations. Called when the whole configuration is read.

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::main::MainConf;
-use super::values::{EnvironVariable, Located, MaxRequests, Pass, Threads};
+use super::values::{EnvironVariable, Located, MaxRequests, Pass, Status, StatusKind, Threads};
 use super::{content_handler, environment_file};
 use crate::app::source_files::{Mechanism, Patterns};
 use crate::app::specification::{Callable, Target, is_dotted_name};
@@ -419,6 +419,21 @@ pub fn reload_watch(cf: &Conf, args: &[&str], slot: &mut Option<Patterns>) -> Se
             }
         }
         Ok(patterns)
+    })
+}
+
+/// Sets `wsgi_status`, and the content handler of the location.
+pub fn status(cf: &Conf, args: &[&str], slot: &mut Option<Status>) -> SetResult {
+    once_with(slot, || {
+        let kind = match args.get(1) {
+            None => StatusKind::Report,
+            Some(&"ready") => StatusKind::Ready,
+            Some(other) => return Err(Problem::Message(format!("invalid parameter \"{other}\""))),
+        };
+        if let Some(handler) = content_handler::status() {
+            cf.core_location().set_handler(handler);
+        }
+        Ok(Status { kind, source_location: cf.source_location() })
     })
 }
 

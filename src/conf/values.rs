@@ -24,6 +24,23 @@ pub struct Pass {
     pub source_location: String,
 }
 
+/// A `wsgi_status`.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub kind: StatusKind,
+    /// File and line of the directive.
+    pub source_location: String,
+}
+
+/// What `wsgi_status` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusKind {
+    /// The report, to those who may see it.
+    Report,
+    /// Whether the worker is ready, to everybody.
+    Ready,
+}
+
 /// Threads that run the calls of an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {

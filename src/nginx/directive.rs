@@ -37,6 +37,8 @@ pub type Apply<T> = fn(&Conf, &[&str], &mut T) -> Result<(), Problem>;
 pub const HTTP: u32 = sys::NGX_HTTP_MAIN_CONF;
 /// `http`, `server` and `location`.
 pub const HTTP_SERVER_LOCATION: u32 = sys::NGX_HTTP_MAIN_CONF | sys::NGX_HTTP_SRV_CONF | sys::NGX_HTTP_LOC_CONF;
+/// `location`.
+pub const LOCATION: u32 = sys::NGX_HTTP_LOC_CONF;
 /// `location`, `if` in a location, and `limit_except`.
 pub const LOCATION_IF_LIMIT: u32 = sys::NGX_HTTP_LOC_CONF | sys::NGX_HTTP_LIF_CONF | sys::NGX_HTTP_LMT_CONF;
 

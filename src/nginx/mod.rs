@@ -4,6 +4,7 @@
 //! Uses no Python. Types belong to the event loop thread unless their documentation says otherwise.
 
 pub mod accept;
+pub mod access;
 pub mod conf;
 pub mod cycle;
 pub mod directive;

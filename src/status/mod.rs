@@ -5,4 +5,6 @@
 // Until the rooms above fill and show the report.
 #![allow(dead_code)]
 
+pub mod gather;
+pub mod openmetrics;
 pub mod report;

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::active_requests::ActiveRequest;
 use super::log_forward::LogQueue;
@@ -22,6 +22,9 @@ pub enum Message {
     Run(Box<dyn FnOnce() + Send>),
 }
 
+/// The event loop of this worker, once it is attached.
+static ATTACHED: OnceLock<&'static EventLoop> = OnceLock::new();
+
 /// Event loop of this worker, as its other threads reach it.
 pub struct EventLoop {
     notifier: Notifier<Message>,
@@ -31,18 +34,27 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// Registers the message queue with nginx's event loop, for the life of the process. On the event loop thread.
+    /// Registers the message queue with nginx's event loop, for the life of the process, unless it is registered already.
+    /// On the event loop thread.
     ///
     /// # Errors
     /// If there is no file descriptor or nginx connection left for it.
     pub fn attach() -> io::Result<&'static Self> {
+        if let Some(attached) = Self::attached() {
+            return Ok(attached);
+        }
         let event_loop = Box::leak(Box::new(Self {
             notifier: Notifier::new()?,
             log: LogQueue::default(),
             wake_ups: EventLoopBound::new(RefCell::default()),
         }));
         notify::attach(event_loop).map_err(io::Error::other)?;
-        Ok(event_loop)
+        Ok(ATTACHED.get_or_init(|| event_loop))
+    }
+
+    /// Returns the event loop once it is attached.
+    pub fn attached() -> Option<&'static Self> {
+        ATTACHED.get().copied()
     }
 
     /// Sends a message from any thread and never waits.

@@ -44,6 +44,7 @@ pub struct Worker {
     balance: Option<Balance>,
     applications: RwLock<Vec<WorkerApplication>>,
     shutdown_timeout: Duration,
+    has_loaded: Arc<AtomicBool>,
 }
 
 /// Application of this worker.
@@ -90,7 +91,7 @@ pub fn start(config: WorkerConfig, rooms: Option<Rooms>) -> io::Result<&'static 
     let (engine, applications) = start_engine(config, has_loaded.clone())?;
     let applications = RwLock::new(applications);
     let balance = match (&engine, rooms) {
-        (Engine::Pools(_), Some(rooms)) => Balance::new(rooms, has_loaded, || {
+        (Engine::Pools(_), Some(rooms)) => Balance::new(rooms, has_loaded.clone(), || {
             if let Some(worker) = get()
                 && let Some(balance) = &worker.balance
             {
@@ -99,7 +100,7 @@ pub fn start(config: WorkerConfig, rooms: Option<Rooms>) -> io::Result<&'static 
         }),
         _ => None,
     };
-    let worker = Worker { event_loop, requests, recycler, engine, balance, applications, shutdown_timeout };
+    let worker = Worker { event_loop, requests, recycler, engine, balance, applications, shutdown_timeout, has_loaded };
     let worker = WORKER.get_or_init(|| worker);
     worker.recycler.start();
     if let Some(balance) = &worker.balance {
@@ -153,6 +154,11 @@ fn start_engine(config: WorkerConfig, has_loaded: Arc<AtomicBool>) -> io::Result
 }
 
 impl Worker {
+    /// Returns true once each interpreter has tried to load the applications to be preloaded. On any thread.
+    pub fn has_loaded(&self) -> bool {
+        self.has_loaded.load(Ordering::Relaxed)
+    }
+
     /// Returns the applications of this worker: those of its configuration first, in that order.
     pub fn applications(&self) -> Vec<WorkerApplication> {
         self.applications.read().clone()

@@ -82,6 +82,7 @@ mod slow;
 mod soak;
 mod spill;
 mod start_response;
+mod status;
 mod streaming;
 mod streaming_http2;
 mod symbols;

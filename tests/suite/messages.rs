@@ -40,8 +40,14 @@ const NO_MESSAGES: [&str; 18] = [
      proxy_set_header Wsgi-Environ $wsgi_environ;",
 ];
 
-/// Sources with texts that are no messages: the page that shows an exception, and the configuration of an instance.
-const NO_MESSAGE_SOURCES: [&str; 2] = ["src/wsgi/debug_page.rs", "src/process_group/configuration.rs"];
+/// Sources with texts that are no messages: the page that shows an exception, the configuration of an instance, the headers
+/// of the status page, and the descriptions of metrics.
+const NO_MESSAGE_SOURCES: [&str; 4] = [
+    "src/wsgi/debug_page.rs",
+    "src/process_group/configuration.rs",
+    "src/http/status/format.rs",
+    "src/status/openmetrics.rs",
+];
 
 /// Stands for the variable parts of a message.
 const VARIABLE: char = '…';

@@ -72,6 +72,18 @@ impl Request {
         u64::try_from(self.get().headers_in.content_length_n).ok()
     }
 
+    /// Makes nginx read the body and throw it away.
+    ///
+    /// # Errors
+    /// The status that the content handler returns.
+    pub fn discard_body(&self) -> Result<(), Status> {
+        // SAFETY: a live request by the rule of the type, in its content handler.
+        match unsafe { sys::ngx_http_discard_request_body(self.as_ptr()) } {
+            result if result == Status::OK.0 => Ok(()),
+            result => Err(Status(result)),
+        }
+    }
+
     /// Starts reading the body. With `buffering`, nginx calls `read` once the body is complete, perhaps at once; without,
     /// as soon as it has processed the data that came with the request header.
     ///

@@ -75,6 +75,12 @@ impl Request {
         }
     }
 
+    /// Keeps the request until [`Request::finalize`], in its content handler, which returns the status.
+    pub fn hold(&self) -> Status {
+        self.count_reference();
+        Status::DONE
+    }
+
     /// Finalizes the request with `status`, which releases this module's reference.
     pub fn finalize(self, status: Status) {
         if status.0 >= sys::NGX_HTTP_SPECIAL_RESPONSE as isize && !self.is_header_sent() {

@@ -24,6 +24,9 @@ WRITE(reading_body)
 WRITE(request_body_no_buffering)
 WRITE(single_range)
 
+/* Keeps the request for another call of ngx_http_finalize_request, as ngx_http_read_client_request_body does. */
+void ngx_http_wsgi_hold(ngx_http_request_t *request) { request->main->count++; }
+
 /* Discards further data on the stream of an HTTP/2 request, as ngx_http_discard_request_body does. */
 void ngx_http_wsgi_skip_stream_data(ngx_http_request_t *request)
 {

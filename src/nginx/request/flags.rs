@@ -10,6 +10,7 @@ use crate::nginx::sys;
 
 unsafe extern "C" {
     fn ngx_http_wsgi_skip_stream_data(request: *mut sys::ngx_http_request_t);
+    fn ngx_http_wsgi_hold(request: *mut sys::ngx_http_request_t);
 }
 
 impl Request {
@@ -17,6 +18,12 @@ impl Request {
     pub(super) fn skip_stream_data(self) {
         // SAFETY: a live request by the rule of the type; on the event loop thread.
         unsafe { ngx_http_wsgi_skip_stream_data(self.as_ptr()) };
+    }
+
+    /// Counts a reference to the request, which [`Request::finalize`] releases.
+    pub(super) fn count_reference(self) {
+        // SAFETY: a live request by the rule of the type; on the event loop thread.
+        unsafe { ngx_http_wsgi_hold(self.as_ptr()) };
     }
 }
 

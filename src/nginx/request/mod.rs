@@ -41,7 +41,9 @@ impl Status {
     pub const ERROR: Self = Self(sys::NGX_ERROR as isize);
     pub const DONE: Self = Self(sys::NGX_DONE as isize);
     pub const BAD_REQUEST: Self = Self(400);
+    pub const FORBIDDEN: Self = Self(403);
     pub const NOT_FOUND: Self = Self(404);
+    pub const NOT_ALLOWED: Self = Self(405);
     pub const INTERNAL_SERVER_ERROR: Self = Self(500);
     pub const SERVICE_UNAVAILABLE: Self = Self(503);
     pub const GATEWAY_TIME_OUT: Self = Self(504);
@@ -149,7 +151,7 @@ impl Request {
     }
 
     /// Returns whether `auth_basic` is on in the location.
-    fn has_auth_basic(&self) -> bool {
+    pub(crate) fn has_auth_basic(&self) -> bool {
         let Some(index) = module::ctx_index_of(c"ngx_http_auth_basic_module") else { return false };
         // SAFETY: every request has a location configuration of each HTTP module. The structure of auth_basic is private,
         // but since nginx 1.3.10 its first field is the realm: a complex value or null.

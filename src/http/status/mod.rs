@@ -1,0 +1,106 @@
+//! `wsgi_status`: the content handler of the status page and of the readiness address.
+
+mod format;
+mod queue;
+mod ready;
+mod response;
+
+use std::sync::{Arc, OnceLock};
+
+use self::format::Format;
+use self::queue::{Full, Job, Question};
+use self::response::{PendingRequest, Response};
+use crate::conf::location::LocationConf;
+use crate::conf::main::MainConf;
+use crate::conf::values::StatusKind;
+use crate::nginx::log::{Level, Log};
+use crate::nginx::request::{Request, Status};
+use crate::nginx::worker_process::NGINX_VERSION;
+use crate::python::runtime;
+use crate::status::gather::Sources;
+use crate::status::report::Versions;
+use crate::worker::event_loop::EventLoop;
+
+static SOURCES: OnceLock<Sources> = OnceLock::new();
+
+/// Returns the sources of the reports of this worker.
+fn sources() -> Option<&'static Sources> {
+    SOURCES.get()
+}
+
+/// Prepares a worker for status pages: their reports are made on other threads. To be called in `init_process`.
+pub fn init_worker(conf: &MainConf) {
+    let versions = Versions {
+        module: env!("CARGO_PKG_VERSION").to_owned(),
+        nginx: NGINX_VERSION.to_owned(),
+        python: runtime::library_version(),
+    };
+    let _ = SOURCES.set(Sources { versions });
+    if conf.has_status()
+        && let Err(error) = EventLoop::attach()
+    {
+        Log::cycle().write(Level::Alert, &format!("wsgi: status pages are not available: {error}"));
+    }
+}
+
+/// Handles a request of a location with `wsgi_status`.
+pub fn run(request: Request, conf: &LocationConf) -> Status {
+    if !(request.is_get() || request.is_head()) {
+        return Status::NOT_ALLOWED;
+    }
+    if let Err(status) = request.discard_body() {
+        return status;
+    }
+    match conf.status_kind() {
+        Some(StatusKind::Ready) => response::send_now(request, ready::response()),
+        Some(StatusKind::Report) if !may_see(request, conf) => Status::FORBIDDEN,
+        Some(StatusKind::Report) => answer(request),
+        None => Status::NOT_FOUND,
+    }
+}
+
+/// Returns whether the client may see the report: access control of the location itself has let it in, or it is on this
+/// machine, and no proxy passes on the requests of others.
+fn may_see(request: Request, conf: &LocationConf) -> bool {
+    if request.is_let_in_by(conf.own_access()) {
+        return true;
+    }
+    let reason = match () {
+        () if !request.is_main() => "a subrequest skips access control",
+        () if request.is_forwarded() => "a proxy has forwarded the request",
+        () if !request.is_from_this_machine() => "the client is not on this machine",
+        () => return true,
+    };
+    let message = format!("\"wsgi_status\" is forbidden: {reason}; put \"allow\" or \"auth_basic\" in its location");
+    request.log().write(Level::Error, &message);
+    false
+}
+
+/// Starts to make the report, or to ask for a stack.
+fn answer(request: Request) -> Status {
+    let question = match request.variable("arg_stack") {
+        Some(id) => match queue::parse_call(id) {
+            Some((pid, number)) => Question::Stack { pid, number },
+            None => return Status::BAD_REQUEST,
+        },
+        None => match Format::of(request) {
+            // It gets its reports later.
+            Some(Format::Html) => return response::send_now(request, format::page()),
+            Some(format) => Question::Report(format),
+            None => return Status::BAD_REQUEST,
+        },
+    };
+    // The alert of `init_worker` says why.
+    let Some(event_loop) = EventLoop::attached() else { return Status::INTERNAL_SERVER_ERROR };
+    let pending = Arc::new(PendingRequest::new(request));
+    if request.install(pending.clone()).is_err() {
+        return Status::INTERNAL_SERVER_ERROR;
+    }
+    match queue::push(Job { question, pending: pending.clone(), event_loop }) {
+        Ok(()) => {
+            pending.hold();
+            request.hold()
+        }
+        Err(Full) => response::send_now(request, Response::busy()),
+    }
+}
