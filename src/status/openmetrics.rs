@@ -60,8 +60,12 @@ impl<'a> Labels<'a> {
         Self(vec![("process_group", group.map(String::as_str).unwrap_or_default())])
     }
 
-    fn of_worker((worker, (number, pid)): (&'a Worker, &'a (String, String))) -> Self {
-        Self(vec![("worker", number), ("pid", pid)]).and_all(Self::of_group(worker.process_group.as_ref()))
+    fn of_worker((worker, (number, pid)): NamedWorker<'a>) -> Self {
+        Self::of_group(worker.process_group.as_ref()).and("worker", number).and("pid", pid)
+    }
+
+    fn of_code((worker, application): (NamedWorker<'a>, &'a LoadedApplication)) -> Self {
+        Self(vec![("application", &application.name)]).and_all(Self::of_worker(worker))
     }
 
     fn of(application: &'a Application) -> Self {
@@ -79,6 +83,14 @@ impl<'a> Labels<'a> {
     }
 }
 
+/// A worker with its number and its pid as texts.
+type NamedWorker<'a> = (&'a Worker, &'a (String, String));
+
+/// Returns the numbers and pids of the workers as texts.
+fn names(report: &Report) -> Vec<(String, String)> {
+    report.workers.iter().map(|worker| (worker.number.to_string(), worker.pid.to_string())).collect()
+}
+
 /// A value of a metric.
 #[derive(Clone, Copy)]
 enum Value<'a> {
@@ -86,6 +98,8 @@ enum Value<'a> {
     Seconds(f64),
     Gauge(f64),
     Histogram(&'a Histogram),
+    /// All it has are labels.
+    Info,
 }
 
 impl Value<'_> {
@@ -94,6 +108,7 @@ impl Value<'_> {
             Self::Counter(value) => encoder.encode_counter::<NoLabelSet, _, f64>(&value, None),
             Self::Seconds(value) => encoder.encode_counter::<NoLabelSet, _, f64>(&value, None),
             Self::Gauge(value) => encoder.encode_gauge(&value),
+            Self::Info => encoder.encode_info(&Labels(Vec::new())),
             Self::Histogram(histogram) => {
                 encoder.encode_histogram::<NoLabelSet>(histogram.sum, histogram.count, &buckets(histogram), None)
             }
@@ -130,15 +145,12 @@ impl Families<'_> {
 
     fn of_nginx(&mut self, report: &Report) -> fmt::Result {
         let versions = &report.versions;
-        let labels = Labels(vec![
-            ("version", &versions.module),
-            ("nginx_version", &versions.nginx),
-            ("python_version", &versions.python),
-        ]);
+        let labels =
+            Labels(vec![("version", &versions.module), ("nginx", &versions.nginx), ("python", &versions.python)]);
         let mut info = self.0.encode_descriptor("build", "Versions of the software", None, MetricType::Info)?;
         info.encode_info(&labels)?;
         self.family(
-            ("counters_start_timestamp", Some(Unit::Seconds), MetricType::Gauge),
+            ("status_since_timestamp", Some(Unit::Seconds), MetricType::Gauge),
             "Time since which the counters count",
             [(Labels(Vec::new()), Value::Gauge(report.since))],
         )
@@ -153,8 +165,8 @@ impl Families<'_> {
         let all = &report.applications;
         let labels = Labels::of;
         let families: [(_, &str, Of); 11] = [
-            (gauge("running_calls"), "Calls that run or are being sent", |of| Value::Gauge(of.running as f64)),
-            (gauge("queued_calls"), "Calls that wait for a thread", |of| Value::Gauge(of.queued as f64)),
+            (gauge("calls_running"), "Calls that run or are being sent", |of| Value::Gauge(of.running as f64)),
+            (gauge("calls_queued"), "Calls that wait for a thread", |of| Value::Gauge(of.queued as f64)),
             (counter("calls"), "Calls that have ended", |of| Value::Counter(of.counters.calls)),
             (counter("timed_out_calls"), "Calls that exceeded wsgi_request_timeout", |of| {
                 Value::Counter(of.counters.timed_out)
@@ -162,7 +174,7 @@ impl Families<'_> {
             (counter("client_gone_calls"), "Calls whose client left before the end of the response", |of| {
                 Value::Counter(of.counters.client_gone)
             }),
-            (counter("exceptions"), "Calls that failed with an uncaught exception", |of| {
+            (counter("failed_calls"), "Calls that failed with an uncaught exception", |of| {
                 Value::Counter(of.counters.exceptions)
             }),
             (bytes("received"), "Bytes of request bodies", |of| Value::Counter(of.counters.bytes_received)),
@@ -194,38 +206,46 @@ impl Families<'_> {
         self.family(counter("refused_calls"), "Calls refused with 503", refused)?;
         let exceptions = all.iter().flat_map(|of| {
             let classes = of.exceptions.iter();
-            classes.map(|(class, count)| (labels(of).and("exception", class), Value::Counter(*count)))
+            classes.map(|(class, count)| (labels(of).and("class", class), Value::Counter(*count)))
         });
-        self.family(counter("exceptions_by_class"), "Uncaught exceptions by class", exceptions)
+        self.family(counter("exceptions"), "Uncaught exceptions by class", exceptions)
     }
 
     /// Encodes what the workers say about the code of the applications.
     fn of_code(&mut self, report: &Report) -> fmt::Result {
-        let all = || report.applications.iter().map(|application| (application, loaded(report, application)));
-        let gauge = |name| (name, None, MetricType::Gauge);
-        let seconds = |name| (name, Some(Unit::Seconds), MetricType::Gauge);
-        let labels = Labels::of;
-        let count = |number: usize| Value::Gauge(number as f64);
-        let has_code = |of: &&LoadedApplication| of.code.is_some();
-        let has_failed = |of: &&LoadedApplication| of.failure.is_some();
-        let loaded = all().map(|(of, loaded)| (labels(of), count(loaded.iter().copied().filter(has_code).count())));
-        self.family(gauge("loaded_workers"), "Workers that have loaded the application", loaded)?;
-        let failed = all().map(|(of, loaded)| (labels(of), count(loaded.iter().copied().filter(has_failed).count())));
-        self.family(gauge("failed_workers"), "Workers whose last attempt to load the application failed", failed)?;
-        let newest = |loaded: Vec<&LoadedApplication>| {
-            let codes = loaded.into_iter().filter_map(|of| of.code.clone());
-            codes.max_by(|one, other| one.loaded.total_cmp(&other.loaded))
+        let names = names(report);
+        let all = || {
+            let workers = report.workers.iter().zip(&names);
+            workers.flat_map(|of| {
+                let applications = of.0.details.iter().flat_map(|details| &details.applications);
+                applications.map(move |application| (of, application))
+            })
         };
-        let codes = || all().filter_map(|(of, loaded)| Some((of, newest(loaded)?)));
-        let times = codes().map(|(of, code)| (labels(of), Value::Gauge(code.loaded)));
-        self.family(seconds("loaded_timestamp"), "Time at which a worker last loaded the application", times)?;
-        let times = codes().map(|(of, code)| (labels(of), Value::Gauge(code.import_time)));
-        self.family(seconds("import_time"), "Time that this load took", times)
+        let flag = |is_set| Value::Gauge(f64::from(u8::from(is_set)));
+        let loaded = all().map(|of| (Labels::of_code(of), flag(of.1.code.is_some())));
+        let gauge = |name| (name, None, MetricType::Gauge);
+        self.family(
+            gauge("application_loaded"),
+            "1 if the worker has code of the application that serves calls",
+            loaded,
+        )?;
+        let failed = all().map(|of| (Labels::of_code(of), flag(of.1.failure.is_some())));
+        self.family(gauge("application_load_failed"), "1 if the last attempt to load the application failed", failed)?;
+        let codes = || all().filter_map(|of| Some((of, of.1.code.as_ref()?)));
+        let times = codes().map(|(of, code)| (Labels::of_code(of), Value::Gauge(code.loaded)));
+        let seconds = |name| (name, Some(Unit::Seconds), MetricType::Gauge);
+        self.family(seconds("application_loaded_timestamp"), "Time at which the code was loaded", times)?;
+        let times = codes().map(|(of, code)| (Labels::of_code(of), Value::Gauge(code.import_time)));
+        self.family(seconds("application_import"), "Time that the import took", times)?;
+        let versions = codes().filter_map(|(of, code)| {
+            let version = code.version.as_deref()?;
+            Some((Labels::of_code(of).and("version", version), Value::Info))
+        });
+        self.family(("application", None, MetricType::Info), "Version of the code", versions)
     }
 
     fn of_workers(&mut self, report: &Report) -> fmt::Result {
-        let names: Vec<(String, String)> =
-            report.workers.iter().map(|worker| (worker.number.to_string(), worker.pid.to_string())).collect();
+        let names = names(report);
         let all = || report.workers.iter().zip(&names);
         let labels = Labels::of_worker;
         let gauge = |name| (name, None, MetricType::Gauge);
@@ -238,11 +258,9 @@ impl Families<'_> {
         self.family(gauge("workers"), "Workers that live", counts)?;
         type Of = fn(&Worker) -> Option<Value<'_>>;
         let families: [(_, &str, Of); 9] = [
-            (
-                ("worker_start_timestamp", Some(Unit::Seconds), MetricType::Gauge),
-                "Time at which the worker started",
-                |of| Some(Value::Gauge(of.started)),
-            ),
+            (("worker_start_time", Some(Unit::Seconds), MetricType::Gauge), "Time at which the worker started", |of| {
+                Some(Value::Gauge(of.started))
+            }),
             (counter("worker_calls", None), "Calls since the start of the worker that have ended", |of| {
                 Some(Value::Counter(of.calls))
             }),
@@ -269,6 +287,11 @@ impl Families<'_> {
         for (descriptor, help, value) in families {
             self.family(descriptor, help, all().filter_map(|of| Some((labels(of), value(of.0)?))))?;
         }
+        let responding = all().map(|of| {
+            let responds = of.0.details.is_some();
+            (labels(of), Value::Gauge(f64::from(u8::from(responds))))
+        });
+        self.family(gauge("worker_responding"), "1 if the worker has said in time what it does", responding)?;
         let states = all().filter(|(worker, _)| worker.details.is_some()).flat_map(|of| {
             let state = of.0.details.as_ref().map(|details| details.state);
             let states = [
@@ -314,13 +337,6 @@ impl Families<'_> {
     }
 }
 
-/// Returns what the workers say about the code of an application.
-fn loaded<'a>(report: &'a Report, application: &Application) -> Vec<&'a LoadedApplication> {
-    let workers = report.workers.iter().filter(|worker| worker.process_group == application.process_group);
-    let details = workers.filter_map(|worker| worker.details.as_ref());
-    details.flat_map(|details| &details.applications).filter(|of| of.name == application.name).collect()
-}
-
 fn by_class(responses: &Responses) -> [(&'static str, u64); 5] {
     let Responses { informational, successful, redirection, client_error, server_error } = *responses;
     [("1xx", informational), ("2xx", successful), ("3xx", redirection), ("4xx", client_error), ("5xx", server_error)]
@@ -359,7 +375,7 @@ mod tests {
         let text = String::from_utf8(openmetrics(&report())).unwrap();
         for line in [
             "# TYPE wsgi_build info",
-            "wsgi_build_info{version=\"1\",nginx_version=\"2\",python_version=\"3\"} 1",
+            "wsgi_build_info{version=\"1\",nginx=\"2\",python=\"3\"} 1",
             "# TYPE wsgi_calls counter",
             "wsgi_calls_total{application=\"/srv/\\\"a\\\"\\\\.py\",process_group=\"\"} 4",
             "# TYPE wsgi_sent_bytes counter",
@@ -367,7 +383,7 @@ mod tests {
             "# TYPE wsgi_queue_time_seconds histogram",
             "wsgi_queue_time_seconds_bucket{le=\"1.0\",application=\"/srv/\\\"a\\\"\\\\.py\",process_group=\"\"} 3",
             "wsgi_queue_time_seconds_bucket{le=\"+Inf\",application=\"/srv/\\\"a\\\"\\\\.py\",process_group=\"\"} 4",
-            "wsgi_worker_state{worker=\"1\",pid=\"77\",process_group=\"\",state=\"starting\"} 1.0",
+            "wsgi_worker_state{process_group=\"\",worker=\"1\",pid=\"77\",state=\"starting\"} 1.0",
             "wsgi_process_group_restarts_total{process_group=\"shop\"} 2",
         ] {
             assert!(text.lines().any(|known| known == line), "{line}\nis not in\n{text}");
@@ -381,7 +397,7 @@ mod tests {
         for line in [
             "# TYPE wsgi_build_info gauge",
             "# TYPE wsgi_calls_total counter",
-            "wsgi_exceptions_by_class_total{application=\"/srv/\\\"a\\\"\\\\.py\",process_group=\"\",exception=\"ValueError\"} 3",
+            "wsgi_exceptions_total{application=\"/srv/\\\"a\\\"\\\\.py\",process_group=\"\",class=\"ValueError\"} 3",
             "# TYPE wsgi_sent_bytes_total counter",
         ] {
             assert!(text.lines().any(|known| known == line), "{line}\nis not in\n{text}");
