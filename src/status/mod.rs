@@ -7,8 +7,7 @@
 
 pub mod board;
 pub mod gather;
-pub mod histogram;
+mod histogram;
 pub mod live_calls;
 pub mod openmetrics;
-pub mod report;
 pub mod report;
