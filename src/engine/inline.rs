@@ -13,10 +13,10 @@ use crate::app::application::{Application, Reload};
 use crate::app::source_files::Mechanism;
 use crate::python::log;
 use crate::wsgi::body_iter::Progress;
-use crate::wsgi::call::{Call, Finished, Running};
+use crate::wsgi::call::{Call, CallNumber, Finished, Running};
 use crate::wsgi::transport::{Suspended, Transport};
 
-/// Engine of the event loop thread. Only [`Inline::has_loaded`] may be called on other threads.
+/// Engine of the event loop thread. Only [`Inline::has_loaded`] and [`Inline::stack`] may be called on other threads.
 pub struct Inline {
     /// Python, or the reason why it could not be started.
     python: Result<Started, InterpreterError>,
@@ -38,6 +38,7 @@ const TIME_SLICE: Duration = Duration::from_millis(5);
 
 /// Call whose response waits for the client or yields to the event loop.
 struct SuspendedCall {
+    number: CallNumber,
     running: Running,
     transport: Arc<dyn Transport>,
     limiter: &'static InlineLimiter,
@@ -97,10 +98,10 @@ impl Inline {
             files.note();
             guarded(&transport, || Python::attach(|py| prepared.loader.reload(py, application)))?;
         }
-        let since = application.call_start();
+        let (since, number) = (application.call_start(), call.number);
         let mut limited = LimitedCall::new(&call, timed);
         transport.start(&self.thread, &self.interpreter);
-        let advanced = limiter.during(&mut limited, || {
+        let advanced = limiter.during(number, &mut limited, || {
             guarded(&transport, || {
                 // Attached once: to take and release the GIL costs as much as a short call.
                 let advanced = Python::attach(|py| {
@@ -113,7 +114,12 @@ impl Inline {
             })
         });
         let (progress, running) = advanced??;
-        SuspendedCall { running, transport, limiter, limited }.wait(progress)
+        SuspendedCall { number, running, transport, limiter, limited }.wait(progress)
+    }
+
+    /// Returns the Python stack of a call, if a part of it runs. On any other thread; waits for the GIL.
+    pub fn stack(&self, number: CallNumber) -> Option<String> {
+        self.python.as_ref().ok()?.limiter.stack(number)
     }
 
     /// Runs the shutdown functions of the application, within `limit`.
@@ -172,16 +178,18 @@ impl SuspendedCall {
 
 impl Suspended for SuspendedCall {
     fn resume(self: Box<Self>) -> Option<Box<dyn Suspended>> {
-        let Self { running, transport, limiter, mut limited } = *self;
-        let advanced = limiter.during(&mut limited, || {
+        let Self { number, running, transport, limiter, mut limited } = *self;
+        let advanced = limiter.during(number, &mut limited, || {
             guarded(&transport, || Python::attach(|py| advance(py, running)).close_finished())
         });
         let (progress, running) = advanced??;
-        Self { running, transport, limiter, limited }.wait(progress)
+        Self { number, running, transport, limiter, limited }.wait(progress)
     }
 
     fn abandon(self: Box<Self>) {
-        let Self { running, transport, limiter, mut limited } = *self;
-        limiter.during(&mut limited, || guarded(&transport, || Python::attach(|py| running.finish(py)).close_call()));
+        let Self { number, running, transport, limiter, mut limited } = *self;
+        limiter.during(number, &mut limited, || {
+            guarded(&transport, || Python::attach(|py| running.finish(py)).close_call())
+        });
     }
 }

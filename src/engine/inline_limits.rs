@@ -1,6 +1,7 @@
 //! `wsgi_threads off`: a thread that enforces the timeouts of the call on the event loop thread.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use pyo3::prelude::*;
@@ -22,6 +23,8 @@ pub const EVENT_LOOP_THREAD: &str = "main";
 pub struct InlineLimiter {
     prepared: &'static PreparedInterpreter,
     event_loop: ThreadId,
+    /// Number of the call whose part runs, plus 1; 0 for none.
+    current: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -73,8 +76,14 @@ impl LimitedCall {
 impl InlineLimiter {
     /// Creates the limiter of the calling thread, for the life of the worker.
     pub fn new(py: Python<'_>, prepared: &'static PreparedInterpreter) -> &'static Self {
-        let state = Mutex::default();
-        Box::leak(Box::new(Self { prepared, event_loop: ThreadId::current(py), state, changed: Condvar::new() }))
+        let (current, state) = (AtomicU64::new(0), Mutex::default());
+        Box::leak(Box::new(Self {
+            prepared,
+            event_loop: ThreadId::current(py),
+            current,
+            state,
+            changed: Condvar::new(),
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -82,12 +91,30 @@ impl InlineLimiter {
     }
 
     /// Runs a part of a call within its limits, if it has any. `body` does not panic.
-    pub fn during<R>(&'static self, call: &mut Option<LimitedCall>, body: impl FnOnce() -> R) -> R {
-        let Some(limited) = call.take() else { return body() };
-        self.enter(limited);
+    pub fn during<R>(&'static self, number: CallNumber, call: &mut Option<LimitedCall>, body: impl FnOnce() -> R) -> R {
+        self.current.store(number + 1, Ordering::Relaxed);
+        let limited = call.take();
+        let is_limited = limited.is_some();
+        if let Some(limited) = limited {
+            self.enter(limited);
+        }
         let result = body();
-        *call = self.leave();
+        if is_limited {
+            *call = self.leave();
+        }
+        self.current.store(0, Ordering::Relaxed);
         result
+    }
+
+    /// Returns the Python stack of a call, if a part of it runs. On any other thread; waits for the GIL.
+    pub fn stack(&self, number: CallNumber) -> Option<String> {
+        let is_current = || self.current.load(Ordering::Relaxed) == number + 1;
+        if !is_current() {
+            return None;
+        }
+        let stack = Python::attach(|py| self.event_loop.stack(py, &self.prepared.interpreter));
+        // Otherwise it is perhaps that of another call.
+        is_current().then(|| stack.trim_end().to_owned())
     }
 
     fn enter(&'static self, call: LimitedCall) {

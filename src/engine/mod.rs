@@ -18,7 +18,7 @@ use pool::{Queued, ThreadPool};
 use versions::InterpreterVersions;
 
 use crate::app::application::Application;
-use crate::wsgi::call::Call;
+use crate::wsgi::call::{Call, CallNumber};
 use crate::wsgi::transport::{Suspended, Transport};
 
 /// Engine that runs the calls of a worker.
@@ -101,6 +101,18 @@ impl Engine {
                 }
             }
             Self::Pools(interpreters) => interpreters[interpreter].active().reload(application, note),
+        }
+    }
+
+    /// Returns the Python stack of a running call, `None` if it does not run or its interpreter does not answer within
+    /// `limit`. On any thread but that of the event loop; with `wsgi_threads off` it waits for the GIL without a limit.
+    pub fn stack(&self, call: CallNumber, limit: Duration) -> Option<String> {
+        match self {
+            Self::Inline(inline) => inline.stack(call),
+            Self::Pools(interpreters) => {
+                let mut pools = interpreters.iter().flat_map(InterpreterVersions::all);
+                pools.find_map(|pool| pool.running(call)).and_then(|call| call.stack(limit))
+            }
         }
     }
 

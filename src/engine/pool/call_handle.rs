@@ -1,7 +1,8 @@
 //! A handle of a call in a pool: cancels it, aborts it, logs its stack.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 
@@ -31,6 +32,14 @@ impl CallHandle {
         self.shared.request_stack_dump(StackDump { call: self.number, headline, sink, raises: false });
     }
 
+    /// Returns the Python stack of the call, `None` if it has ended or its interpreter does not answer within `limit`.
+    pub fn stack(&self, limit: Duration) -> Option<String> {
+        let (sender, stack) = mpsc::channel();
+        self.dump_stack(String::new(), Arc::new(StackReceiver(sender)));
+        // Without an answer the call has ended, and the sink is gone.
+        stack.recv_timeout(limit).ok()
+    }
+
     /// Aborts a running call: logs its stack after `headline`, raises `RequestTimeout` in it, and replaces its thread
     /// until the call ends.
     pub fn abort(&self, headline: String, sink: Arc<dyn Sink>) {
@@ -44,6 +53,16 @@ impl CallHandle {
     /// Returns true while a thread runs the call.
     pub fn is_running(&self) -> bool {
         self.shared.lock().thread_of(self.number, false).is_some()
+    }
+}
+
+/// Sink that passes on a stack in place of writing it to the log.
+struct StackReceiver(Sender<String>);
+
+impl Sink for StackReceiver {
+    fn write(&self, _: log::Level, text: &str) {
+        // The headline is empty. The receiver may have stopped to wait.
+        let _ = self.0.send(text.trim_start_matches('\n').to_owned());
     }
 }
 

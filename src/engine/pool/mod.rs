@@ -25,7 +25,7 @@ use super::interpreter::{EngineConfig, InterpreterSpec};
 use super::thread::spawn;
 use crate::app::application::Application;
 use crate::sync::{Condvar, Mutex};
-use crate::wsgi::call::Call;
+use crate::wsgi::call::{Call, CallNumber};
 
 /// A call in the queue of a pool.
 pub struct Queued {
@@ -133,6 +133,12 @@ impl ThreadPool {
     /// Returns 0 if a thread is free for one more call, and otherwise the place in the queue that it would get, from 1.
     pub fn backlog(&self) -> usize {
         self.shared.lock().backlog()
+    }
+
+    /// Returns the handle of a call that runs in this pool.
+    pub fn running(&self, number: CallNumber) -> Option<CallHandle> {
+        let handle = CallHandle { shared: self.shared.clone(), number };
+        handle.is_running().then_some(handle)
     }
 
     /// Loads the changed modules of an application; later calls wait for that. `note` notes its files before. Does
