@@ -3,6 +3,7 @@
 //! Uses neither nginx nor Python.
 
 pub mod child;
+pub mod file_passing;
 pub mod fork;
 pub mod fork_server;
 pub mod inherited;

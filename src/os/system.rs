@@ -2,12 +2,18 @@
 
 use std::ffi::c_int;
 
+use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{AccessFlags, Pid, SysconfVar, User, access, chdir, geteuid, sysconf};
 
 /// Returns whether a process with this pid exists and runs as our user.
 pub fn is_alive(pid: u32) -> bool {
     i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None).is_ok())
+}
+
+/// Returns whether a process with this pid exists, of any user.
+pub fn exists(pid: u32) -> bool {
+    i32::try_from(pid).is_ok_and(|pid| pid > 0 && kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH))
 }
 
 /// Returns true if this process has the privileges of root.
@@ -60,6 +66,8 @@ mod tests {
     fn this_process_is_alive_and_has_memory() {
         assert!(is_alive(std::process::id()));
         assert!(!is_alive(u32::MAX));
+        assert!(exists(std::process::id()) && exists(1));
+        assert!(!exists(0) && !exists(u32::MAX) && !exists(i32::MAX as u32));
         assert!(resident_memory().is_some_and(|bytes| bytes > 1024 * 1024));
     }
 

@@ -5,9 +5,12 @@
 // Until the rooms above fill and show the report.
 #![allow(dead_code, unused_imports)]
 
+mod ask;
 pub mod board;
 pub mod gather;
+pub mod groups;
 mod histogram;
 pub mod live_calls;
 pub mod openmetrics;
 pub mod report;
+pub mod reporter;

@@ -159,6 +159,8 @@ pub struct WorkerDetails {
     pub threads: Threads,
     pub interpreters: Vec<Interpreter>,
     pub applications: Vec<LoadedApplication>,
+    /// Its calls. In a report they are with those of all workers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<Call>,
 }
 

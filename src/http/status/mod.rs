@@ -35,7 +35,7 @@ pub fn init_worker(conf: &MainConf) {
         nginx: NGINX_VERSION.to_owned(),
         python: runtime::library_version(),
     };
-    let _ = SOURCES.set(Sources { versions });
+    let _ = SOURCES.set(Sources { versions, board: &[], group_words: 0, process_group: None, supervisor: None });
     if conf.has_status()
         && let Err(error) = EventLoop::attach()
     {

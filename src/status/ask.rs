@@ -1,0 +1,156 @@
+//! Questions to the reporters of many workers at the same time, within limits of time, size and number.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, getsockopt, recv, send, socket,
+};
+
+use super::reporter;
+
+/// Number of connections at the same time.
+const MAX_CONNECTIONS: usize = 64;
+
+/// Reporter of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub token: u64,
+    /// Process that must have opened the socket.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+}
+
+/// A question to a reporter.
+struct Question {
+    index: usize,
+    socket: OwnedFd,
+    answer: Vec<u8>,
+}
+
+/// Sends `line` to each reporter. Returns their answers: `None` where there is none until the deadline, it is longer than
+/// `limit`, or the socket is that of another process.
+pub fn ask(addresses: &[Address], line: &str, limit: usize, deadline: Instant) -> Vec<Option<Vec<u8>>> {
+    let mut answers = vec![None; addresses.len()];
+    let mut waiting = addresses.iter().enumerate();
+    let mut asked: Vec<Question> = Vec::new();
+    loop {
+        while asked.len() < MAX_CONNECTIONS
+            && let Some((index, address)) = waiting.next()
+        {
+            // A worker that has ended meanwhile, or does not take another client.
+            asked.extend(address.open(line).ok().map(|socket| Question { index, socket, answer: Vec::new() }));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if asked.is_empty() || left.is_zero() {
+            return answers;
+        }
+        let mut sources: Vec<PollFd> =
+            asked.iter().map(|question| PollFd::new(question.socket.as_fd(), PollFlags::POLLIN)).collect();
+        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        let _ = poll(&mut sources, timeout);
+        let ready: Vec<bool> = sources.iter().map(|source| source.any().unwrap_or(true)).collect();
+        let mut ready = ready.into_iter();
+        asked.retain_mut(|question| {
+            if ready.next() != Some(true) {
+                return true;
+            }
+            match question.read(limit) {
+                Reading::More => true,
+                Reading::Complete => {
+                    answers[question.index] = Some(std::mem::take(&mut question.answer));
+                    false
+                }
+                Reading::Failed => false,
+            }
+        });
+    }
+}
+
+enum Reading {
+    More,
+    Complete,
+    Failed,
+}
+
+impl Address {
+    /// Connects to the reporter, without waiting, and sends the line.
+    fn open(self, line: &str) -> io::Result<OwnedFd> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        let name = reporter::address(self.token)?;
+        let address = UnixAddr::new_abstract(name.as_abstract_name().unwrap_or_default())?;
+        connect(socket.as_raw_fd(), &address)?;
+        let peer = getsockopt(&socket, PeerCredentials)?;
+        if u32::try_from(peer.pid()) != Ok(self.pid) || peer.uid() != self.uid {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        // The buffer of a new connection has room for it.
+        send(socket.as_raw_fd(), line.as_bytes(), MsgFlags::MSG_NOSIGNAL)?;
+        Ok(socket)
+    }
+}
+
+impl Question {
+    /// Reads what has come of the answer.
+    fn read(&mut self, limit: usize) -> Reading {
+        let mut buffer = [0; 16 * 1024];
+        match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Ok(0) => Reading::Complete,
+            Ok(length) if self.answer.len() + length <= limit => {
+                self.answer.extend_from_slice(&buffer[..length]);
+                Reading::More
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Reading::More,
+            Ok(_) | Err(_) => Reading::Failed,
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::time::Duration;
+
+    use nix::unistd::geteuid;
+
+    use super::*;
+    use crate::os::system;
+
+    fn reporter(answer: impl FnOnce(&mut std::os::unix::net::UnixStream) + Send + 'static) -> Address {
+        let token = system::random();
+        let listener = UnixListener::bind_addr(&super::reporter::address(token).unwrap()).unwrap();
+        std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            // Those that are not asked close the connection.
+            if client.read_exact(&mut [0; "details\n".len()]).is_ok() {
+                answer(&mut client);
+            }
+        });
+        Address { token, pid: std::process::id(), uid: geteuid().as_raw() }
+    }
+
+    #[test]
+    fn those_that_do_not_answer_do_not_hold_up_the_others() {
+        let good = |text: &'static str| reporter(move |client| client.write_all(text.as_bytes()).unwrap());
+        let silent = reporter(|_| std::thread::sleep(Duration::from_secs(3600)));
+        let endless = reporter(|client| while client.write_all(&[b'x'; 1000]).is_ok() {});
+        let nobody = Address { token: system::random(), ..silent };
+        let other_process = Address { pid: 1, ..good("another pid") };
+        let other_user = Address { uid: 12345, ..good("another user") };
+        let mut addresses = vec![good("one"), silent, endless, nobody, other_process, other_user];
+        // More than can be asked at once.
+        addresses.extend((0..2 * MAX_CONNECTIONS).map(|_| good("many")));
+        let answers = ask(&addresses, "details\n", 100_000, Instant::now() + Duration::from_secs(2));
+        assert_eq!(answers[0].as_deref(), Some(&b"one"[..]));
+        assert!(answers[1..6].iter().all(Option::is_none));
+        assert!(answers[6..].iter().all(|answer| answer.as_deref() == Some(&b"many"[..])));
+    }
+}
