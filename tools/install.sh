@@ -1,6 +1,7 @@
 #!/bin/bash
-# Builds the module and installs it where nginx looks for modules, with a snippet that loads it, and ngx-wsgi-ctl. --remove
-# removes all of it, unless the configuration of nginx uses the module. DESTDIR is put in front of each path.
+# Builds the module and installs it where nginx looks for modules, with a snippet that loads it, ngx-wsgi-ctl and
+# ngx-wsgi-top. --remove removes all of it, unless the configuration of nginx uses the module. DESTDIR is put in front of
+# each path.
 
 source "$(dirname "$0")/env.sh"
 
@@ -35,6 +36,7 @@ configuration=${DESTDIR:-}$(configured_path conf-path conf/nginx.conf)
 name=ngx_http_wsgi_module.so
 destination=${DESTDIR:-}$modules/$name
 control=${DESTDIR:-}/usr/bin/ngx-wsgi-ctl
+top=${DESTDIR:-}/usr/bin/ngx-wsgi-top
 # As in Debian's packages of modules: a file loads the module, and a link to that file enables it.
 snippet=${DESTDIR:-}/usr/share/nginx/modules-available/mod-http-wsgi.conf
 link=${DESTDIR:-}/etc/nginx/modules-enabled/50-mod-http-wsgi.conf
@@ -57,7 +59,7 @@ if [[ ${1:-} == --remove ]]; then
     [[ -z $uses ]] || die "Not removed: nginx's configuration uses the module, and nginx would not start without it.
 Remove these directives, or the files that they are in, then run make uninstall again:
 $uses"
-    place rm -f "$destination" "$control"
+    place rm -f "$destination" "$control" "$top"
     ! like_debian || place rm -f "$link" "$snippet"
     say "Removed. A running nginx keeps the module until its next restart."
     exit
@@ -73,6 +75,9 @@ if [[ -f $built_control ]]; then
 else
     say "$built_control is missing: ${control##*/}, which controls process groups, is not installed."
 fi
+# Its first line names the Python of the system, which need not be that of the module.
+place install -D -m 755 python/ngx_wsgi/top.py "$top"
+say "Installed $top"
 if like_debian; then
     place install -D -m 644 /dev/stdin "$snippet" <<<"load_module modules/$name;"
     place mkdir -p "${link%/*}"

@@ -319,6 +319,24 @@ fn the_manual_page_names_each_directive() {
     }
 }
 
+#[test]
+fn ngx_wsgi_top_runs_alone_and_has_a_manual_page_with_its_options() {
+    let Some(dir) = unpacked() else { return };
+    let output = Command::new(dir.path().join("usr/bin/ngx-wsgi-top")).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && help.contains("wsgi_status"), "{help}");
+    let page = dir.path().join("usr/share/man/man1/ngx-wsgi-top.1.gz");
+    let output = Command::new("man").args(["--warnings", "-l"]).arg(page).env("MANWIDTH", "200").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let words = help.split(|c: char| c != '-' && !c.is_ascii_alphabetic());
+    let options: BTreeSet<_> = words.filter(|word| word.starts_with('-') && word.trim_matches('-') != "").collect();
+    assert!(options.len() > 10, "{help}");
+    for option in options {
+        assert!(text.contains(option), "{option} is not in the manual page");
+    }
+}
+
 /// Documents that the package does not have: the licence and the changes are where Debian has them, and the tests are
 /// not installed.
 const ELSEWHERE: [&str; 3] = ["LICENSE", "CHANGELOG.md", "tests/README.md"];

@@ -71,6 +71,10 @@ fn what_is_installed_is_removed_again() {
     assert_eq!(fs::metadata(&control).unwrap().permissions().mode() & 0o7777, 0o755, "{said}");
     let version = Command::new(control).arg("--version").output().unwrap();
     assert!(version.stdout.starts_with(b"ngx-wsgi-ctl "), "{version:?}");
+    let top = destination.path().join("usr/bin/ngx-wsgi-top");
+    assert_eq!(fs::metadata(&top).unwrap().permissions().mode() & 0o7777, 0o755, "{said}");
+    let version = Command::new(top).arg("--version").output().unwrap();
+    assert!(version.stdout.starts_with(b"ngx-wsgi-top "), "{version:?}");
     let (succeeded, said) = install().argument("--remove").run();
     assert!(succeeded, "{said}");
     assert!(found(destination.path(), "*wsgi*").is_empty(), "{said}");
@@ -202,7 +206,7 @@ fn under_sudo_the_user_who_called_it_builds_with_their_rust() {
         assert!(copied.success());
     };
     fs::create_dir(&checkout).unwrap();
-    for name in ["tools", "Cargo.toml"] {
+    for name in ["tools", "python", "Cargo.toml"] {
         copy(name);
     }
     write(checkout.join("objs/ngx_auto_config.h"), "");

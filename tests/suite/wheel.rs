@@ -144,6 +144,8 @@ fn commands_say_the_version() {
         let said = installed.run(&[command, &["--version"]].concat());
         assert!(said.contains(VERSION), "{command:?}: {said}");
     }
+    let said = installed.run(&["/srv/venv/bin/ngx-wsgi-top", "--version"]);
+    assert_eq!(said, format!("ngx-wsgi-top {VERSION}\n"));
     let said = installed.run(&["/srv/venv/bin/ngx-wsgi-ctl", "--help"]);
     assert!(said.contains("ngx-wsgi-ctl"), "{said}");
     assert_eq!(
