@@ -31,6 +31,8 @@ export BENCH_ONLY       ## make bench, make bench-growth: some workloads, server
 export MATRIX           ## make matrix, deb, wheel, test-packages: Debian releases ("trixie sid"); matrix: also debug, nginx with memory checks
 
 TEST_PACKAGES := python3-venv curl openssl valgrind shellcheck systemd iproute2
+# They read the status page.
+STATUS_PACKAGES := chromium chromium-driver prometheus
 
 ##@ Targets
 .PHONY: help run build test test-all model soak bench bench-growth bench-instructions matrix test-packages
@@ -49,11 +51,11 @@ build: ## build the module in release mode; the last line is its path
 	@tools/build.sh
 
 test: ## formatting, clippy, models, unit and integration tests, with one Python; prints the time of each part
-	@tools/setup.sh $(TEST_PACKAGES)
+	@tools/setup.sh $(TEST_PACKAGES) $(STATUS_PACKAGES)
 	@tools/test.sh
 
 test-all: ## make test, then what depends on the version of Python with each other Python that is installed
-	@tools/setup.sh $(TEST_PACKAGES)
+	@tools/setup.sh $(TEST_PACKAGES) $(STATUS_PACKAGES)
 	@tools/test.sh --all
 
 model: ## run every interleaving of the threads that hand requests and responses over; a part of make test
@@ -84,7 +86,7 @@ test-packages: ## test packages in fresh directories of the Debian releases in M
 wheel: ## build the Python package with the module and an nginx; the last line is its path
 	@tools/wheel.sh
 
-install: ## build the module and install it, with a load_module snippet and ngx-wsgi-ctl
+install: ## build the module and install it, with a load_module snippet, ngx-wsgi-ctl and ngx-wsgi-top
 	@tools/install.sh
 
 deb: ## build the Debian package for the release at hand, or for those of MATRIX; the last line is its path

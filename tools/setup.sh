@@ -7,33 +7,40 @@ source "$(dirname "$0")/env.sh"
 
 installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
 
-# Debian starts a service when it is installed, and at each boot from then on. Trying a module must not occupy port 80, so
-# apt is told not to start nginx, by the file that it reads for that, unless the machine has such a policy already.
-keep_nginx_stopped() {
-    local policy=/usr/sbin/policy-rc.d
-    say "nginx's own service stays stopped and disabled: 'systemctl enable --now nginx' starts it."
+# Debian starts a service when it is installed, and at each boot from then on. Trying a module must not occupy port 80 or
+# 9090, so apt is told not to start these, by the file that it reads for that, unless the machine has such a policy already.
+keep_stopped() {
+    local service policy=/usr/sbin/policy-rc.d
+    for service in "$@"; do
+        say "The service $service stays stopped and disabled: 'systemctl enable --now $service' starts it."
+    done
     [[ ! -e $policy ]] || return 0
     trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
     as_root tee $policy >/dev/null <<'POLICY'
 #!/bin/sh
-case " $* " in *" nginx "* | *" nginx.service "*) exit 101 ;; esac
+case " $* " in *" nginx "* | *" nginx.service "* | *" prometheus "* | *" prometheus.service "*) exit 101 ;; esac
 POLICY
     as_root chmod 755 $policy
 }
 
 install_packages() {
-    local new_service=no apt_get=(apt-get -q -o DPkg::Lock::Timeout=300)
-    if [[ " $* " == *" nginx"* ]] && ! installed nginx; then
-        new_service=yes
-    fi
+    local service new_services=() apt_get=(apt-get -q -o DPkg::Lock::Timeout=300)
+    for service in nginx prometheus; do
+        # nginx-dev needs nginx.
+        if [[ " $* " == *" $service"* ]] && ! installed "$service"; then
+            new_services+=("$service")
+        fi
+    done
     say "Installing with apt-get: $*"
-    [[ $new_service == no ]] || keep_nginx_stopped
+    [[ -z ${new_services[*]} ]] || keep_stopped "${new_services[@]}"
     as_root "${apt_get[@]}" update >&2
     as_root env DEBIAN_FRONTEND=noninteractive "${apt_get[@]}" install -y --no-install-recommends "$@" >&2 ||
         die "apt-get could not install: $*
 The package nginx-dev is in Debian 12, Ubuntu 24.04 and later, and fits the distribution's own nginx only. For another
 nginx give its source: make NGINX=/path/sbin/nginx NGINX_SOURCE_DIR=/path/nginx-1.28.0"
-    [[ $new_service == no ]] || as_root update-rc.d nginx disable >&2
+    for service in "${new_services[@]}"; do
+        as_root update-rc.d "$service" disable >&2
+    done
 }
 
 # Without apt the names of the packages are unknown: prints the missing programs and files, as far as these are known.
