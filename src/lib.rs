@@ -288,7 +288,9 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
         http::status::init_worker(conf);
         // SAFETY: as above.
         let workers = unsafe { worker_process::worker_count(cycle) };
+        worker::status::start(conf);
         let Some(config) = WorkerConfig::new(conf, conf.processes(workers) > 1) else {
+            worker::status::note_loaded();
             return;
         };
         let rooms_of_group = process_group::count_calls(conf, config.capacity());
@@ -319,6 +321,9 @@ unsafe extern "C" fn exit_process(_: *mut sys::ngx_cycle_t) {
         reload::leave();
         if let Some(worker) = worker::get() {
             worker.shut_down();
+        }
+        if let Some(status) = worker::status::get() {
+            status.end();
         }
     });
 }

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::source_files::{Files, Mechanism, Reloading};
 use super::specification::Specification;
 use crate::python::log::{self, Level};
+use crate::status::board::{NewEvent, Writer};
+use crate::status::report::{Code, EventKind, LoadFailure};
+use crate::sync::Mutex;
 
 /// An application of a worker. It may be loaded in several interpreters, so it holds no Python object.
 pub struct Application {
@@ -16,6 +19,29 @@ pub struct Application {
     /// Its name in messages for administrators, with the location in the configuration.
     title: String,
     reload: Option<Reload>,
+    /// Writer of this worker's status, if it has one.
+    status: Option<&'static Writer>,
+    loads: Mutex<LoadRecord>,
+}
+
+/// What is known about the code of an application in its worker.
+#[derive(Clone, Debug, Default)]
+pub struct LoadRecord {
+    /// The code that serves calls, as it was last loaded.
+    pub code: Option<Code>,
+    /// The number of times that code was loaded.
+    pub loads: u64,
+    /// The last failure, if no code was loaded since.
+    pub failure: Option<LoadFailure>,
+}
+
+/// What a loaded module says about itself.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// `__version__`.
+    pub version: Option<String>,
+    /// The time at which its file was modified.
+    pub modified: Option<SystemTime>,
 }
 
 /// The reload mechanism of an application, and the files that are watched for it.
@@ -42,7 +68,25 @@ impl Application {
             let files = Files::new(specification.target.script(), patterns);
             Reload { mechanism, files }
         });
-        Self { number: NEXT.fetch_add(1, Ordering::Relaxed), specification, name, title, reload }
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { number, specification, name, title, reload, status: None, loads: Mutex::default() }
+    }
+
+    /// Returns the application, which records what is loaded with this writer.
+    #[must_use]
+    pub fn recording(self, status: &'static Writer) -> Self {
+        Self { status: Some(status), ..self }
+    }
+
+    /// Returns what is known about its code.
+    pub fn load_record(&self) -> LoadRecord {
+        self.loads.lock().clone()
+    }
+
+    fn record_event(&self, kind: EventKind, summary: &str, text: &str) {
+        if let Some(status) = self.status {
+            status.record_event(&NewEvent { kind, application: &self.name, summary, text });
+        }
     }
 
     /// Returns the number of the application, unique in its worker.
@@ -66,14 +110,33 @@ impl Application {
     pub fn log_failure(&self, LoadError { summary, traceback }: &LoadError, is_reload: bool) {
         let event = if is_reload { "reload failed, keeping the previous version" } else { "could not be loaded" };
         log::error(&format!("application \"{}\" {event}: {summary}\n{traceback}", self.name));
+        self.loads.lock().failure =
+            Some(LoadFailure { time: unix_time(SystemTime::now()), traceback: traceback.clone() });
+        self.record_event(EventKind::LoadFailed, summary, traceback);
     }
 
     /// Logs that it was loaded within `time` in an interpreter; `is_reload` if a previous version was loaded.
-    pub fn log_success(&self, time: Duration, interpreter: &str, is_reload: bool) {
+    pub fn log_success(&self, time: Duration, interpreter: &str, is_reload: bool, description: Description) {
         let event = if is_reload { "reloaded" } else { "loaded" };
         let (name, seconds) = (&self.name, time.as_secs_f64());
         let text = format!("application \"{name}\" {event} in {seconds:.3} s, interpreter \"{interpreter}\"");
         log::write_record(Level::Notice, &text);
+        let now = SystemTime::now();
+        let Description { version, modified } = description;
+        // A file that was modified later may not be what was loaded.
+        let modified = modified.filter(|modified| now.checked_sub(time).is_none_or(|start| *modified <= start));
+        let code = Code {
+            version,
+            modified: modified.map(unix_time),
+            loaded: unix_time(now),
+            import_time: time.as_secs_f64(),
+        };
+        {
+            let mut record = self.loads.lock();
+            *record = LoadRecord { code: Some(code), loads: record.loads + 1, failure: None };
+        }
+        let kind = if is_reload { EventKind::Reloaded } else { EventKind::Loaded };
+        self.record_event(kind, &format!("{event} in {seconds:.3} s, interpreter \"{interpreter}\""), "");
     }
 
     /// Returns the current time if the modules that calls import are watched. The loader records those that a call has
@@ -96,4 +159,8 @@ impl Application {
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
+}
+
+fn unix_time(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }

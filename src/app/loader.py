@@ -100,6 +100,18 @@ def files_of(module):
     return source_file(sys.modules.get(module)), sorted(files)
 
 
+def description(script, module):
+    """Returns the `__version__` of an application's module, None if it is no text, and the file of the module."""
+    name = next((name for name, path in scripts.items() if path == script), None) if script else module
+    loaded = sys.modules.get(name)
+    if not issubclass(type(loaded), types.ModuleType):
+        return None, script
+    # Not by getattr: it would load a lazy module, and may raise anything.
+    attributes = object.__getattribute__(loaded, "__dict__")
+    version, file = attributes.get("__version__"), script or attributes.get("__file__")
+    return version if type(version) is str else None, file if type(file) is str else None
+
+
 def is_installed(file):
     """Whether it is in a directory of installed packages."""
     return "/site-packages/" in file or "/dist-packages/" in file

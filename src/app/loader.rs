@@ -1,19 +1,24 @@
 //! Loads applications in an interpreter, and keeps what it has loaded.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyDict, PyList, PyString};
 use rustc_hash::FxHashMap;
 
-use super::application::{Application, LoadError, Reload};
+use super::application::{Application, Description, LoadError, Reload};
 use super::specification::{Callable, Target};
 use crate::python::interpreter::script;
+use crate::python::text::utf8_lossless;
 use crate::python::{access, fork, log, native_class, traceback};
 use crate::sync::{Mutex, MutexGuard};
+
+/// The most characters of a `__version__` that are shown.
+const VERSION_LENGTH: usize = 100;
 
 /// The loader of one interpreter, with the callables of the applications loaded there. Released attached to it.
 pub struct Loader {
@@ -59,7 +64,7 @@ impl Loader {
     pub fn load(&self, py: Python<'_>, application: &Application, is_replacement: bool) -> Result<(), String> {
         let start = Instant::now();
         let loaded = self.try_load(py, application);
-        self.log_result(application, start, loaded, is_replacement)
+        self.log_result(py, application, start, loaded, is_replacement)
     }
 
     /// Loads an application as [`Loader::load`] does, without logging the result.
@@ -80,12 +85,13 @@ impl Loader {
         let loaded = self.call(py, "reload", application, others);
         let loaded = self.accept(py, application, loaded);
         // Some version is loaded either way.
-        let _ = self.log_result(application, start, loaded, true);
+        let _ = self.log_result(py, application, start, loaded, true);
     }
 
     /// Logs the result of loading an application, which began at `start`.
     fn log_result(
         &self,
+        py: Python<'_>,
         application: &Application,
         start: Instant,
         loaded: Result<(), LoadError>,
@@ -93,7 +99,8 @@ impl Loader {
     ) -> Result<(), String> {
         match loaded {
             Ok(()) => {
-                application.log_success(start.elapsed(), &self.interpreter, is_reload);
+                let time = start.elapsed();
+                application.log_success(time, &self.interpreter, is_reload, self.description(py, application));
                 Ok(())
             }
             Err(error) => {
@@ -153,6 +160,22 @@ impl Loader {
         let function = self.namespace.bind(py).as_any().get_item(function)?;
         let callable = pair(&specification.callable);
         function.call1((application.number(), application.title(), script, module, callable, middleware, last))
+    }
+
+    /// Returns what the module of a loaded application says about itself.
+    fn description(&self, py: Python<'_>, application: &Application) -> Description {
+        let (script, module) = match &application.specification().target {
+            Target::Script(path) => (Some(path.as_os_str()), None),
+            Target::Module(name) => (None, Some(name)),
+        };
+        let found = self.namespace.bind(py).as_any().get_item("description");
+        let found = found.and_then(|function| function.call1((script, module))?.extract());
+        // It is not needed.
+        let (version, file): (Option<Bound<'_, PyString>>, Option<PathBuf>) = found.unwrap_or_default();
+        Description {
+            version: version.map(|version| utf8_lossless(&version).chars().take(VERSION_LENGTH).collect()),
+            modified: file.and_then(|file| fs::metadata(file).ok()?.modified().ok()),
+        }
     }
 
     /// Returns the file of an application that is a module, and those of all modules that may belong to it.

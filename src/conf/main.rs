@@ -12,6 +12,7 @@ use super::mounts::{self, MountedLocation};
 use super::process_group::{self, ProcessGroup};
 use super::setters;
 use super::settings::settings;
+use super::status_zone::{self, InstanceStatus, StatusZone};
 use super::values::{Located, MaxRequests, Status, Threads};
 use crate::app::source_files::Mechanism;
 use crate::app::specification::Specification;
@@ -21,6 +22,7 @@ use crate::nginx::directive::{HTTP, Problem, main};
 use crate::nginx::shared_memory::{AnonymousShm, ShmZone};
 use crate::nginx::sys::{
     NGX_CONF_1MORE as ONE_OR_MORE, NGX_CONF_FLAG as FLAG, NGX_CONF_TAKE1 as TAKE1, NGX_CONF_TAKE12 as TAKE12,
+    NGX_CONF_TAKE23 as TAKE23,
 };
 use crate::os::run_directory;
 use crate::python::runtime::{self, PythonSettings};
@@ -56,6 +58,8 @@ settings! {
     process_group: Vec<ProcessGroup>, HTTP | ONE_OR_MORE, process_group::define, level;
     /// Sets the directory of the sockets and configurations of process groups.
     socket_path: PathBuf => "wsgi_run", HTTP | TAKE1, process_group::socket_path, level;
+    /// Counts the calls of all worker processes in shared memory.
+    status_zone: StatusZone, HTTP | TAKE23, status_zone::set, level;
 }
 
 /// Shared words of the version commits, `words` for each application whose interpreter is replaced.
@@ -70,6 +74,8 @@ struct VersionCommitShm {
 pub struct MainConf {
     pub(super) settings: MainSettings,
     recycle_lock: Option<ShmZone>,
+    /// Memory of `wsgi_status_zone`.
+    pub(super) status_memory: Option<ShmZone>,
     version_commits: Option<VersionCommitShm>,
     balance_words: Option<AnonymousShm>,
     applications: Vec<RegisteredApplication>,
@@ -82,6 +88,8 @@ pub struct MainConf {
     instance_processes: Option<usize>,
     /// Locations with `wsgi_status`.
     status_locations: Vec<Status>,
+    /// Status of that instance, if its front has a `wsgi_status_zone`.
+    pub(super) instance_status: Option<InstanceStatus>,
     /// Number of locations of each server, kind and name.
     location_counts: HashMap<String, usize>,
 }
@@ -253,6 +261,16 @@ impl MainConf {
     /// Returns the shared word of the recycle lock; `None` if there is no master that replaces a worker.
     pub fn recycle_lock(&self) -> Option<&'static AtomicU64> {
         self.recycle_lock.as_ref().and_then(ShmZone::get)?.first()
+    }
+
+    /// Returns the shared words of `wsgi_status_zone` in a worker, `None` without a master or without that directive.
+    pub fn status_words(&self) -> Option<&'static [AtomicU64]> {
+        self.status_memory.as_ref().and_then(ShmZone::get)
+    }
+
+    /// Returns the status of this instance of a process group, if its front has a `wsgi_status_zone`.
+    pub fn instance_status(&self) -> Option<InstanceStatus> {
+        self.instance_status
     }
 
     /// Returns the shared words of the version commits, one slice for each application whose interpreter is replaced.

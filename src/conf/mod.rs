@@ -15,4 +15,5 @@ pub mod mounts;
 pub mod process_group;
 mod setters;
 pub mod settings;
+pub mod status_zone;
 pub mod values;

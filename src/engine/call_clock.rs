@@ -141,6 +141,16 @@ impl CallClock {
         self.started.get()
     }
 
+    /// Returns the offset of the end.
+    pub fn ended(&self) -> Option<Duration> {
+        self.ended.get()
+    }
+
+    /// Returns whether the call waits for the client.
+    pub fn is_paused(&self) -> bool {
+        self.pause.get().is_some()
+    }
+
     /// Returns the time that the call waited for a thread, up to now if it still waits.
     pub fn queue_time(&self) -> Duration {
         self.started.get().unwrap_or_else(|| self.elapsed())

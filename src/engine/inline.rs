@@ -16,7 +16,7 @@ use crate::wsgi::body_iter::Progress;
 use crate::wsgi::call::{Call, CallNumber, Finished, Running};
 use crate::wsgi::transport::{Suspended, Transport};
 
-/// Engine of the event loop thread. Only [`Inline::has_loaded`] and [`Inline::stack`] may be called on other threads.
+/// Engine of the event loop thread. Only functions that say so may be called on other threads.
 pub struct Inline {
     /// Python, or the reason why it could not be started.
     python: Result<Started, InterpreterError>,
@@ -115,6 +115,16 @@ impl Inline {
         });
         let (progress, running) = advanced??;
         SuspendedCall { number, running, transport, limiter, limited }.wait(progress)
+    }
+
+    /// Returns the name of the interpreter. On any thread.
+    pub fn interpreter(&self) -> &str {
+        &self.interpreter
+    }
+
+    /// Returns whether a call runs. On any thread.
+    pub fn is_busy(&self) -> bool {
+        self.python.as_ref().is_ok_and(|started| started.limiter.is_busy())
     }
 
     /// Returns the Python stack of a call, if a part of it runs. On any other thread; waits for the GIL.

@@ -106,6 +106,11 @@ impl InlineLimiter {
         result
     }
 
+    /// Returns whether a part of a call runs. On any thread.
+    pub fn is_busy(&self) -> bool {
+        self.current.load(Ordering::Relaxed) != 0
+    }
+
     /// Returns the Python stack of a call, if a part of it runs. On any other thread; waits for the GIL.
     pub fn stack(&self, number: CallNumber) -> Option<String> {
         let is_current = || self.current.load(Ordering::Relaxed) == number + 1;

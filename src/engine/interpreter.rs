@@ -55,6 +55,14 @@ impl InterpreterSpec {
         matches!(self.kind, InterpreterKind::Main)
     }
 
+    /// Returns which GIL it has.
+    pub fn gil(&self) -> Gil {
+        match self.kind {
+            InterpreterKind::Main => Gil::Shared,
+            InterpreterKind::Sub(gil, _) => gil,
+        }
+    }
+
     /// Returns the prefix of its threads' names: `wsgi` for the main interpreter, `wsgi-NAME` for others.
     pub fn thread_prefix(&self) -> String {
         if self.is_main() { "wsgi".to_owned() } else { format!("wsgi-{}", self.name) }

@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use call_clock::CallClock;
 use inline::Inline;
-use pool::{Queued, ThreadPool};
+use pool::{PoolFigures, Queued, ThreadPool};
 use versions::InterpreterVersions;
 
 use crate::app::application::Application;
+use crate::python::threads::Gil;
 use crate::wsgi::call::{Call, CallNumber};
 use crate::wsgi::transport::{Suspended, Transport};
 
@@ -41,6 +42,15 @@ pub enum Submission {
     Queued(Queued),
     /// The call has run to its end, or until its response had to wait.
     Ran(Option<Box<dyn Suspended>>),
+}
+
+/// What an interpreter of a worker does.
+pub struct Interpreter {
+    pub name: String,
+    pub gil: Gil,
+    /// `wsgi_interpreters`.
+    pub copies: usize,
+    pub figures: PoolFigures,
 }
 
 /// Error: as many calls wait as `wsgi_queue` allows.
@@ -79,6 +89,29 @@ impl Engine {
             Self::Pools(interpreters) => {
                 interpreters.iter().map(|versions| versions.with_active(ThreadPool::backlog)).max().unwrap_or_default()
             }
+        }
+    }
+
+    /// Returns the numbers of threads and calls of all interpreters. On any thread.
+    pub fn figures(&self) -> PoolFigures {
+        let mut sum = PoolFigures::default();
+        for Interpreter { figures, .. } in self.interpreters() {
+            sum.threads += figures.threads;
+            sum.busy += figures.busy;
+            sum.stuck += figures.stuck;
+            sum.waiting += figures.waiting;
+        }
+        sum
+    }
+
+    /// Returns what each interpreter does. On any thread.
+    pub fn interpreters(&self) -> Vec<Interpreter> {
+        match self {
+            Self::Inline(inline) => {
+                let figures = PoolFigures { threads: 1, busy: usize::from(inline.is_busy()), ..PoolFigures::default() };
+                vec![Interpreter { name: inline.interpreter().to_owned(), gil: Gil::Shared, copies: 1, figures }]
+            }
+            Self::Pools(interpreters) => interpreters.iter().map(InterpreterVersions::interpreter).collect(),
         }
     }
 

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use super::Interpreter;
 use super::interpreter::{EngineConfig, InterpreterSpec};
-use super::pool::ThreadPool;
+use super::pool::{PoolFigures, ThreadPool};
 use crate::app::application::Application;
 use crate::python::log;
 use crate::sync::{Mutex, MutexGuard, RwLock};
@@ -175,6 +176,21 @@ impl InterpreterVersions {
         let mut replaced = self.replaced.lock();
         replaced.retain(|pool| !pool.has_ended());
         replaced.push(pool);
+    }
+
+    /// Returns what the threads of all versions do.
+    pub fn interpreter(&self) -> Interpreter {
+        let mut figures = PoolFigures::default();
+        for pool in self.all() {
+            let PoolFigures { threads, busy, stuck, waiting } = pool.figures();
+            figures.threads += threads;
+            figures.busy += busy;
+            figures.stuck += stuck;
+            figures.waiting += waiting;
+        }
+        let active = self.active();
+        let (name, gil, copies) = active.interpreter();
+        Interpreter { name: name.to_owned(), gil, copies, figures }
     }
 
     /// Returns all versions that have not ended, the active one first.

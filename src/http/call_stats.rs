@@ -34,6 +34,11 @@ impl CallStats {
         self.headers.set(self.clock.elapsed());
     }
 
+    /// Returns whether the application has given its response headers.
+    pub fn has_headers(&self) -> bool {
+        self.headers.get().is_some()
+    }
+
     /// Notes that the call exceeded `wsgi_request_timeout`.
     pub fn set_timed_out(&self) {
         self.clock.set_timed_out();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::body_stream::BodyEnd;
 use super::call_stats::CallStats;
 use super::exchange::RequestExchange;
+use super::exchange::record::{Ending, Record};
 use super::{dispatch, request_params};
 use crate::conf::location::LocationConf;
 use crate::engine::QueueFull;
@@ -50,12 +51,14 @@ fn submit(request: Request, conf: &LocationConf) -> Result<(), Refusal> {
         )
     })?;
     let stats = CallStats::new(application.application.name().clone(), CallClock::new(conf.limits()));
-    let exchange = RequestExchange::new(request, worker, conf, stats);
+    let record = application.calls.and_then(Record::new);
+    let exchange = RequestExchange::new(request, worker, conf, stats, record);
     let call = call(request, conf, &exchange)?;
     request.install(exchange.clone()).map_err(|_| Refusal::internal("no memory for the request"))?;
     if request.is_reading_body() {
         request.pause_reading();
     }
+    exchange.enter(request, &call.params, call.body.remaining());
     worker.recycler.count_call();
     if reload::before_call(&application) {
         exchange.add_refresh();
@@ -63,7 +66,7 @@ fn submit(request: Request, conf: &LocationConf) -> Result<(), Refusal> {
     match worker.engine.submit(application.interpreter, &application.application, call, &exchange) {
         Ok(submission) => exchange.follow(submission),
         Err(QueueFull) => {
-            exchange.detach(BodyEnd::Disconnected);
+            exchange.detach(BodyEnd::Disconnected, Ending::QueueFull);
             let reason = "too many requests wait for the applications of this worker".to_owned();
             return Err(Refusal { status: Status::SERVICE_UNAVAILABLE, reason });
         }

@@ -21,6 +21,14 @@ pub enum Replacement {
     OfFront(ResponseHeaders),
 }
 
+impl Replacement {
+    /// Returns the status that the application has given.
+    pub fn status(&self) -> u16 {
+        let (Self::Redirect(headers) | Self::ErrorPage(headers) | Self::OfFront(headers)) = self;
+        headers.status
+    }
+}
+
 /// Sends the header block, or returns the replacement of the whole response. `is_whole` is true if the complete body is
 /// there in one piece.
 ///

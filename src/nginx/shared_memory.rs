@@ -15,11 +15,15 @@ use super::{pool_string, sys};
 #[derive(Debug)]
 pub struct ShmZone {
     zone: *mut sys::ngx_shm_zone_t,
-    count: usize,
+    /// Number of the words. `None` if a word in front of them has it.
+    count: Option<usize>,
 }
 
 /// Room for the slab pool that nginx creates in every zone.
 const SLAB_POOL_SIZE: usize = 32 * 1024;
+
+/// Fewest pages of a zone, as of nginx's own.
+const MIN_PAGES: usize = 8;
 
 impl ShmZone {
     /// Adds a zone `name` of `count` words, which are 0 at first. To be called while the configuration is read. A zone of
@@ -28,18 +32,32 @@ impl ShmZone {
     /// # Errors
     /// If there is no memory, or another module has a zone of that name. nginx has logged the cause.
     pub fn add(conf: &Conf, name: &str, count: usize) -> Result<Self, ()> {
+        let size = (SLAB_POOL_SIZE + 2 * count * size_of::<AtomicU64>()).next_multiple_of(page_size());
+        Self::add_zone(conf, name, size, init_zone).map(|zone| Self { zone, count: Some(count) })
+    }
+
+    /// Adds a zone `name` of `size` bytes, and as many words as it has room for. Otherwise as [`ShmZone::add`].
+    ///
+    /// # Errors
+    /// As [`ShmZone::add`].
+    pub fn add_of_size(conf: &Conf, name: &str, size: usize) -> Result<Self, ()> {
+        // Large pages leave less.
+        let size = size.next_multiple_of(page_size()).max(MIN_PAGES * page_size());
+        Self::add_zone(conf, name, size, init_whole_zone).map(|zone| Self { zone, count: None })
+    }
+
+    fn add_zone(conf: &Conf, name: &str, size: usize, init: InitZone) -> Result<*mut sys::ngx_shm_zone_t, ()> {
         // nginx distinguishes the zones of modules by an address that belongs to the module.
         static TAG: u8 = 0;
         // SAFETY: the name is a copy in the configuration's pool, and the zone belongs to the cycle that is being read.
         unsafe {
             let mut name = pool_string(conf.pool(), name.as_bytes()).ok_or(())?;
-            let size = (SLAB_POOL_SIZE + 2 * count * size_of::<AtomicU64>()).next_multiple_of(page_size());
             let zone = sys::ngx_shared_memory_add(conf.as_ptr(), &mut name, size, (&raw const TAG).cast_mut().cast());
             if zone.is_null() {
                 return Err(());
             }
-            (*zone).init = Some(init_zone);
-            Ok(Self { zone, count })
+            (*zone).init = Some(init);
+            Ok(zone)
         }
     }
 
@@ -48,14 +66,25 @@ impl ShmZone {
         if worker_process::role() != Role::Worker {
             return None;
         }
-        // SAFETY: `init_zone` has set the data to the words, which the slab allocator aligns. Zones are unmapped by processes
-        // that read another configuration, and a worker does not.
+        // SAFETY: `init_zone` has set the data to the words, which the slab allocator aligns, or `init_whole_zone` to their
+        // number, which the words follow. Zones are unmapped by processes that read another configuration, and a worker does
+        // not.
         unsafe {
-            let words = (*self.zone).data.cast::<AtomicU64>();
-            (!words.is_null()).then(|| slice::from_raw_parts(words, self.count))
+            let data = (*self.zone).data.cast::<AtomicU64>();
+            if data.is_null() {
+                return None;
+            }
+            let (words, count) = match self.count {
+                Some(count) => (data, count),
+                None => (data.add(1), (*self.zone).data.cast::<usize>().read()),
+            };
+            Some(slice::from_raw_parts(words, count))
         }
     }
 }
+
+/// Function that nginx calls when a zone is mapped.
+type InitZone = unsafe extern "C" fn(*mut sys::ngx_shm_zone_t, *mut c_void) -> sys::ngx_int_t;
 
 unsafe extern "C" fn init_zone(zone: *mut sys::ngx_shm_zone_t, old: *mut c_void) -> sys::ngx_int_t {
     // SAFETY: nginx passes a mapped zone with its slab pool, and the data of the zone of the previous configuration, which is
@@ -64,6 +93,26 @@ unsafe extern "C" fn init_zone(zone: *mut sys::ngx_shm_zone_t, old: *mut c_void)
         let size = ((*zone).shm.size - SLAB_POOL_SIZE) / 2;
         (*zone).data = if old.is_null() { sys::ngx_slab_calloc((*zone).shm.addr.cast(), size) } else { old };
         if (*zone).data.is_null() { sys::NGX_ERROR as isize } else { sys::NGX_OK as isize }
+    }
+}
+
+unsafe extern "C" fn init_whole_zone(zone: *mut sys::ngx_shm_zone_t, old: *mut c_void) -> sys::ngx_int_t {
+    // SAFETY: as in `init_zone`. All pages of a new slab pool are free, and the allocator returns them in one piece, with more
+    // room than for the number of words in front.
+    unsafe {
+        if !old.is_null() {
+            (*zone).data = old;
+            return sys::NGX_OK as isize;
+        }
+        let pool = (*zone).shm.addr.cast::<sys::ngx_slab_pool_t>();
+        let size = (*pool).pfree * page_size();
+        let data = if size > 0 { sys::ngx_slab_calloc(pool, size) } else { ptr::null_mut() };
+        if data.is_null() {
+            return sys::NGX_ERROR as isize;
+        }
+        data.cast::<usize>().write(size / size_of::<AtomicU64>() - 1);
+        (*zone).data = data;
+        sys::NGX_OK as isize
     }
 }
 

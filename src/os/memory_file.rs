@@ -1,6 +1,6 @@
 //! Words in an anonymous file, shared by processes that inherit its descriptor.
 
-use std::ffi::c_uint;
+use std::ffi::{CStr, c_uint};
 use std::fs::File;
 use std::io;
 use std::os::fd::{FromRawFd, RawFd};
@@ -10,14 +10,15 @@ use std::sync::atomic::AtomicU64;
 use nix::errno::Errno;
 
 /// Creates a file of so many words, all 0. Its size is fixed: with a shorter one a process that has mapped it would crash.
+/// `/proc` shows its `name`.
 ///
 /// # Errors
 /// If there is no memory or descriptor left.
-pub fn create(words: usize) -> io::Result<File> {
+pub fn create(name: &CStr, words: usize) -> io::Result<File> {
     let flags: c_uint = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     // SAFETY: the name is a C string; the new descriptor is owned by the new value. The seals have no other arguments.
     unsafe {
-        let descriptor = Errno::result(libc::memfd_create(c"wsgi scoreboard".as_ptr(), flags))?;
+        let descriptor = Errno::result(libc::memfd_create(name.as_ptr(), flags))?;
         let file = File::from_raw_fd(descriptor);
         file.set_len(size(words))?;
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
@@ -50,17 +51,19 @@ pub fn write(file: &File, first: usize, words: &[u64]) -> io::Result<()> {
     file.write_all_at(&bytes, size(first))
 }
 
-/// Maps the words of the file that is inherited with this number, and closes the descriptor.
+/// Maps the words of the file that is inherited with this number, and closes the descriptor. Fails if the file has fewer than
+/// so many words.
 ///
 /// # Errors
 /// If no such file has this number.
-pub fn map_inherited(descriptor: RawFd, words: usize) -> io::Result<&'static [AtomicU64]> {
+pub fn map_inherited(descriptor: RawFd, at_least: usize) -> io::Result<&'static [AtomicU64]> {
     // SAFETY: the seals are asked for first: a file that has them was made by `create`, and keeps its size. The mapping is
     // never removed, and shared words are only used as atomics.
     unsafe {
         let seals = Errno::result(libc::fcntl(descriptor, libc::F_GET_SEALS))?;
         let file = File::from_raw_fd(descriptor);
-        if seals & libc::F_SEAL_SHRINK == 0 || file.metadata()?.len() < size(words) {
+        let words = usize::try_from(file.metadata()?.len() / size(1)).unwrap_or_default();
+        if seals & libc::F_SEAL_SHRINK == 0 || words < at_least {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let access = libc::PROT_READ | libc::PROT_WRITE;
@@ -81,9 +84,11 @@ mod tests {
 
     #[test]
     fn words_are_shared_and_cannot_be_cut_off() {
-        let file = create(16).unwrap();
+        let file = create(c"test", 16).unwrap();
         assert!(file.set_len(8).is_err());
-        let words = map_inherited(file.try_clone().unwrap().into_raw_fd(), 16).unwrap();
+        let words = map_inherited(file.try_clone().unwrap().into_raw_fd(), 8).unwrap();
+        assert_eq!(words.len(), 16);
+        assert!(map_inherited(file.try_clone().unwrap().into_raw_fd(), 17).is_err());
         words[3].store(7, Ordering::Relaxed);
         assert_eq!(read(&file, 16).unwrap()[3], 7);
         write(&file, 4, &[8, 9]).unwrap();

@@ -1,9 +1,12 @@
 //! Facts about this process and its system.
 
 use std::ffi::c_int;
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::kill;
+use nix::sys::time::TimeVal;
 use nix::unistd::{AccessFlags, Pid, SysconfVar, User, access, chdir, geteuid, sysconf};
 
 /// Returns whether a process with this pid exists and runs as our user.
@@ -33,6 +36,17 @@ pub fn resident_memory() -> Option<u64> {
     let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
     let page_size = u64::try_from(sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()?;
     Some(pages * page_size)
+}
+
+/// Returns the processor time of this process, in user and kernel mode.
+pub fn cpu_time() -> Duration {
+    let time = |time: TimeVal| {
+        let (seconds, microseconds) = (u64::try_from(time.tv_sec()), u64::try_from(time.tv_usec()));
+        Duration::from_secs(seconds.unwrap_or_default()) + Duration::from_micros(microseconds.unwrap_or_default())
+    };
+    getrusage(UsageWho::RUSAGE_SELF)
+        .map(|usage| time(usage.user_time()) + time(usage.system_time()))
+        .unwrap_or_default()
 }
 
 /// Returns name and home directory of the user that this process runs as.
@@ -68,6 +82,7 @@ mod tests {
         assert!(!is_alive(u32::MAX));
         assert!(exists(std::process::id()) && exists(1));
         assert!(!exists(0) && !exists(u32::MAX) && !exists(i32::MAX as u32));
+        assert!(cpu_time() > Duration::ZERO);
         assert!(resident_memory().is_some_and(|bytes| bytes > 1024 * 1024));
     }
 

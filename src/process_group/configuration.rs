@@ -19,6 +19,8 @@ pub struct Front<'a> {
     pub root_user: Option<String>,
     /// Limit of all headers of a request, in bytes.
     pub header_size: usize,
+    /// User of the front's workers.
+    pub user: u32,
     /// Returns true if this nginx has an HTTP module of this name.
     pub has_module: &'a dyn Fn(&str) -> bool,
 }
@@ -55,6 +57,9 @@ pub fn text(main: &MainConf, group: &ProcessGroup, front: &Front, socket: &Path,
     line("http {".to_owned());
     let processes = group.processes.unwrap_or(Processes::ONE);
     line(format!("    wsgi_instance {} {};", group.name, processes.max));
+    if let Some(zone) = main.status_zone() {
+        line(format!("    wsgi_instance_status {} query={};", front.user, on(zone.query)));
+    }
     for setting in settings(main, group) {
         line(format!("    {setting}"));
     }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use super::scaling::{Decision, SAMPLE_INTERVAL, Sample, Scaler};
 use crate::conf::settings::quoted;
 use crate::nginx::log::Level;
 use crate::nginx::log_files::write_now as log;
+use crate::os::memory_file;
 use crate::os::run_directory;
 use crate::os::spawn::End;
 use crate::os::system;
@@ -82,6 +83,8 @@ pub struct Group {
     socket: Option<UnixListener>,
     control: Option<UnixListener>,
     scoreboard: Option<Scoreboard>,
+    /// Status board of the workers, with `wsgi_status_zone`.
+    status_board: Option<File>,
     /// Those that are to run. The one with the number 0 is the first, unless it has ended and waits for its restart.
     instances: Vec<Instance>,
     /// Those that were told to end or whose master has ended.
@@ -111,6 +114,7 @@ impl Group {
             socket: None,
             control: None,
             scoreboard: None,
+            status_board: None,
             instances: Vec::new(),
             ending: Vec::new(),
             backoff: Backoff::default(),
@@ -128,6 +132,11 @@ impl Group {
 
     pub fn name(&self) -> &str {
         &self.plan.name
+    }
+
+    /// Returns the status board of the group's workers, once it has started, with `wsgi_status_zone`.
+    pub fn status_board(&self) -> Option<&File> {
+        self.status_board.as_ref()
     }
 
     /// Opens the sockets, and starts the group unless it waits for a connection.
@@ -169,6 +178,11 @@ impl Group {
         if self.scoreboard.is_none() {
             self.scoreboard = Some(Scoreboard::new()?);
         }
+        if self.status_board.is_none()
+            && let Some(words) = self.plan.status_words
+        {
+            self.status_board = Some(memory_file::create(c"wsgi status", words)?);
+        }
         Ok(())
     }
 
@@ -206,6 +220,16 @@ impl Group {
         (0..).find(|number| all().all(|instance| instance.pid_file != *number)).unwrap_or(0)
     }
 
+    fn inherited<'a>(
+        &'a self,
+        socket: &'a UnixListener,
+        scoreboard: &'a Scoreboard,
+        output: BorrowedFd<'a>,
+    ) -> Inherited<'a> {
+        let status = self.status_board.as_ref().map(File::as_fd);
+        Inherited { socket: socket.as_fd(), scoreboard: scoreboard.file().as_fd(), status, output }
+    }
+
     fn start_instance(&mut self, number: usize, relays: &mut Vec<Relay>) -> Result<(), String> {
         let pid_file = self.free_pid_file();
         self.write_configuration(number, pid_file).map_err(|error| error.to_string())?;
@@ -213,8 +237,7 @@ impl Group {
         let (Some(socket), Some(scoreboard)) = (&self.socket, &self.scoreboard) else {
             return Ok(());
         };
-        let inherited =
-            Inherited { socket: socket.as_fd(), scoreboard: scoreboard.file().as_fd(), output: output.as_fd() };
+        let inherited = self.inherited(socket, scoreboard, output.as_fd());
         let instance = Instance::start(&self.plan, &self.directory, number, pid_file, inherited)
             .map_err(|error| error.to_string())?;
         let message = format!("wsgi: process group \"{}\" started, master {}", self.name(), instance.master);
@@ -239,6 +262,11 @@ impl Group {
         if old.process.user != self.plan.process.user {
             self.control = None;
         }
+        // An instance has the descriptor of the status board from its start.
+        let has_other_board = old.status_words != self.plan.status_words;
+        if has_other_board {
+            self.status_board = None;
+        }
         match self.mode {
             Mode::Stopped => {
                 // Its user may start it again.
@@ -254,13 +282,14 @@ impl Group {
         self.backoff.reset();
         // It may have other limits.
         self.next_sample = Instant::now();
-        if old.process != self.plan.process {
+        if old.process != self.plan.process || has_other_board {
             self.stop_all(Some(old.stop_timeout));
         }
         if old.process.user != self.plan.process.user {
             // A program of the user before may have kept them, and would take requests.
             self.socket = None;
             self.scoreboard = None;
+            self.status_board = None;
         }
         let has_first = self.has_first();
         if has_first {
@@ -600,8 +629,7 @@ impl Group {
         let (Some(socket), Some(scoreboard)) = (&self.socket, &self.scoreboard) else {
             return Err("is stopped".to_owned());
         };
-        let inherited =
-            Inherited { socket: socket.as_fd(), scoreboard: scoreboard.file().as_fd(), output: writer.as_fd() };
+        let inherited = self.inherited(socket, scoreboard, writer.as_fd());
         let process = start_check(&self.plan, &self.directory, inherited).map_err(|error| error.to_string())?;
         self.check =
             Some(Check { process, output: Some(output), text: Vec::new(), deadline: Instant::now() + CHECK_TIMEOUT });

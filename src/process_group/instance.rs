@@ -89,6 +89,8 @@ pub struct Instance {
 pub struct Inherited<'a> {
     pub socket: BorrowedFd<'a>,
     pub scoreboard: BorrowedFd<'a>,
+    /// Status board, with `wsgi_status_zone`.
+    pub status: Option<BorrowedFd<'a>>,
     pub output: BorrowedFd<'a>,
 }
 
@@ -111,7 +113,7 @@ fn run(
     // A master that has no handler yet would end with it. nginx unblocks it when its master waits for signals, and in its
     // workers.
     let blocked = SigSet::from(Signal::SIGHUP);
-    let descriptors = [inherited.socket, inherited.scoreboard];
+    let descriptors: Vec<_> = [inherited.socket, inherited.scoreboard].into_iter().chain(inherited.status).collect();
     let variables = [("NGINX", "3;"), (FIRST_WORKER, &*first_worker.to_string())];
     spawn(process, &arguments, &variables, inherited.output, &descriptors, blocked)
 }

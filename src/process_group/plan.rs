@@ -33,6 +33,8 @@ pub struct GroupPlan {
     pub idle_timeout: Option<Duration>,
     /// Time that running calls have when an instance is told to end.
     pub stop_timeout: Duration,
+    /// Number of words of the status board, `None` without `wsgi_status_zone`.
+    pub status_words: Option<usize>,
 }
 
 impl Plan {
@@ -66,6 +68,7 @@ pub mod tests {
             max: 1,
             idle_timeout: None,
             stop_timeout: Duration::from_secs(10),
+            status_words: None,
         }
     }
 

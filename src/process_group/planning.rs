@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::unistd::{Gid, Group};
+use nix::unistd::{Gid, Group, geteuid};
 
 use super::configuration::{self, Front};
 use super::plan::{GroupPlan, Plan, ProcessPlan};
@@ -41,6 +41,7 @@ pub fn plan(main: &MainConf, cycle: NewCycle) -> io::Result<Plan> {
             max: processes.max,
             idle_timeout: group.idle_timeout,
             stop_timeout: configuration::stop_timeout(main, group) + TIME_TO_EXIT,
+            status_words: main.status_zone().map(|zone| zone.size as usize / size_of::<u64>()),
         })
     });
     Ok(Plan {
@@ -67,6 +68,7 @@ pub fn front<'a>(
             None => user.name.clone(),
         }),
         header_size: cycle.header_size(),
+        user: cycle.worker_user().map_or_else(|| geteuid().as_raw(), |(_, user, _)| user),
         has_module,
     })
 }

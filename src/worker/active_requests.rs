@@ -160,10 +160,10 @@ impl ActiveGuard {
         self.number
     }
 
-    /// Ends the registration: the call may go on, but the worker does not wait for it.
-    pub fn leave(&self) {
+    /// Ends the registration: the call may go on, but the worker does not wait for it. Returns false the second time.
+    pub fn leave(&self) -> bool {
         if self.has_left.replace(true) {
-            return;
+            return false;
         }
         scoreboard::call_ended();
         let mut requests = self.requests.registry.get().requests.borrow_mut();
@@ -172,6 +172,7 @@ impl ActiveGuard {
             // Armed it stays, for the next request: to remove and add it with each would cost more.
             self.requests.timer.release_worker();
         }
+        true
     }
 }
 

@@ -102,6 +102,9 @@ impl NotifyHandler for EventLoop {
         if let Some(worker) = super::get() {
             worker.leave_balance();
         }
+        if let Some(status) = super::status::get() {
+            status.begin_exit();
+        }
     }
 
     fn receive(&self, message: Message) {

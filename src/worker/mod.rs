@@ -9,6 +9,7 @@ mod log_forward;
 pub mod recycle;
 mod recycle_lock;
 pub mod scoreboard;
+pub mod status;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,6 +25,7 @@ use crate::engine::inline::Inline;
 use crate::engine::versions::{InterpreterVersions, PoolConfig};
 use crate::nginx::{accept, sockets, worker_process};
 use crate::python::{after_fork, fork, log};
+use crate::status::board::Calls;
 use crate::sync::RwLock;
 use active_requests::ActiveRequests;
 use balance::{Balance, Rooms};
@@ -54,6 +56,8 @@ pub struct WorkerApplication {
     pub application: Arc<Application>,
     /// Index of its interpreter.
     pub interpreter: usize,
+    /// Its counters in the status of this worker, if there is one.
+    pub calls: Option<Calls>,
 }
 
 /// Returns the worker of this process once it is started.
@@ -124,16 +128,17 @@ fn start_engine(config: WorkerConfig, has_loaded: Arc<AtomicBool>) -> io::Result
     let loaded = move || {
         if loading.fetch_sub(1, Ordering::AcqRel) == 1 {
             has_loaded.store(true, Ordering::Relaxed);
+            status::note_loaded();
         }
     };
     for (index, interpreter) in config.interpreters.into_iter().enumerate() {
         let WorkerInterpreter { specs, threads, applications: configured } = interpreter;
         let mut preloaded = Vec::new();
         for Configured { specification, source_location, preload, reloading } in configured {
-            let application =
-                Arc::new(Application::new(Specification::clone(&specification), &source_location, reloading));
+            let application = Application::new(Specification::clone(&specification), &source_location, reloading);
+            let (application, calls) = with_status(application);
             preloaded.extend(preload.then(|| application.clone()));
-            applications.push(WorkerApplication { specification, application, interpreter: index });
+            applications.push(WorkerApplication { specification, application, interpreter: index, calls });
         }
         match threads {
             Threads::Pool(threads) => {
@@ -151,6 +156,17 @@ fn start_engine(config: WorkerConfig, has_loaded: Arc<AtomicBool>) -> io::Result
     }
     let engine = inline.map_or(Engine::Pools(pools), |inline| Engine::Inline(Box::new(inline)));
     Ok((engine, applications))
+}
+
+/// Gives an application its part in the status of this worker, if there is one.
+fn with_status(application: Application) -> (Arc<Application>, Option<Calls>) {
+    match status::get() {
+        Some(status) => {
+            let calls = status.calls(application.name());
+            (Arc::new(application.recording(status.writer())), calls)
+        }
+        None => (Arc::new(application), None),
+    }
 }
 
 impl Worker {
@@ -178,9 +194,9 @@ impl Worker {
         }
         let interpreter = find(&|known| known.shares_interpreter(specification))?.interpreter;
         drop(applications);
-        let application =
-            Arc::new(Application::new(Specification::clone(specification), "the new configuration", None));
-        let added = WorkerApplication { specification: specification.clone(), application, interpreter };
+        let application = Application::new(Specification::clone(specification), "the new configuration", None);
+        let (application, calls) = with_status(application);
+        let added = WorkerApplication { specification: specification.clone(), application, interpreter, calls };
         self.applications.write().push(added.clone());
         Some(added)
     }

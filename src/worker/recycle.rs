@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::recycle_lock::RecycleLock;
+use super::status;
 use crate::conf::values::MaxRequests;
 use crate::engine::pool::CallHandle;
 use crate::nginx::log::{Level, Log};
@@ -17,6 +18,7 @@ use crate::nginx::thread_bound::EventLoopBound;
 use crate::nginx::timer::Timer;
 use crate::nginx::worker_process;
 use crate::os::system;
+use crate::status::board::Goodbye;
 
 /// Recycling state of this worker. All methods are called on the event loop thread.
 pub struct Recycler {
@@ -53,6 +55,15 @@ impl Reason {
     /// Returns true if the worker is better kept while the code on disk is broken.
     fn needs_good_code(self) -> bool {
         matches!(self, Self::MaxRequests)
+    }
+
+    /// Returns the reason as the status of the workers has it.
+    fn goodbye(self) -> Goodbye {
+        match self {
+            Self::MaxRequests => Goodbye::MaxRequests,
+            Self::MaxMemory { .. } => Goodbye::MaxMemory,
+            Self::StuckThreads(_) => Goodbye::StuckThreads,
+        }
     }
 
     fn level(self) -> Level {
@@ -179,7 +190,7 @@ impl Recycler {
         let next = if result == PreflightResult::Failed { NewCode::Broken } else { NewCode::Unchanged };
         match self.state.get().new_code.replace(next) {
             NewCode::InPreflight { reason } if result == PreflightResult::Passed && !worker_process::is_exiting() => {
-                self.exit(Level::Notice, &reason);
+                self.exit(Level::Notice, &reason, Goodbye::NewCode);
             }
             _ => {
                 if let Some(lock) = &self.lock {
@@ -273,14 +284,15 @@ impl Recycler {
             }
             _ => {
                 if let Some(reason) = reason {
-                    self.exit(reason.level(), &reason);
+                    self.exit(reason.level(), &reason, reason.goodbye());
                 }
             }
         }
     }
 
-    fn exit(&self, level: Level, reason: &dyn fmt::Display) {
+    fn exit(&self, level: Level, reason: &dyn fmt::Display, goodbye: Goodbye) {
         self.state.get().is_done.set(true);
+        status::say_goodbye(goodbye);
         Log::cycle().write(level, &format!("wsgi: worker shutting down gracefully: {reason}"));
         if let Some(worker) = super::get() {
             worker.leave_balance();

@@ -116,7 +116,7 @@ impl Scoreboard {
     /// # Errors
     /// If there is no memory or descriptor left.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { file: memory_file::create(WORDS)?, past_requests: 0 })
+        Ok(Self { file: memory_file::create(c"wsgi scoreboard", WORDS)?, past_requests: 0 })
     }
 
     /// Returns the file, for a worker to inherit.

@@ -163,7 +163,8 @@ impl Running {
         if let Err(error) = closed
             && !self.is_timeout(py, &error)
         {
-            self.log_exception(py, &error, " in close()");
+            let (summary, text) = (traceback::summary(&error, py), traceback::format(&error, py));
+            self.log_exception(&summary, &text, " in close()");
         }
     }
 
@@ -178,8 +179,9 @@ impl Running {
                 self.log(Level::Info, &format!("raised {summary}, the client has closed the connection"));
             }
             Failure::Raised(error) => {
-                self.response.transport().raised(&traceback::class_name(&error, py));
-                let text = self.log_exception(py, &error, "");
+                let (summary, text) = (traceback::summary(&error, py), traceback::format(&error, py));
+                self.response.transport().raised(&traceback::class_name(&error, py), &summary, &text);
+                self.log_exception(&summary, &text, "");
                 if self.context.debug {
                     let (headers, body) = debug_page::page(&text, self.context.accepts_html);
                     self.response.replace(headers, &body);
@@ -208,11 +210,7 @@ impl Running {
         self.log(Level::Error, event);
     }
 
-    /// Logs an exception, and returns its traceback.
-    fn log_exception(&self, py: Python<'_>, error: &PyErr, context: &str) -> String {
-        let text = traceback::format(error, py);
-        let summary = traceback::summary(error, py);
-        self.log_error(&format!("raised {summary}{context}\n{text}"));
-        text
+    fn log_exception(&self, summary: &str, traceback: &str, context: &str) {
+        self.log_error(&format!("raised {summary}{context}\n{traceback}"));
     }
 }

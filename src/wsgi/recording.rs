@@ -85,7 +85,7 @@ impl Transport for RecordingTransport {
 
     fn resumed(&self) {}
 
-    fn raised(&self, class: &str) {
+    fn raised(&self, class: &str, _summary: &str, _traceback: &str) {
         self.recorded.lock().unwrap().exceptions.push(class.to_owned());
     }
 

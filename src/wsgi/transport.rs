@@ -59,8 +59,8 @@ pub trait Transport: Send + Sync {
     /// Records that a thread continues a suspended call.
     fn resumed(&self);
 
-    /// Records that the application failed with an exception of this class.
-    fn raised(&self, class: &str);
+    /// Records that the application failed with an exception of this class; `summary` is one line, class and message.
+    fn raised(&self, class: &str, summary: &str, traceback: &str);
 
     /// Replaces the response of a call that has exceeded its time limit by an error.
     fn time_out(&self);

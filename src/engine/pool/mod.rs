@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 pub use call_handle::CallHandle;
 use main_thread::main_thread;
+pub use scheduler::PoolFigures;
 use scheduler::Scheduler;
 use shared::{Command, InterpreterCopy, Job, LoadState, Shared};
 use shared_scheduler::SharedScheduler;
@@ -24,6 +25,7 @@ use shared_scheduler::SharedScheduler;
 use super::interpreter::{EngineConfig, InterpreterSpec};
 use super::thread::spawn;
 use crate::app::application::Application;
+use crate::python::threads::Gil;
 use crate::sync::{Condvar, Mutex};
 use crate::wsgi::call::{Call, CallNumber};
 
@@ -139,6 +141,19 @@ impl ThreadPool {
     pub fn running(&self, number: CallNumber) -> Option<CallHandle> {
         let handle = CallHandle { shared: self.shared.clone(), number };
         handle.is_running().then_some(handle)
+    }
+
+    /// Returns what the threads do, and the number of calls that wait for one. On any thread.
+    pub fn figures(&self) -> PoolFigures {
+        self.shared.lock().figures()
+    }
+
+    /// Returns name and GIL of the interpreter, and the number of its copies.
+    pub fn interpreter(&self) -> (&str, Gil, usize) {
+        let (copies, spec) = (self.shared.copies.len(), &self.shared.copies[0].spec);
+        let name =
+            if copies > 1 { spec.name.split_once('#').map_or(&*spec.name, |(name, _)| name) } else { &spec.name };
+        (name, spec.gil(), copies)
     }
 
     /// Loads the changed modules of an application; later calls wait for that. `note` notes its files before. Does

@@ -78,6 +78,19 @@ pub enum Next<J> {
     Exit,
 }
 
+/// Numbers of threads and calls of a pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolFigures {
+    /// Threads that are not stuck.
+    pub threads: usize,
+    /// Threads that run a call and are not stuck.
+    pub busy: usize,
+    /// Threads in aborted calls.
+    pub stuck: usize,
+    /// Calls that wait for a thread.
+    pub waiting: usize,
+}
+
 /// Maximum number of stuck threads that are replaced at a time. With more, the pool gets smaller.
 const MAX_STUCK: usize = 64;
 
@@ -153,6 +166,16 @@ impl<J> Scheduler<J> {
             // The main interpreter alone, which runs no calls.
             0 => 0,
             threads => (self.accepted() + 1).saturating_sub(threads),
+        }
+    }
+
+    /// Returns the numbers of threads and calls.
+    pub fn figures(&self) -> PoolFigures {
+        PoolFigures {
+            threads: self.groups.iter().map(|group| group.live).sum(),
+            busy: self.running(),
+            stuck: self.slots.iter().filter(|slot| slot.aborted).count(),
+            waiting: self.queue.len() + self.awaiting_import.len(),
         }
     }
 

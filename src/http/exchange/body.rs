@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::RequestExchange;
+use super::record::Ending;
 use crate::http::body_stream::{BodyEnd, StreamedBody};
 use crate::nginx::log::Level;
 use crate::nginx::request::body::Reading;
@@ -26,6 +27,7 @@ impl RequestExchange {
             let mut has_come = false;
             request.take_body(|bytes| {
                 has_come = true;
+                self.event_loop.get().facts.add_received(bytes.len() as u64);
                 stream.push(bytes);
             });
             if !request.is_reading_body() {
@@ -73,7 +75,7 @@ impl RequestExchange {
             _ => BodyEnd::Refused,
         };
         let status = if request.is_header_sent() && end == BodyEnd::Refused { Status::ERROR } else { status };
-        self.detach(end);
+        self.detach(end, Ending::Finalized(status));
         request.finalize(status);
     }
 }

@@ -37,6 +37,7 @@ impl RequestExchange {
         // No thread can start the call any more. It has not started, so it is not suspended.
         drop(buffer.disconnect());
         drop(buffer);
+        self.event_loop.get().facts.set_queue_timeout();
         let message = format!("application \"{}\" was not called within wsgi_queue_timeout", self.stats.application);
         request.log().write(Level::Error, &message);
         // Without memory for the header the response is right without it.
@@ -50,6 +51,14 @@ impl RequestExchange {
         handle.dump_stack(self.stats.limit_message("wsgi_slow_request"), self.shared());
     }
 
+    /// Notes that the call has exceeded `wsgi_request_timeout`, for which `message` was logged.
+    pub(super) fn note_timeout(&self, message: &str) {
+        self.stats.set_timed_out();
+        if let Some(record) = &self.record {
+            record.timed_out(&self.stats.application, message);
+        }
+    }
+
     /// Responds in place of a call that runs too long, and aborts the call as soon as it runs Python code.
     fn time_out(&self, request: Option<Request>, handle: CallHandle) {
         let side = self.event_loop.get();
@@ -57,9 +66,10 @@ impl RequestExchange {
         let Some(request) = request else {
             // The client has its response, but the call holds a thread.
             side.is_released.set(false);
-            self.log_after_request(Level::Error, &self.stats.limit_message("wsgi_request_timeout"));
-            self.stats.set_timed_out();
-            side.registration.leave();
+            let message = self.stats.limit_message("wsgi_request_timeout");
+            self.log_after_request(Level::Error, &message);
+            self.note_timeout(&message);
+            self.leave();
             handle.abort(headline, self.shared());
             return self.worker.recycler.watch_timed_out(handle);
         };
@@ -68,8 +78,9 @@ impl RequestExchange {
             ResponseState::LastQueued => Status::OK,
             _ => side.status_instead(request, Status::GATEWAY_TIME_OUT),
         };
-        request.log().write(Level::Error, &self.stats.limit_message("wsgi_request_timeout"));
-        self.stats.set_timed_out();
+        let message = self.stats.limit_message("wsgi_request_timeout");
+        request.log().write(Level::Error, &message);
+        self.note_timeout(&message);
         request.run_in_other_event(|request| self.finalize(request, status));
         handle.abort(headline, self.shared());
         self.worker.recycler.watch_timed_out(handle);

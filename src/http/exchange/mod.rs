@@ -7,6 +7,7 @@
 mod body;
 mod limits;
 mod output;
+pub mod record;
 mod spill;
 mod state;
 mod transport;
@@ -15,6 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use record::{Ending, Facts, Record};
 use state::ResponseState;
 
 use super::body_stream::{BodyEnd, BodyStream};
@@ -56,6 +58,8 @@ pub struct RequestExchange {
     /// The request body, if it is read while the call runs.
     body_stream: Option<Arc<BodyStream>>,
     stats: CallStats,
+    /// `None` if the worker has no status.
+    record: Option<Record>,
     /// Number of the client's connection in the log.
     connection: u64,
     event_loop: EventLoopBound<EventLoopSide>,
@@ -72,6 +76,7 @@ struct EventLoopSide {
     /// The client and the request line, for text that a call of a released request logs.
     released_context: RefCell<String>,
     registration: ActiveGuard,
+    facts: Facts,
     output: Output,
     state: RefCell<ResponseState>,
     /// The call is closed: `close()` of its iterable has run.
@@ -90,7 +95,13 @@ struct EventLoopSide {
 
 impl RequestExchange {
     /// Creates the exchange of `request` and registers it as an active request, on the event loop thread.
-    pub fn new(request: Request, worker: &'static Worker, conf: &LocationConf, stats: CallStats) -> Arc<Self> {
+    pub fn new(
+        request: Request,
+        worker: &'static Worker,
+        conf: &LocationConf,
+        stats: CallStats,
+        record: Option<Record>,
+    ) -> Arc<Self> {
         let buffering = conf.buffering();
         let soonest = stats.clock.soonest();
         Arc::new_cyclic(|myself: &Weak<Self>| Self {
@@ -105,6 +116,7 @@ impl RequestExchange {
             wants_parts: conf.allow_ranges() && request.wants_several_ranges(),
             body_stream: request.is_reading_body().then(Arc::default),
             stats,
+            record,
             connection: request.connection_number(),
             event_loop: EventLoopBound::new(EventLoopSide {
                 origin: request,
@@ -112,6 +124,7 @@ impl RequestExchange {
                 is_released: Cell::new(false),
                 released_context: RefCell::default(),
                 registration: worker.requests.enter(myself.clone(), soonest),
+                facts: Facts::default(),
                 output: Output::default(),
                 state: RefCell::default(),
                 call_closed: Cell::new(false),
@@ -194,11 +207,12 @@ impl RequestExchange {
     /// Each end of a request comes here: [`Self::finalize`] (response sent, failed or timed out; client left; worker
     /// exits), a replaced response, a refused call, a request body that nginx has refused, and nginx's own cleanup. The
     /// call gets [`Disconnected`](crate::wsgi::transport::Disconnected) at its next output; `end` is the error that it
-    /// gets at its next read of the request body.
-    pub fn detach(&self, end: BodyEnd) {
+    /// gets at its next read of the request body, `ending` what the record of the call has of it.
+    pub fn detach(&self, end: BodyEnd, ending: Ending) {
         let side = self.event_loop.get();
-        if side.request.get().is_none() {
-            return;
+        let Some(request) = side.request.get() else { return };
+        if self.record.is_some() {
+            self.note_ending(request, ending);
         }
         // Before the end of the body: an error that the application raises for that is not logged as one if the client
         // has left. A call that is closed needs no notice.
@@ -218,12 +232,12 @@ impl RequestExchange {
             suspended.abandon();
         }
         side.request.set(None);
-        side.registration.leave();
+        self.leave();
     }
 
     /// Detaches the call and finalizes the request.
     fn finalize(&self, request: Request, status: Status) {
-        self.detach(BodyEnd::Disconnected);
+        self.detach(BodyEnd::Disconnected, Ending::Finalized(status));
         request.finalize(status);
     }
 
@@ -237,6 +251,9 @@ impl RequestExchange {
         let line = [request.method(), request.unparsed_uri(), request.protocol()].join(&b' ');
         let (address, line) = (String::from_utf8_lossy(request.remote_address()), String::from_utf8_lossy(&line));
         side.released_context.replace(format!(", client: {address}, request: \"{line}\""));
+        if self.record.is_some() {
+            self.note_ending(request, Ending::Finalized(Status::OK));
+        }
         side.request.set(None);
         side.is_released.set(true);
         request.finalize(Status::OK);
@@ -248,7 +265,7 @@ impl RequestExchange {
         if side.is_released.get() && self.lock().is_call_closed() {
             self.worker.event_loop.write_log();
             side.is_released.set(false);
-            side.registration.leave();
+            self.leave();
         }
     }
 
@@ -301,7 +318,7 @@ impl ActiveRequest for RequestExchange {
                 let status = side.status_instead(request, Status::SERVICE_UNAVAILABLE);
                 request.run_in_other_event(|request| self.finalize(request, status));
             }
-            None if side.is_released.take() => side.registration.leave(),
+            None if side.is_released.take() => self.leave(),
             None => {}
         }
     }
@@ -327,6 +344,6 @@ impl RequestEvents for RequestExchange {
     }
 
     fn cleanup(&self) {
-        self.detach(BodyEnd::Disconnected);
+        self.detach(BodyEnd::Disconnected, Ending::CleanedUp);
     }
 }

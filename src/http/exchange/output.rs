@@ -2,6 +2,7 @@
 
 use std::mem;
 
+use super::record::Ending;
 use super::{EventLoopSide, RequestExchange, ResponseState};
 use crate::http::body_stream::BodyEnd;
 use crate::http::response_buffer::SendBatch;
@@ -62,7 +63,7 @@ impl RequestExchange {
         if let Some(replacement) = side.take_due_replacement() {
             // The request may hold the last reference to this exchange.
             let _alive = self.shared();
-            self.detach(BodyEnd::Disconnected);
+            self.detach(BodyEnd::Disconnected, Ending::Replaced);
             replacement.send(request, &self.header_rules);
             return true;
         }
@@ -155,7 +156,12 @@ impl RequestExchange {
             None => ResponseState::Streaming { body_begun },
         };
         let last = end == Some(End::Complete);
-        let sent = if request.is_header_only() { all } else { side.output.send(request, parts, last)? };
+        if request.is_header_only() {
+            self.note_sent(all);
+            return Ok(());
+        }
+        side.facts.add_sent(parts.length());
+        let sent = side.output.send(request, parts, last)?;
         self.note_sent(sent);
         Ok(())
     }

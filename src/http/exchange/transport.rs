@@ -18,6 +18,9 @@ impl Transport for RequestExchange {
         let starts = !buffer.is_disconnected();
         if starts {
             self.stats.start(thread, interpreter);
+            if let Some(record) = &self.record {
+                record.start();
+            }
         }
         starts
     }
@@ -26,13 +29,17 @@ impl Transport for RequestExchange {
         self.stats.clock.resume();
     }
 
-    fn raised(&self, class: &str) {
+    fn raised(&self, class: &str, summary: &str, traceback: &str) {
         self.stats.set_exception(class);
+        if let Some(record) = &self.record {
+            record.raised(&self.stats.application, class, summary, traceback);
+        }
     }
 
     fn time_out(&self) {
+        let message = self.stats.limit_message("wsgi_request_timeout");
         self.buffer.change(|buffer| {
-            self.stats.set_timed_out();
+            self.note_timeout(&message);
             // A complete response is sent all the same, though close() is late.
             if buffer.is_unfinished() {
                 drop(buffer.disconnect());
@@ -156,6 +163,9 @@ impl Transport for RequestExchange {
 
     fn close_call(&self) {
         self.stats.clock.end();
+        if let Some(record) = &self.record {
+            record.close();
+        }
         let mut buffer = self.lock();
         buffer.close_call();
         self.notify(buffer);

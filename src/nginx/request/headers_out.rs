@@ -82,6 +82,11 @@ impl Request {
         unsafe { (*self.as_ptr()).headers_out.status = usize::from(code) };
     }
 
+    /// Returns the status code of the response, once its header is sent.
+    pub fn response_status(&self) -> u16 {
+        u16::try_from(self.get().headers_out.status).unwrap_or_default()
+    }
+
     /// Copies the texts of a header block to the memory of the request, for [`HeaderTexts`] to use parts of it.
     pub fn header_texts(&self, text: &[u8]) -> Result<HeaderTexts, NoMemory> {
         // SAFETY: the pool of the live request.

@@ -311,6 +311,12 @@ impl Request {
         self.connection().data == self.as_ptr().cast()
     }
 
+    /// Returns whether nginx has found that the connection is broken.
+    pub fn has_connection_error(&self) -> bool {
+        let connection = self.connection();
+        connection.error() != 0 || connection.timedout() != 0
+    }
+
     /// Reopens a file above the `directio` limit with O_DIRECT.
     pub fn with_directio(&self, part: FilePart) -> FilePart {
         match self.core_location().directio {

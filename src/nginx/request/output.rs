@@ -19,6 +19,13 @@ pub struct OutputParts {
     pub file: Option<FilePart>,
 }
 
+impl OutputParts {
+    /// Returns the number of bytes.
+    pub fn length(&self) -> u64 {
+        self.memory.len() as u64 + self.file.as_ref().map_or(0, |file| file.length)
+    }
+}
+
 /// Amount of output that nginx has sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SentCounts {

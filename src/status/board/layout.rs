@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::row;
 use super::{applications, events};
 
-/// Fewest words of a board: 60 KiB, what is left of a shared memory zone of 64 KiB.
-pub const MIN_WORDS: usize = 60 * 1024 / 8;
+/// Fewest words of a board, 56 KiB: somewhat less than what is left of a shared memory zone of 64 KiB.
+pub const MIN_WORDS: usize = 56 * 1024 / 8;
 
 /// Most words that are used: beyond, all tables have their longest length.
 const MAX_WORDS: usize = 512 * 1024 * 1024 / 8;

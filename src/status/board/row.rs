@@ -63,7 +63,6 @@ pub struct Ended {
     pub status: Option<u16>,
     pub refused: Option<Refusal>,
     pub timed_out: bool,
-    pub exception: bool,
     /// The client left before the end of the response.
     pub client_gone: bool,
     /// Bytes of the bodies.
@@ -77,7 +76,8 @@ pub struct Ended {
     pub total_time: Option<Duration>,
 }
 
-/// Writer of a row. The event loop thread of the slot's worker records, pool threads note starts.
+/// Writer of a row. The event loop thread of the slot's worker records, pool threads note starts and
+/// exceptions.
 #[derive(Clone, Copy, Debug)]
 pub struct Row(&'static [AtomicU64; WORDS]);
 
@@ -120,6 +120,11 @@ impl Row {
         self.0[STARTED].fetch_add(1, Relaxed);
     }
 
+    /// Counts an exception. On any thread.
+    pub fn raised(&self) {
+        self.0[COUNTERS + EXCEPTIONS].fetch_add(1, Relaxed);
+    }
+
     /// Counts a call that has ended. On the event loop thread.
     pub fn record(&self, ended: &Ended) {
         let count = |counter: usize, value: u64| add(&self.0[COUNTERS + counter], value);
@@ -133,9 +138,7 @@ impl Row {
             Some(Refusal::QueueTimeout) => count(QUEUE_TIMEOUT, 1),
             None => {}
         }
-        for (counter, holds) in
-            [(TIMED_OUT, ended.timed_out), (EXCEPTIONS, ended.exception), (CLIENT_GONE, ended.client_gone)]
-        {
+        for (counter, holds) in [(TIMED_OUT, ended.timed_out), (CLIENT_GONE, ended.client_gone)] {
             if holds {
                 count(counter, 1);
             }
@@ -256,7 +259,8 @@ mod tests {
         let one = Ended { started: true, status: Some(204), received: 5, sent: 7, ..Ended::default() };
         row.record(&Ended { queue_time: time, header_time: time, total_time: time, ..one });
         row.record(&Ended { status: Some(302), client_gone: true, ..one });
-        row.record(&Ended { status: Some(404), exception: true, ..one });
+        row.record(&Ended { status: Some(404), ..one });
+        row.raised();
         row.record(&Ended { status: Some(504), timed_out: true, ..one });
         row.record(&Ended { status: Some(103), ..one });
         row.record(&Ended { status: None, refused: Some(Refusal::QueueFull), ..one });

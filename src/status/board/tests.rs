@@ -30,14 +30,14 @@ fn contents(words: &[AtomicU64]) -> Contents {
 fn success(calls: &Calls) {
     calls.enter();
     calls.start();
-    calls.record(&Ended { started: true, status: Some(200), sent: 5, ..Ended::default() }, None);
+    calls.record(&Ended { started: true, status: Some(200), sent: 5, ..Ended::default() });
 }
 
 #[test]
 fn workers_add_up() {
     let words = board();
     let (one, two) = (attach(words, 10, 0), attach(words, 11, 1));
-    one.set_state(WorkerState::Running);
+    one.set_running();
     let (a1, b1, a2) = (one.calls("a").unwrap(), one.calls("b").unwrap(), two.calls("a").unwrap());
     success(&a1);
     success(&a1);
@@ -46,7 +46,8 @@ fn workers_add_up() {
     a2.enter();
     a2.enter();
     a2.start();
-    a2.record(&Ended { started: true, status: Some(500), exception: true, ..Ended::default() }, Some("ValueError"));
+    a2.raised("ValueError");
+    a2.record(&Ended { started: true, status: Some(500), ..Ended::default() });
     a1.enter();
     a1.start();
     let found = contents(words);
@@ -97,6 +98,9 @@ fn a_worker_that_leaves_says_why() {
     let words = board();
     let one = attach(words, 10, 3);
     assert!(!one.has_successor());
+    one.set_draining();
+    one.set_running();
+    assert_eq!(one.state(), WorkerState::Draining);
     let two = attach(words, 11, 3);
     let three = attach(words, 12, 4);
     assert!(one.has_successor() && !three.has_successor());
@@ -218,7 +222,7 @@ fn a_board_with_single_wrong_words_can_be_read_and_written() {
         let one = attach(words, 10, 0);
         let calls = one.calls("a").unwrap();
         success(&calls);
-        calls.record(&Ended::default(), Some("KeyError"));
+        calls.raised("KeyError");
         one.record_event(&NewEvent { kind: EventKind::Exception, application: "a", summary: "s", text: "text" });
         for _ in 0..20 {
             let index = random.next() as usize % words.len();
@@ -230,7 +234,7 @@ fn a_board_with_single_wrong_words_can_be_read_and_written() {
         if let Ok(next) = Writer::attach(words, identity(11, 1), |pid| pid != 10) {
             if let Some(calls) = next.calls("a") {
                 success(&calls);
-                calls.record(&Ended::default(), Some("ValueError"));
+                calls.raised("ValueError");
             }
             next.record_event(&NewEvent { kind: EventKind::Loaded, application: "a", summary: "s", text: "" });
             one.leave();
@@ -257,7 +261,8 @@ fn workers_come_go_and_count_at_the_same_time() {
                         calls[0].enter();
                         calls[0].start();
                         let ended = Ended { started: true, queue_time: Some(Duration::ZERO), ..Ended::default() };
-                        calls[0].record(&Ended { exception: true, ..ended }, Some("ValueError"));
+                        calls[0].raised("ValueError");
+                        calls[0].record(&ended);
                     }
                     writer.say_goodbye(Goodbye::Reload);
                     writer.leave();

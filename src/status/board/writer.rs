@@ -71,13 +71,15 @@ impl Calls {
         self.row.start();
     }
 
-    /// Counts a call that has ended; `exception` is the class of the exception that it failed with, if any. On the event
-    /// loop thread.
-    pub fn record(&self, ended: &row::Ended, exception: Option<&str>) {
+    /// Counts an exception of this class that a call has failed with. On any thread.
+    pub fn raised(&self, class: &str) {
+        self.row.raised();
+        self.exceptions.count(class);
+    }
+
+    /// Counts a call that has ended. On the event loop thread.
+    pub fn record(&self, ended: &row::Ended) {
         self.row.record(ended);
-        if let Some(class) = exception {
-            self.exceptions.count(class);
-        }
     }
 }
 
@@ -193,9 +195,21 @@ impl Writer {
         &self.words[self.layout.application(index)]
     }
 
-    /// Sets what the worker does.
-    pub fn set_state(&self, state: WorkerState) {
-        self.words()[STATE].store(state as u64, Relaxed);
+    /// Notes that the worker has loaded its applications.
+    pub fn set_running(&self) {
+        let (starting, running) = (WorkerState::Starting as u64, WorkerState::Running as u64);
+        let _ = self.words()[STATE].compare_exchange(starting, running, Relaxed, Relaxed);
+    }
+
+    /// Notes that the worker accepts no connections any more.
+    pub fn set_draining(&self) {
+        self.words()[STATE].store(WorkerState::Draining as u64, Relaxed);
+    }
+
+    /// Returns what the worker does.
+    pub fn state(&self) -> WorkerState {
+        let state = usize::try_from(self.words()[STATE].load(Relaxed)).ok();
+        state.and_then(|state| STATES.get(state).copied()).unwrap_or_default()
     }
 
     /// Sets the reason why the worker is about to end. The first one counts.
