@@ -68,6 +68,7 @@ const DIRECTIVES: &[Directive] = &[
     directive("wsgi_python_path", "@prefix@/lib", &[Http]),
     directive("wsgi_python_optimize", "1", &[Http]),
     directive("wsgi_shutdown_timeout", "5s", &[Http]),
+    directive("wsgi_status_zone", "status 64k query=on", &[Http]),
 ];
 
 const fn directive(name: &'static str, right: &'static str, levels: &'static [Level]) -> Directive {

@@ -17,12 +17,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Literals of two words or more that no log and no exception shows.
-const NO_MESSAGES: [&str; 18] = [
+const NO_MESSAGES: [&str; 19] = [
     "(the location's prefix)",
     "wsgi check process",
     "wsgi preflight process",
     "wsgi supervisor",
     "wsgi scoreboard",
+    "wsgi status",
     "# Written by the wsgi supervisor of nginx, which replaces and removes this file.",
     "ngx_wsgi shutdown",
     "The nginx worker that this code runs in.",
