@@ -285,13 +285,14 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
             return;
         };
         process_group::init_worker(conf);
-        http::status::init_worker(conf);
+        http::status::prepare(conf);
         // SAFETY: as above.
         let workers = unsafe { worker_process::worker_count(cycle) };
         worker::status::start(conf);
         let Some(config) = WorkerConfig::new(conf, conf.processes(workers) > 1) else {
             worker::status::note_loaded();
-            return;
+            // It may be the front of process groups.
+            return http::status::start(conf);
         };
         let rooms_of_group = process_group::count_calls(conf, config.capacity());
         worker_process::reset_sigchld();
@@ -311,6 +312,7 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
                 Log::cycle().write(Level::Alert, &message);
             }
         }
+        http::status::start(conf);
     });
     Status::NGX_OK.into()
 }

@@ -28,6 +28,11 @@ def on_shutdown(function):
     return atexit.register(function)
 
 
+def status():
+    """Returns what the status page of nginx shows, as a dictionary. There is none outside nginx."""
+    raise RuntimeError("status() needs a worker of nginx")
+
+
 def __getattr__(name):
     if name == "worker_pid":
         # A process that was forked has another one.

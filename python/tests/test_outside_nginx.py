@@ -65,6 +65,10 @@ print(callable(first))
         with self.assertRaisesRegex(TypeError, "needs a callable"):
             ngx_wsgi.on_shutdown(None)
 
+    def test_status_says_that_no_nginx_runs(self):
+        with self.assertRaisesRegex(RuntimeError, "needs a worker of nginx"):
+            ngx_wsgi.status()
+
     def test_timeout_is_not_caught_as_an_ordinary_exception(self):
         self.assertTrue(issubclass(ngx_wsgi.RequestTimeout, BaseException))
         self.assertFalse(issubclass(ngx_wsgi.RequestTimeout, Exception))

@@ -5,6 +5,7 @@
 //! DIR/lock                root:root         0600
 //! DIR/sockets/            root:FRONTGROUP   0710   only the front's group may enter
 //! DIR/sockets/NAME        root:root         0666   listening socket
+//! DIR/sockets/status.sock root:root         0666   status of all groups
 //! DIR/NAME/               root:GROUPGID     0750
 //! DIR/NAME/nginx.conf     root:GROUPGID     0640
 //! DIR/NAME/wsgi_control   the group's user  0600
@@ -41,6 +42,11 @@ const VARIABLE: &str = "NGX_WSGI_SUPERVISOR";
 /// Returns the path of a group's listening socket. `directory` is that of a slot, here and below.
 pub fn socket(directory: &Path, group: &str) -> PathBuf {
     directory.join("sockets").join(group)
+}
+
+/// Returns the path of the supervisor's status socket. No group has a name with a dot.
+pub fn status_socket(directory: &Path) -> PathBuf {
+    directory.join("sockets").join("status.sock")
 }
 
 /// Returns the directory of a group, which its user may read.

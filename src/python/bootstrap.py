@@ -1,6 +1,6 @@
 """Prepares an interpreter of a worker before an application is loaded.
 
-Runs once per interpreter. Globals: the native functions `_write`, `_flush` and `_record`; `facts`, the attributes of
+Runs once per interpreter. Globals: the native functions `_write`, `_flush`, `_record` and `_status`; `facts`, the attributes of
 the module `ngx_wsgi`; `path`, directories to put in front of sys.path.
 
 Modules that few workers need are imported where they are used: each interpreter would hold a megabyte for them.
@@ -310,6 +310,16 @@ def log_handler():
     return LogHandler
 
 
+def status():
+    """Returns what the status page shows, as a dictionary."""
+    report = _status()
+    if report is None:
+        raise RuntimeError('status() needs "wsgi_status_zone" in the http block')
+    import json
+
+    return json.loads(report)
+
+
 def package_path():
     """Returns the directories of the package `ngx_wsgi` on the current sys.path, where its submodules are."""
     from importlib.machinery import PathFinder
@@ -333,9 +343,10 @@ def public_module():
         return module.__dict__.setdefault(name, log_handler())
 
     module = types.ModuleType("ngx_wsgi", "The nginx worker that this code runs in.")
-    RequestTimeout.__module__ = module.__name__
+    RequestTimeout.__module__ = status.__module__ = module.__name__
     module.RequestTimeout = RequestTimeout
     module.on_shutdown = shutdown.on_shutdown
+    module.status = status
     module.__getattr__ = __getattr__
     module.__dict__.update(facts)
     sys.modules[module.__name__] = module

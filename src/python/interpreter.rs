@@ -9,7 +9,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
-use super::{fork, log, native_class, traceback};
+use super::{fork, log, native_class, status, traceback};
 
 /// An attribute of the module `ngx_wsgi`: name and value.
 pub enum Fact {
@@ -47,6 +47,7 @@ impl Interpreter {
         globals.set_item("_write", native_class::function(py, &log::WRITE)?)?;
         globals.set_item("_flush", native_class::function(py, &log::FLUSH)?)?;
         globals.set_item("_record", native_class::function(py, &log::RECORD)?)?;
+        globals.set_item("_status", native_class::function(py, &status::STATUS)?)?;
         globals.set_item("path", PyList::new(py, preparation.path.iter().map(|path| path.as_os_str()))?)?;
         let values = PyDict::new(py);
         for fact in preparation.facts {

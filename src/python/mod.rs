@@ -15,6 +15,7 @@ pub mod log;
 pub mod native_class;
 pub mod runtime;
 pub mod stack;
+pub mod status;
 pub mod text;
 pub mod threads;
 pub mod traceback;

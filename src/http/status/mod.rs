@@ -5,6 +5,7 @@ mod queue;
 mod ready;
 mod response;
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use self::format::Format;
@@ -16,30 +17,55 @@ use crate::conf::values::StatusKind;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::request::{Request, Status};
 use crate::nginx::worker_process::NGINX_VERSION;
-use crate::python::runtime;
+use crate::os::run_directory;
+use crate::python::{runtime, status as python_status};
 use crate::status::gather::Sources;
 use crate::status::report::Versions;
 use crate::worker::event_loop::EventLoop;
 
 static SOURCES: OnceLock<Sources> = OnceLock::new();
 
-/// Returns the sources of the reports of this worker.
+/// Path of the supervisor's status socket, in a front of process groups.
+static SUPERVISOR: OnceLock<PathBuf> = OnceLock::new();
+
+/// Returns the sources of the reports of this worker, `None` without a zone.
 fn sources() -> Option<&'static Sources> {
     SOURCES.get()
 }
 
-/// Prepares a worker for status pages: their reports are made on other threads. To be called in `init_process`.
-pub fn init_worker(conf: &MainConf) {
+fn supervisor() -> Option<&'static PathBuf> {
+    SUPERVISOR.get()
+}
+
+/// Lets the applications of a worker ask for the report. To be called in `init_process`, before they are imported.
+pub fn prepare(conf: &MainConf) {
+    if let Some(directory) = conf.claimed_directory()
+        && conf.process_groups().iter().any(|group| !group.locations.is_empty())
+    {
+        let _ = SUPERVISOR.set(run_directory::status_socket(directory));
+    }
     let versions = Versions {
         module: env!("CARGO_PKG_VERSION").to_owned(),
         nginx: NGINX_VERSION.to_owned(),
         python: runtime::library_version(),
     };
-    let _ = SOURCES.set(Sources { versions, board: &[], group_words: 0, process_group: None, supervisor: None });
-    if conf.has_status()
-        && let Err(error) = EventLoop::attach()
-    {
-        Log::cycle().write(Level::Alert, &format!("wsgi: status pages are not available: {error}"));
+    let process_group = conf.instance().map(str::to_owned);
+    let _ =
+        SOURCES.set(Sources { versions, board: &[], group_words: 0, process_group, supervisor: supervisor().cloned() });
+    python_status::set_source(|| {
+        let report = sources().map(Sources::report).unwrap_or_default();
+        // A report has only values that JSON can have.
+        serde_json::to_string(&report).unwrap_or_default()
+    });
+}
+
+/// Starts what a worker needs for status pages. To be called in `init_process`, after the worker has started.
+pub fn start(conf: &MainConf) {
+    if conf.has_status() {
+        ready::note_applications(conf);
+        if let Err(error) = EventLoop::attach() {
+            Log::cycle().write(Level::Alert, &format!("wsgi: status pages are not available: {error}"));
+        }
     }
 }
 
@@ -52,7 +78,7 @@ pub fn run(request: Request, conf: &LocationConf) -> Status {
         return status;
     }
     match conf.status_kind() {
-        Some(StatusKind::Ready) => response::send_now(request, ready::response()),
+        Some(StatusKind::Ready) => ready(request),
         Some(StatusKind::Report) if !may_see(request, conf) => Status::FORBIDDEN,
         Some(StatusKind::Report) => answer(request),
         None => Status::NOT_FOUND,
@@ -90,7 +116,21 @@ fn answer(request: Request) -> Status {
             None => return Status::BAD_REQUEST,
         },
     };
-    // The alert of `init_worker` says why.
+    wait(request, question)
+}
+
+/// Says whether this worker is ready. For the process groups it has to ask the supervisor.
+fn ready(request: Request) -> Status {
+    let reasons = ready::reasons();
+    if reasons.is_empty() && supervisor().is_some() {
+        return wait(request, Question::Ready);
+    }
+    response::send_now(request, ready::response(&reasons))
+}
+
+/// Has a thread answer the request.
+fn wait(request: Request, question: Question) -> Status {
+    // The alert of `init_worker` says why there is none.
     let Some(event_loop) = EventLoop::attached() else { return Status::INTERNAL_SERVER_ERROR };
     let pending = Arc::new(PendingRequest::new(request));
     if request.install(pending.clone()).is_err() {

@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 
 use super::format::Format;
+use super::ready;
 use super::response::{PendingRequest, Response};
 use crate::python::log;
 use crate::sync::Mutex;
@@ -22,7 +23,12 @@ const MAX_THREADS: usize = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
     Report(Format),
-    Stack { pid: u32, number: u64 },
+    Stack {
+        pid: u32,
+        number: u64,
+    },
+    /// Whether the process groups are ready.
+    Ready,
 }
 
 /// Request for a thread.
@@ -89,13 +95,22 @@ fn take() -> Option<(Question, Vec<Job>)> {
     let question = first.question;
     let jobs = match question {
         Question::Stack { .. } => vec![queue.jobs.remove(0)],
-        Question::Report(_) => queue.jobs.extract_if(.., |job| matches!(job.question, Question::Report(_))).collect(),
+        Question::Report(_) => take_all(&mut queue.jobs, |question| matches!(question, Question::Report(_))),
+        Question::Ready => take_all(&mut queue.jobs, |question| question == Question::Ready),
     };
     Some((question, jobs))
 }
 
+fn take_all(jobs: &mut Vec<Job>, is_wanted: impl Fn(Question) -> bool) -> Vec<Job> {
+    jobs.extract_if(.., |job| is_wanted(job.question)).collect()
+}
+
 /// Returns the response to each of the requests.
 fn answer(question: Question, jobs: &[Job]) -> Vec<Response> {
+    if question == Question::Ready {
+        let response = ready::response(if ready::has_groups() { &[] } else { &["groups"] });
+        return jobs.iter().map(|_| response.clone()).collect();
+    }
     let Some(sources) = super::sources() else { return jobs.iter().map(|_| Response::failed()).collect() };
     if let Question::Stack { pid, number } = question {
         let answer = serde_json::json!({ "stack": sources.stack(pid, number) });

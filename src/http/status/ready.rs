@@ -1,27 +1,60 @@
 //! The readiness address, `wsgi_status ready`: whether this worker and the process groups can serve requests.
 
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
 use super::response::Response;
+use crate::app::specification::Specification;
+use crate::conf::main::MainConf;
 use crate::nginx::worker_process;
+use crate::status::groups;
 use crate::worker;
 
-/// Returns the response: 200, or 503 with the reasons, one word a line.
-pub fn response() -> Response {
-    let reasons = reasons();
-    if reasons.is_empty() {
-        return Response::ok("text/plain; charset=utf-8", b"ready\n".to_vec());
-    }
-    let text: String = reasons.iter().flat_map(|reason| [reason, "\n"]).collect();
-    Response { status: 503, ..Response::ok("text/plain; charset=utf-8", text.into_bytes()) }
-        .with_header("Retry-After", "1".to_owned())
+/// Time that the supervisor has to answer.
+const SUPERVISOR_TIME: Duration = Duration::from_secs(1);
+
+/// Applications that this worker imports when it starts.
+static PRELOADED: OnceLock<Vec<Arc<Specification>>> = OnceLock::new();
+
+/// Notes the applications of a worker.
+pub fn note_applications(conf: &MainConf) {
+    let applications = conf.interpreters().into_iter().flat_map(|interpreter| interpreter.applications);
+    let preloaded = applications.filter(|application| application.preload).map(|application| application.specification);
+    let _ = PRELOADED.set(preloaded.collect());
 }
 
-fn reasons() -> Vec<&'static str> {
+/// Returns the reasons why this worker cannot serve requests, one word each. On the event loop thread.
+pub fn reasons() -> Vec<&'static str> {
     let mut reasons = Vec::new();
     if worker_process::is_exiting() {
         reasons.push("draining");
     }
-    if worker::get().is_some_and(|worker| !worker.has_loaded()) {
-        reasons.push("loading");
+    let is_loaded = |specification: &Arc<Specification>| {
+        let worker = worker::get();
+        worker.is_some_and(|worker| worker.application(specification).is_some_and(|known| worker.is_loaded(&known)))
+    };
+    if !PRELOADED.get().is_none_or(|preloaded| preloaded.iter().all(is_loaded)) {
+        // Each has been tried, and the log has the reason.
+        let is_over = worker::get().is_some_and(worker::Worker::has_loaded);
+        reasons.push(if is_over { "failed" } else { "loading" });
     }
     reasons
+}
+
+/// Returns true if each process group runs, or starts with its next request. Asks the supervisor, and waits for it.
+pub fn has_groups() -> bool {
+    let Some(path) = super::supervisor() else { return true };
+    let is_up = |state: &str| matches!(state, "running" | "idle");
+    groups::ask(path, Instant::now() + SUPERVISOR_TIME)
+        .is_ok_and(|groups| groups.iter().all(|(group, _)| is_up(&group.state)))
+}
+
+/// Returns the response: 200, or 503 with the reasons, one a line.
+pub fn response(reasons: &[&str]) -> Response {
+    if reasons.is_empty() {
+        return Response::ok("text/plain; charset=utf-8", b"ready\n".to_vec());
+    }
+    let text: String = reasons.iter().flat_map(|reason| [*reason, "\n"]).collect();
+    Response { status: 503, ..Response::ok("text/plain; charset=utf-8", text.into_bytes()) }
+        .with_header("Retry-After", "1".to_owned())
 }
