@@ -65,6 +65,7 @@ mod process_reloading;
 mod protocols;
 mod python_environment;
 mod ranges;
+mod readiness;
 mod recycle;
 mod reload;
 mod reload_load;
