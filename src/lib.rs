@@ -285,10 +285,10 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> isize {
             return;
         };
         process_group::init_worker(conf);
-        http::status::prepare(conf);
         // SAFETY: as above.
         let workers = unsafe { worker_process::worker_count(cycle) };
         worker::status::start(conf);
+        http::status::prepare(conf);
         let Some(config) = WorkerConfig::new(conf, conf.processes(workers) > 1) else {
             worker::status::note_loaded();
             // It may be the front of process groups.

@@ -13,7 +13,7 @@ use super::process_group::{self, ProcessGroup};
 use super::setters;
 use super::settings::settings;
 use super::status_zone::{self, InstanceStatus, StatusZone};
-use super::values::{Located, MaxRequests, Status, Threads};
+use super::values::{Located, MaxRequests, Status, StatusKind, Threads};
 use crate::app::source_files::Mechanism;
 use crate::app::specification::Specification;
 use crate::nginx::conf::Conf;
@@ -224,6 +224,16 @@ impl MainConf {
     /// If they do not fit; the message names file and line.
     pub fn validate(&self) -> Result<(), String> {
         self.process_groups().iter().try_for_each(ProcessGroup::validate)?;
+        let mut reports = self.status_locations.iter().filter(|status| status.kind == StatusKind::Report);
+        if self.status_zone().is_none()
+            && let Some(status) = reports.next()
+        {
+            return Err(format!(
+                "\"wsgi_status\" in {} needs the counters of \"wsgi_status_zone\": add \"wsgi_status_zone wsgi 1m;\" to the \
+                 http block",
+                status.source_location
+            ));
+        }
         if self.applications.is_empty() {
             return Ok(());
         }

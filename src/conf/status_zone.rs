@@ -34,6 +34,11 @@ pub struct InstanceStatus {
 }
 
 impl StatusZone {
+    /// Returns the number of words of the board of each process group.
+    pub fn words(&self) -> usize {
+        self.size as usize / size_of::<u64>()
+    }
+
     fn parse(args: &[&str]) -> Result<Self, Problem> {
         let (name, size) = (args[1], args[2]);
         if name.is_empty() || name.starts_with(RESERVED_PREFIX) {

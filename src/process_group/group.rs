@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::{Pid, geteuid, pipe2};
 
 use super::control::{self, Client, Command, MAX_CLIENTS, ProcessStatus, Response, Status};
 use super::instance::{Advance, Backoff, Inherited, Instance, start_check};
@@ -25,6 +25,7 @@ use crate::os::memory_file;
 use crate::os::run_directory;
 use crate::os::spawn::End;
 use crate::os::system;
+use crate::status::groups::GroupStatus;
 use crate::worker::scoreboard::{Scoreboard, Totals};
 
 /// Time that workers have to take their slots of the scoreboard. Later they do not count as starting.
@@ -674,6 +675,20 @@ impl Group {
             }
         };
         self.answer(Wait::Check, &response);
+    }
+
+    /// Returns what the workers of the front show about the group.
+    pub fn status_for_front(&mut self) -> GroupStatus {
+        let Status { name, state, restarts, user, .. } = self.status();
+        GroupStatus {
+            name,
+            user,
+            uid: self.plan.process.user.as_ref().map_or_else(|| geteuid().as_raw(), |user| user.uid),
+            state: state.to_owned(),
+            workers: self.instances.iter().map(|instance| instance.workers().len() as u64).sum(),
+            restarts,
+            has_board: self.status_board.is_some(),
+        }
     }
 
     fn status(&mut self) -> Status {

@@ -14,6 +14,7 @@ pub mod master;
 mod plan;
 mod planning;
 mod scaling;
+mod status;
 mod supervisor;
 
 use std::io;

@@ -10,6 +10,7 @@ use super::configuration::{self, Front};
 use super::plan::{GroupPlan, Plan, ProcessPlan};
 use crate::conf::main::MainConf;
 use crate::conf::process_group::ProcessGroup;
+use crate::conf::status_zone::StatusZone;
 use crate::conf::values::Processes;
 use crate::nginx::cycle::NewCycle;
 use crate::nginx::module;
@@ -41,7 +42,7 @@ pub fn plan(main: &MainConf, cycle: NewCycle) -> io::Result<Plan> {
             max: processes.max,
             idle_timeout: group.idle_timeout,
             stop_timeout: configuration::stop_timeout(main, group) + TIME_TO_EXIT,
-            status_words: main.status_zone().map(|zone| zone.size as usize / size_of::<u64>()),
+            status_words: main.status_zone().map(StatusZone::words),
         })
     });
     Ok(Plan {

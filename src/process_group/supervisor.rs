@@ -18,6 +18,7 @@ use super::group::Group;
 use super::log_relay::{Logs, Relay, close_leftovers};
 use super::master::{self, Command, Reply};
 use super::plan::Plan;
+use super::status::StatusSocket;
 use crate::nginx::log::Level;
 use crate::nginx::log_files::write_now as log;
 use crate::os::spawn::reap;
@@ -42,6 +43,8 @@ struct Supervisor {
     /// Directory of the slot, once a plan has named it.
     directory: Option<PathBuf>,
     longest_stop: Duration,
+    /// For status pages and readiness addresses of the front.
+    status: Option<StatusSocket>,
     groups: Vec<Group>,
     relays: Vec<Relay>,
     logs: Logs,
@@ -58,6 +61,7 @@ enum Ready {
     Client(usize, usize),
     Check(usize),
     Demand(usize),
+    Status,
 }
 
 /// Runs the supervisor in this process, which was forked for it, until the master has ended or told it to end.
@@ -74,6 +78,7 @@ pub fn run(channel: UnixStream, logs: Logs) {
         signals,
         directory: None,
         longest_stop: Duration::ZERO,
+        status: None,
         groups: Vec::new(),
         relays: Vec::new(),
         logs,
@@ -116,6 +121,10 @@ fn wait_for_signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
+fn log_status_failure(error: &io::Error) {
+    log(Level::Error, &format!("wsgi: status pages have no process groups, cannot open their socket: {error}"));
+}
+
 impl Supervisor {
     fn is_needed(&self) -> bool {
         self.end.is_none_or(|end| !self.groups.is_empty() && Instant::now() < end)
@@ -133,6 +142,7 @@ impl Supervisor {
                 Ready::Client(group, client) => self.groups[group].serve(client, &mut self.relays),
                 Ready::Check(group) => self.groups[group].read_check_output(),
                 Ready::Demand(group) => self.groups[group].on_demand(&mut self.relays),
+                Ready::Status => self.answer_status(),
             }
         }
         let now = Instant::now();
@@ -179,6 +189,9 @@ impl Supervisor {
             if let Some(socket) = group.demand() {
                 add(Ready::Demand(index), socket.as_fd(), PollFlags::POLLIN);
             }
+        }
+        if let Some(status) = &self.status {
+            add(Ready::Status, status.as_fd(), PollFlags::POLLIN);
         }
         add(Ready::Signals, self.signals.as_fd(), PollFlags::POLLIN);
         if let Some(channel) = &self.channel {
@@ -238,6 +251,10 @@ impl Supervisor {
         {
             failures.push(format!("wsgi: cannot use \"{}\": {error}", plan.directory.display()));
         }
+        if self.status.is_none() && !plan.groups.is_empty() {
+            // The groups work without it.
+            self.status = StatusSocket::open(&plan.directory).map_err(|error| log_status_failure(&error)).ok();
+        }
         for group in &mut self.groups {
             if !plan.groups.iter().any(|planned| planned.name == group.name()) {
                 group.retire();
@@ -255,6 +272,12 @@ impl Supervisor {
             failures.extend(result.err());
         }
         failures
+    }
+
+    fn answer_status(&mut self) {
+        if let Some(status) = &self.status {
+            status.answer(&mut self.groups);
+        }
     }
 
     fn take_signals(&mut self) {

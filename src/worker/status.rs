@@ -1,8 +1,8 @@
 //! This worker's part of the status that `wsgi_status_zone` keeps: its writer on the board, and its live calls.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::AtomicU64;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
 
 use super::WorkerApplication;
 use crate::app::application::LoadRecord;
@@ -72,10 +72,7 @@ fn words(conf: &MainConf) -> Option<(Result<&'static [AtomicU64], String>, bool)
     let zone = conf.status_zone()?;
     let words = match worker_process::role() {
         // It reads the next configuration itself, and may unmap the zone.
-        Role::Single => {
-            let count = zone.size as usize / size_of::<AtomicU64>();
-            AnonymousShm::new(count).map(|memory| memory.keep()).map_err(|error| error.to_string())
-        }
+        Role::Single => AnonymousShm::new(zone.words()).map(|memory| memory.keep()).map_err(|error| error.to_string()),
         Role::Worker | Role::Other => conf.status_words().ok_or_else(|| "it is not mapped".to_owned()),
     };
     Some((words, zone.query))

@@ -1,14 +1,49 @@
-//! `wsgi_status`: formats, headers and methods.
+//! `wsgi_status`: formats, headers, methods; what it says of workers, applications, calls and process groups.
 
-use crate::harness::{Nginx, Site};
+use crate::harness::{Engine, GroupNginx, Nginx, Response, Site, both_engines, wait_for};
+use serde_json::Value;
 
-fn start() -> Nginx {
-    Site::plain().location("= /status", "wsgi_status;").start()
+both_engines!(a_running_call_shows_its_stack, a_loaded_application_shows_its_code);
+
+/// Calls of `/wait…` wait until the file `release` exists.
+const APP: &str = r#"
+import os, time
+
+__version__ = "1.7"
+
+def wait_here():
+    while not os.path.exists("@prefix@/release"):
+        time.sleep(0.005)
+
+def application(environ, start_response):
+    if environ["PATH_INFO"].endswith("/wait"):
+        with open("@prefix@/events", "a") as events:
+            events.write("begun\n")
+        wait_here()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"fine"]
+"#;
+
+const ZONE: &str = "wsgi_status_zone wsgi 256k;";
+
+fn with_status(site: Site) -> Site {
+    site.http(ZONE).location("= /status", "wsgi_status;")
+}
+
+#[track_caller]
+fn report(nginx: &Nginx) -> Value {
+    nginx.get("/status?format=json").expect(200).json()
+}
+
+/// The report, once it satisfies the condition.
+#[track_caller]
+fn wait_report(nginx: &Nginx, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+    wait_for(what, || Some(report(nginx)).filter(&condition))
 }
 
 #[test]
 fn an_argument_or_the_accept_header_selects_the_format() {
-    let nginx = start();
+    let nginx = with_status(Site::plain()).start();
     for (path, accept, content_type) in [
         ("/status", "*/*", "text/html; charset=utf-8"),
         ("/status", "application/json", "application/json"),
@@ -21,8 +56,192 @@ fn an_argument_or_the_accept_header_selects_the_format() {
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
         ),
     ] {
-        let response = nginx.request("GET", path, &[("Accept", accept)], b"");
-        assert_eq!(response.status, 200, "{path}");
+        let response = nginx.request("GET", path, &[("Accept", accept)], b"").expect(200);
         assert_eq!(response.header("Content-Type"), Some(content_type), "{path} {accept}");
+        let head = nginx.request("HEAD", path, &[("Accept", accept)], b"").expect(200);
+        assert_eq!(head.header("Content-Type"), Some(content_type));
+        assert!(head.body.is_empty() && head.header("Content-Length").is_some());
+        for response in [&response, &head] {
+            assert_eq!(response.header("Cache-Control"), Some("no-store"));
+            assert_eq!(response.header("X-Content-Type-Options"), Some("nosniff"));
+            assert_eq!(response.header("Referrer-Policy"), Some("no-referrer"));
+        }
     }
+    for path in ["/status?format=xml", "/status?stack=x", "/status?stack=1", "/status?stack=1.2.3"] {
+        nginx.get(path).expect(400);
+    }
+    nginx.post("/status", "x").expect(405);
+    // A body is discarded, and the connection goes on.
+    let mut connection = nginx.connect();
+    for _ in 0..2 {
+        connection.send("GET /status?format=json HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
+        assert_eq!(connection.response().status, 200);
+    }
+}
+
+#[test]
+fn the_page_lets_only_its_own_script_run() {
+    let nginx = with_status(Site::plain()).start();
+    let nonce = |response: &Response| {
+        let policy = response.header("Content-Security-Policy").unwrap();
+        let (_, rest) = policy.split_once("script-src 'nonce-").unwrap();
+        let nonce = rest.split_once('\'').unwrap().0.to_owned();
+        assert_eq!(nonce.len(), 32);
+        let expected = format!(
+            "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'; \
+             base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        );
+        assert_eq!(policy, expected);
+        let text = response.text();
+        // Of the style and of the script.
+        assert_eq!((text.matches(&nonce).count(), text.matches("{nonce}").count()), (2, 0));
+        nonce
+    };
+    let nonces = [nginx.get("/status"), nginx.get("/status")].map(|response| nonce(&response));
+    assert_ne!(nonces[0], nonces[1]);
+}
+
+#[test]
+fn it_needs_a_zone_and_a_location_of_its_own() {
+    let check = Site::plain().location("= /status", "wsgi_status;").check();
+    let line = 1 + check.conf_text.lines().position(|line| line.contains("wsgi_status;")).unwrap();
+    let message = format!(
+        "nginx.conf:{line} needs the counters of \"wsgi_status_zone\": add \"wsgi_status_zone wsgi 1m;\" to the http block"
+    );
+    assert!(!check.ok && check.output.contains(&message), "{}", check.output);
+    Site::plain().location("= /ready", "wsgi_status ready;").check().assert_ok();
+    Site::plain()
+        .location("= /ready", "wsgi_status steady;")
+        .check()
+        .assert_refused("invalid parameter \"steady\"", "wsgi_status steady;");
+    for directives in ["wsgi_status; wsgi_pass app.py;", "wsgi_pass app.py; wsgi_status;"] {
+        let check = Site::plain().http(ZONE).file("app.py", APP).location("/", directives).check();
+        assert!(!check.ok && check.output.contains("is in a location with \"wsgi_pass\""), "{}", check.output);
+    }
+    // A location inside has none.
+    let nginx = Site::plain()
+        .http(ZONE)
+        .file("app.py", APP)
+        .location("/status", "wsgi_status; location /status/app { wsgi_pass app.py; } location /status/none { }")
+        .start();
+    assert_eq!(nginx.get("/status/app").expect(200).text(), "fine");
+    nginx.get("/status/none").expect(404);
+}
+
+#[test]
+fn the_report_has_all_workers() {
+    let nginx = with_status(Site::new(Engine::Threads)).workers(2).app(APP).start();
+    let report = wait_report(&nginx, "two workers that run", |report| {
+        let workers = report["workers"].as_array().unwrap();
+        workers.len() == 2 && workers.iter().all(|worker| worker["details"]["state"] == "running")
+    });
+    assert_eq!(report["schema"], 1);
+    assert_eq!(report["versions"]["module"], env!("CARGO_PKG_VERSION"));
+    let mut pids: Vec<_> = report["workers"].as_array().unwrap().iter().map(|worker| worker["pid"].as_i64()).collect();
+    pids.sort();
+    let mut expected: Vec<_> = nginx.workers().iter().map(|pid| Some(i64::from(*pid))).collect();
+    expected.sort();
+    assert_eq!(pids, expected);
+    for (number, worker) in report["workers"].as_array().unwrap().iter().enumerate() {
+        assert_eq!(worker["number"], number);
+        assert_eq!(worker["process_group"], Value::Null);
+        assert!(worker["details"]["memory"].as_u64().unwrap() > 1 << 20);
+        assert!(worker["started"].as_f64().unwrap() <= report["time"].as_f64().unwrap());
+        assert_eq!(worker["details"]["threads"]["total"], 4);
+        assert_eq!(worker["details"].get("calls"), None);
+    }
+}
+
+fn a_loaded_application_shows_its_code(engine: Engine) {
+    let nginx = with_status(Site::new(engine)).app(APP).start();
+    nginx.get("/").expect(200);
+    let report = report(&nginx);
+    let application = &report["workers"][0]["details"]["applications"][0];
+    assert!(application["name"].as_str().unwrap().ends_with("/app.py"), "{report}");
+    assert_eq!(application["code"]["version"], "1.7");
+    assert!(application["code"]["loaded"].as_f64() > application["code"]["modified"].as_f64());
+    assert_eq!((&application["loads"], &application["failure"]), (&1.into(), &Value::Null));
+    assert_eq!(report["applications"][0]["counters"]["calls"], 1);
+}
+
+fn a_running_call_shows_its_stack(engine: Engine) {
+    // With `wsgi_threads off` another worker answers.
+    let nginx = with_status(Site::new(engine)).workers(2).app(APP).start();
+    let mut call = nginx.connect();
+    call.send("GET /a/wait?secret=1 HTTP/1.1\r\nHost: x\r\n\r\n");
+    nginx.wait_events(&["begun"]);
+    let get = |path: &str| ask_free_worker(&nginx, path);
+    let report = get("/status?format=json").json();
+    let [call_now] = &report["calls"].as_array().unwrap()[..] else { panic!("{report:#}") };
+    assert_eq!((&call_now["state"], &call_now["method"]), (&"running".into(), &"GET".into()));
+    assert_eq!((&call_now["path"], &call_now["client"]), (&"/a/wait".into(), &nginx.source().to_string().into()));
+    assert!(call_now["running_time"].as_f64() <= call_now["time"].as_f64());
+    assert_eq!(report["applications"][0]["running"], 1);
+    let id = call_now["id"].as_str().unwrap();
+    let stack = get(&format!("/status?stack={id}")).json()["stack"].as_str().unwrap().to_owned();
+    assert!(stack.contains("in application\n") && stack.contains("in wait_here\n"), "{stack}");
+    let (pid, number) = id.split_once('.').unwrap();
+    let number: u64 = number.parse().unwrap();
+    for unknown in [format!("{pid}.{}", number + 1), format!("1.{number}"), format!("{}.0", u32::MAX)] {
+        assert_eq!(get(&format!("/status?stack={unknown}")).json()["stack"], Value::Null);
+    }
+    nginx.write("release", "");
+    assert_eq!(call.response().status, 200);
+    wait_for("the end of the call", || {
+        let report = get("/status?format=json").json();
+        report["calls"].as_array().unwrap().is_empty().then_some(())
+    });
+    assert_eq!(get(&format!("/status?stack={id}")).json()["stack"], Value::Null);
+}
+
+/// The response of a worker whose event loop no call blocks.
+#[track_caller]
+fn ask_free_worker(nginx: &Nginx, path: &str) -> Response {
+    wait_for("a free worker", || {
+        let connection = nginx.connect();
+        connection.set_timeout(std::time::Duration::from_millis(1500));
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let mut connection = connection.begin(request.as_bytes())?;
+        Some(connection.response())
+    })
+}
+
+#[test]
+fn a_front_shows_its_process_groups() {
+    let site = with_status(Site::plain())
+        .http("wsgi_process_group blog chdir=@prefix@ processes=2; wsgi_process_group shop chdir=@prefix@ idle_timeout=1h;")
+        .file("app.py", APP)
+        .location("/blog", "wsgi_pass app.py process=blog;")
+        .location("/shop", "wsgi_pass app.py process=shop;");
+    let nginx = GroupNginx::start(site);
+    let mut call = nginx.connect();
+    call.send("GET /blog/wait HTTP/1.1\r\nHost: x\r\n\r\n");
+    nginx.wait_events(&["begun"]);
+    let report = wait_report(&nginx, "workers that run", |report| {
+        let workers = report["workers"].as_array().unwrap();
+        workers.len() == 3 && workers.iter().all(|worker| worker["details"]["state"] == "running")
+    });
+    let groups: Vec<_> = report["process_groups"].as_array().unwrap().iter().collect();
+    assert_eq!(
+        (&groups[0]["name"], &groups[0]["state"], &groups[0]["workers"]),
+        (&"blog".into(), &"running".into(), &2.into())
+    );
+    assert_eq!(
+        (&groups[1]["name"], &groups[1]["state"], &groups[1]["workers"]),
+        (&"shop".into(), &"idle".into(), &0.into())
+    );
+    let workers: Vec<_> =
+        report["workers"].as_array().unwrap().iter().map(|worker| worker["process_group"].as_str()).collect();
+    assert_eq!(workers, [None, Some("blog"), Some("blog")]);
+    let [call_now] = &report["calls"].as_array().unwrap()[..] else { panic!("{report:#}") };
+    assert_eq!((&call_now["process_group"], &call_now["path"]), (&"blog".into(), &"/blog/wait".into()));
+    assert_eq!(call_now["client"], nginx.source().to_string());
+    let id = call_now["id"].as_str().unwrap();
+    let stack = nginx.get(&format!("/status?stack={id}")).expect(200).json();
+    assert!(stack["stack"].as_str().unwrap().contains("in wait_here"), "{stack}");
+    nginx.write("release", "");
+    assert_eq!(call.response().status, 200);
+    let report = wait_report(&nginx, "the end of the call", |report| report["calls"].as_array().unwrap().is_empty());
+    let application = &report["applications"][0];
+    assert_eq!((&application["process_group"], &application["counters"]["calls"]), (&"blog".into(), &1.into()));
 }

@@ -13,14 +13,17 @@ use self::queue::{Full, Job, Question};
 use self::response::{PendingRequest, Response};
 use crate::conf::location::LocationConf;
 use crate::conf::main::MainConf;
+use crate::conf::status_zone::StatusZone;
 use crate::conf::values::StatusKind;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::request::{Request, Status};
 use crate::nginx::worker_process::NGINX_VERSION;
 use crate::os::run_directory;
-use crate::python::{runtime, status as python_status};
-use crate::status::gather::Sources;
-use crate::status::report::Versions;
+use crate::python::{log, runtime, status as python_status};
+use crate::status::gather::{self, Sources};
+use crate::status::report::{Versions, WorkerDetails};
+use crate::status::reporter::{self, Facts};
+use crate::worker;
 use crate::worker::event_loop::EventLoop;
 
 static SOURCES: OnceLock<Sources> = OnceLock::new();
@@ -44,14 +47,20 @@ pub fn prepare(conf: &MainConf) {
     {
         let _ = SUPERVISOR.set(run_directory::status_socket(directory));
     }
+    let attached = worker::status::get().map(|status| status.writer().board());
+    let Some(board) = attached.or_else(|| conf.status_words()) else { return };
     let versions = Versions {
         module: env!("CARGO_PKG_VERSION").to_owned(),
         nginx: NGINX_VERSION.to_owned(),
         python: runtime::library_version(),
     };
-    let process_group = conf.instance().map(str::to_owned);
-    let _ =
-        SOURCES.set(Sources { versions, board: &[], group_words: 0, process_group, supervisor: supervisor().cloned() });
+    let _ = SOURCES.set(Sources {
+        versions,
+        board,
+        group_words: conf.status_zone().map_or(0, StatusZone::words),
+        process_group: conf.instance().map(str::to_owned),
+        supervisor: supervisor().cloned(),
+    });
     python_status::set_source(|| {
         let report = sources().map(Sources::report).unwrap_or_default();
         // A report has only values that JSON can have.
@@ -59,13 +68,32 @@ pub fn prepare(conf: &MainConf) {
     });
 }
 
-/// Starts what a worker needs for status pages. To be called in `init_process`, after the worker has started.
+/// Starts what a worker needs for status pages: its reporter, and its event loop for answers of other threads. To be called
+/// in `init_process`, after the worker has started.
 pub fn start(conf: &MainConf) {
+    if let Some(status) = worker::status::get()
+        && let Err(error) = reporter::start(status.writer().identity().token, status.front_user(), Arc::new(ThisWorker))
+    {
+        log::error(&format!("wsgi: cannot start the reporter of this worker: {error}"));
+    }
     if conf.has_status() {
         ready::note_applications(conf);
         if let Err(error) = EventLoop::attach() {
             Log::cycle().write(Level::Alert, &format!("wsgi: status pages are not available: {error}"));
         }
+    }
+}
+
+/// What this worker knows about itself.
+struct ThisWorker;
+
+impl Facts for ThisWorker {
+    fn details(&self) -> WorkerDetails {
+        worker::status::details()
+    }
+
+    fn stack(&self, call: u64) -> Option<String> {
+        worker::get()?.engine.stack(call, gather::STACK_TIME)
     }
 }
 

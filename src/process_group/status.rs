@@ -1,0 +1,56 @@
+//! The status socket of the supervisor: what the workers of the front show about all groups.
+//!
+//! A client sends nothing. It gets lines with a JSON list of groups, each with the files of their boards, in the same order.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use super::group::Group;
+use crate::os::file_passing::{self, MAX_FILES};
+use crate::os::run_directory;
+use crate::status::groups::GroupStatus;
+
+/// The status socket.
+pub struct StatusSocket(UnixListener);
+
+impl StatusSocket {
+    /// Opens the socket, in place of an earlier one. The directory decides who may connect: the workers of the front.
+    ///
+    /// # Errors
+    /// As of the system.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        let path = run_directory::status_socket(directory);
+        let socket = run_directory::change_sockets(directory, || {
+            let _ = fs::remove_file(&path);
+            UnixListener::bind(&path)
+        })?;
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o666))?;
+        socket.set_nonblocking(true)?;
+        Ok(Self(socket))
+    }
+
+    /// Answers a client, without waiting: one that does not receive gets less.
+    pub fn answer(&self, groups: &mut [Group]) {
+        let Ok((client, _)) = self.0.accept() else { return };
+        for groups in groups.chunks_mut(MAX_FILES) {
+            let statuses: Vec<GroupStatus> = groups.iter_mut().map(Group::status_for_front).collect();
+            let files: Vec<_> = groups.iter().filter_map(|group| group.status_board().map(File::as_fd)).collect();
+            let mut line = serde_json::to_vec(&statuses).unwrap_or_default();
+            line.push(b'\n');
+            if file_passing::send(&client, &line, &files).is_ok_and(|sent| sent == line.len()) {
+                continue;
+            }
+            return;
+        }
+    }
+}
+
+impl AsFd for StatusSocket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
