@@ -71,6 +71,7 @@ impl Curl {
 pub fn make_certificate(directory: &Path) {
     let made = Command::new("openssl")
         .args(["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost"])
         .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
         .args(["-keyout", "key.pem", "-out", "certificate.pem"])
         .current_dir(directory)

@@ -23,6 +23,7 @@ mod script;
 mod shared;
 mod site;
 pub mod stress;
+mod terminal;
 mod user;
 
 pub use callgrind::{Callgrind, Profile, Source};
@@ -46,6 +47,7 @@ pub use runner::{Ended, Project, Runner, Server, WAITS};
 pub use script::{RunningScript, Script};
 pub use shared::SharedNginx;
 pub use site::{Check, Site, free_port, is_root, open_to_all};
+pub use terminal::Terminal;
 pub use user::{User, ids, two_users};
 
 use std::os::unix::fs::PermissionsExt;
