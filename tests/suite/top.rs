@@ -158,7 +158,7 @@ fn the_stack_of_a_call_is_printed_for_scripts() {
 fn access_control_is_explained_and_passed() {
     let site = site()
         .location("= /denied", "wsgi_status; deny all;")
-        .location("= /private", "wsgi_status; auth_basic status; auth_basic_user_file conf/users;")
+        .location("= /private", "wsgi_status; auth_basic status; auth_basic_user_file users;")
         .file("conf/users", "me:{PLAIN}secret\n")
         .file("password", "secret\n")
         .file("wrong", "wrong\n");
