@@ -85,6 +85,7 @@ mod soak;
 mod spill;
 mod start_response;
 mod status;
+mod status_access;
 mod streaming;
 mod streaming_http2;
 mod symbols;

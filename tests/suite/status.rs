@@ -120,6 +120,7 @@ fn it_needs_a_zone_and_a_location_of_its_own() {
     }
     // A location inside has none.
     let nginx = Site::plain()
+        .errors_expected()
         .http(ZONE)
         .file("app.py", APP)
         .location("/status", "wsgi_status; location /status/app { wsgi_pass app.py; } location /status/none { }")
