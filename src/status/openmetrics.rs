@@ -13,12 +13,12 @@ use super::report::{Application, Histogram, LoadedApplication, Report, Responses
 
 /// Returns the report in the text format of OpenMetrics 1.0.
 pub fn openmetrics(report: &Arc<Report>) -> Vec<u8> {
-    encode(report, |text, registry| text::encode(text, registry))
+    encode(report, text::encode)
 }
 
 /// Returns the report in the text format 0.0.4 of Prometheus.
 pub fn prometheus(report: &Arc<Report>) -> Vec<u8> {
-    encode(report, |text, registry| prometheus_text::encode(text, registry))
+    encode(report, prometheus_text::encode)
 }
 
 fn encode(report: &Arc<Report>, encode: impl FnOnce(&mut String, &Registry) -> fmt::Result) -> Vec<u8> {

@@ -218,6 +218,9 @@ fn main(part: &str) -> String {
         // The applications are stand-ins.
         http.push_str("wsgi_check off;\n");
     }
+    if lacks("wsgi_status_zone") {
+        http.push_str("wsgi_status_zone wsgi 64k;\n");
+    }
     for name in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
         if lacks(&format!("{name}_temp_path")) {
             http.push_str(&format!("{name}_temp_path tmp/{name};\n"));

@@ -53,6 +53,7 @@ mod messages;
 mod migrating;
 mod mounts;
 mod multiprocessing;
+mod openmetrics;
 mod package;
 mod process;
 mod process_group_check;

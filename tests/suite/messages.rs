@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Literals of two words or more that no log and no exception shows.
-const NO_MESSAGES: [&str; 19] = [
+const NO_MESSAGES: [&str; 20] = [
+    "text/plain; charset=utf-8",
     "(the location's prefix)",
     "wsgi check process",
     "wsgi preflight process",

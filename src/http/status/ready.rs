@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::response::Response;
+use super::response::{Response, TEXT};
 use crate::app::specification::Specification;
 use crate::conf::main::MainConf;
 use crate::nginx::worker_process;
@@ -52,9 +52,8 @@ pub fn has_groups() -> bool {
 /// Returns the response: 200, or 503 with the reasons, one a line.
 pub fn response(reasons: &[&str]) -> Response {
     if reasons.is_empty() {
-        return Response::ok("text/plain; charset=utf-8", b"ready\n".to_vec());
+        return Response::ok(TEXT, b"ready\n".to_vec());
     }
     let text: String = reasons.iter().flat_map(|reason| [*reason, "\n"]).collect();
-    Response { status: 503, ..Response::ok("text/plain; charset=utf-8", text.into_bytes()) }
-        .with_header("Retry-After", "1".to_owned())
+    Response { status: 503, ..Response::ok(TEXT, text.into_bytes()) }.with_header("Retry-After", "1".to_owned())
 }

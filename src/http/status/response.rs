@@ -14,6 +14,9 @@ use crate::nginx::timer::Timer;
 /// Interval of the timer that holds an exiting worker while requests wait.
 const HOLD_PERIOD: Duration = Duration::from_millis(250);
 
+/// Media type of a text.
+pub const TEXT: &str = "text/plain; charset=utf-8";
+
 /// Complete response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -30,13 +33,13 @@ impl Response {
 
     /// Returns the response to a request for which no report is made, as others wait for theirs.
     pub fn busy() -> Self {
-        Self { status: 503, ..Self::ok("text/plain; charset=utf-8", b"too many requests for the status\n".to_vec()) }
+        Self { status: 503, ..Self::ok(TEXT, b"too many requests for the status\n".to_vec()) }
             .with_header("Retry-After", "1".to_owned())
     }
 
     /// Returns the response if no report could be made. The log has the reason.
     pub fn failed() -> Self {
-        Self { status: 500, ..Self::ok("text/plain; charset=utf-8", b"no report, see the error log\n".to_vec()) }
+        Self { status: 500, ..Self::ok(TEXT, b"no report, see the error log\n".to_vec()) }
     }
 
     pub fn with_header(mut self, name: &'static str, value: String) -> Self {
