@@ -1,5 +1,6 @@
 //! Common parts of all tests: `Site` describes an nginx, `Nginx` is a running one, `Response` a response of it.
 
+mod browser;
 mod callgrind;
 mod client;
 mod container;
@@ -26,6 +27,7 @@ pub mod stress;
 mod terminal;
 mod user;
 
+pub use browser::Browser;
 pub use callgrind::{Callgrind, Profile, Source};
 pub use client::Client;
 pub use container::Container;
