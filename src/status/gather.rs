@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 use super::ask::{Address, ask};
 use super::board::{self, Contents};
 use super::groups::{self, GroupStatus};
-use super::report::{Application, Call, ProcessGroup, Report, SCHEMA, Versions, Worker, WorkerDetails};
+use super::report::{Application, Call, Ends, ProcessGroup, Report, SCHEMA, Versions, Worker, WorkerDetails};
 use super::reporter::StackAnswer;
 use crate::os::{memory_file, system};
 
@@ -157,6 +157,7 @@ impl Report {
                 applications: worker.applications,
             });
         }
+        self.ends.push(Ends { process_group: group(), by_reason: contents.ended_by_reason });
         let ended = contents.ended.into_iter().take(MAX_ENDED_WORKERS);
         self.ended_workers.extend(ended.map(|mut ended| {
             ended.process_group = group();

@@ -256,6 +256,12 @@ impl Families<'_> {
             (Labels::of_group(group), Value::Gauge(count as f64))
         });
         self.family(gauge("workers"), "Workers that live", counts)?;
+        let ends = report.ends.iter().flat_map(|of| {
+            let group = of.process_group.as_ref();
+            let reasons = of.by_reason.iter();
+            reasons.map(move |(reason, count)| (Labels::of_group(group).and("reason", reason), Value::Counter(*count)))
+        });
+        self.family(counter("ended_workers", None), "Workers that have ended, by reason", ends)?;
         type Of = fn(&Worker) -> Option<Value<'_>>;
         let families: [(_, &str, Of); 9] = [
             (("worker_start_time", Some(Unit::Seconds), MetricType::Gauge), "Time at which the worker started", |of| {

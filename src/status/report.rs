@@ -25,6 +25,9 @@ pub struct Report {
     pub workers: Vec<Worker>,
     /// Workers that have ended, the newest first; limited in number.
     pub ended_workers: Vec<EndedWorker>,
+    /// Numbers of all workers that have ended.
+    #[serde(default)]
+    pub ends: Vec<Ends>,
     pub process_groups: Vec<ProcessGroup>,
     /// Calls that wait, run or are being sent, the oldest first.
     pub calls: Vec<Call>,
@@ -240,6 +243,14 @@ pub struct EndedWorker {
     pub calls: u64,
     /// `reload`, `stop`, `max_requests`, `max_memory`, `stuck_threads`, `new_code`, or `crash` if it left without a word.
     pub reason: String,
+}
+
+/// Numbers of workers that have ended, of nginx or of a process group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends {
+    pub process_group: Option<String>,
+    /// By reason, as in [`EndedWorker`]. Each reason is there.
+    pub by_reason: BTreeMap<String, u64>,
 }
 
 /// A process group.

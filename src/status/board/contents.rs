@@ -21,6 +21,8 @@ pub struct Contents {
     pub workers: Vec<WorkerContents>,
     /// Workers that have ended, the newest first.
     pub ended: Vec<EndedWorker>,
+    /// Numbers of all workers that have ended, by reason.
+    pub ended_by_reason: BTreeMap<String, u64>,
     /// Loads and failures, the newest first.
     pub events: Vec<Event>,
 }
@@ -86,6 +88,14 @@ pub fn read(words: &[u64], is_alive: impl Fn(u32) -> bool) -> Contents {
     });
     let mut workers: Vec<_> = workers.into_values().collect();
     workers.sort_by_key(|worker| (worker.number, worker.pid));
+    let mut ended_by_reason: BTreeMap<_, _> = Goodbye::ALL
+        .into_iter()
+        .map(|reason| (reason.text().to_owned(), words[layout::ENDED_BY_REASON + reason as usize]))
+        .collect();
+    for worker in dead.values() {
+        let count = ended_by_reason.entry(worker.reason.text().to_owned()).or_default();
+        *count = count.saturating_add(1);
+    }
     let ended = dead.into_values().chain(events::read_ended(&words[layout.ended()]));
     let mut events: Vec<Event> = events::read_events(&words[layout.load_events()], layout.event_words)
         .chain(events::read_events(&words[layout.failure_events()], layout.event_words))
@@ -96,6 +106,7 @@ pub fn read(words: &[u64], is_alive: impl Fn(u32) -> bool) -> Contents {
         applications: applications.collect(),
         workers,
         ended: ended.map(|ended| ended.report()).collect(),
+        ended_by_reason,
         events,
     }
 }

@@ -42,7 +42,7 @@ pub enum Goodbye {
 }
 
 impl Goodbye {
-    const ALL: [Self; 7] =
+    pub const ALL: [Self; 7] =
         [Self::Crash, Self::Reload, Self::Stop, Self::MaxRequests, Self::MaxMemory, Self::StuckThreads, Self::NewCode];
 
     /// Returns the reason with this number in a word.

@@ -25,6 +25,8 @@ pub const ENDED_COUNT: usize = 2;
 pub const LOAD_COUNT: usize = 3;
 /// Word with the number of recorded failures of calls.
 pub const FAILURE_COUNT: usize = 4;
+/// First word of the numbers of workers that have ended, by reason.
+pub const ENDED_BY_REASON: usize = 5;
 const HEADER: usize = 16;
 
 /// Words of the slot of a worker: two cache lines.
@@ -122,6 +124,11 @@ mod tests {
             let event_words = layout.load_events().len() + layout.failure_events().len();
             assert!(words > MAX_WORDS || (words / 5..=words / 4).contains(&event_words), "{words} {layout:?}");
         }
+    }
+
+    #[test]
+    fn the_header_has_a_word_for_each_reason() {
+        assert!(ENDED_BY_REASON + events::Goodbye::ALL.len() <= HEADER);
     }
 
     #[test]

@@ -79,6 +79,7 @@ fn counters_stay_and_gauges_go_with_a_worker() {
     assert_eq!((found.applications[0].counters.calls, found.applications[0].queued), (1, 0));
     let [ended] = &*found.ended else { panic!("{found:?}") };
     assert_eq!((ended.pid, ended.calls, ended.reason.as_str()), (10, 1, "crash"));
+    assert_eq!(found.ended_by_reason["crash"], 1);
     // Its successor takes the slot and the rows.
     let two = Writer::attach(words, identity(12, 0), dead).unwrap();
     let calls = two.calls("a").unwrap();
@@ -90,6 +91,7 @@ fn counters_stay_and_gauges_go_with_a_worker() {
     assert_eq!((worker.pid, worker.calls, worker.queued), (12, 2, 0));
     let [ended] = &*found.ended else { panic!("{found:?}") };
     assert_eq!((ended.pid, ended.number, ended.calls, ended.reason.as_str()), (10, 0, 1, "crash"));
+    assert_eq!(found.ended_by_reason["crash"], 1);
     assert!(ended.ended >= ended.started && ended.started > 1e9);
 }
 
@@ -114,6 +116,8 @@ fn a_worker_that_leaves_says_why() {
     let found = contents(words);
     let ended: Vec<_> = found.ended.iter().map(|ended| (ended.pid, ended.reason.as_str())).collect();
     assert_eq!(ended, [(11, "stop"), (10, "max_requests")]);
+    let reasons: Vec<_> = found.ended_by_reason.iter().filter(|(_, count)| **count > 0).collect();
+    assert_eq!(reasons, [(&"max_requests".to_owned(), &1), (&"stop".to_owned(), &1)]);
     let workers: Vec<_> = found.workers.iter().map(|worker| worker.pid).collect();
     assert_eq!(workers, [13, 12]);
 }

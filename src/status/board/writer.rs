@@ -178,6 +178,7 @@ impl Writer {
         };
         let (count, words) = (&self.words[layout::ENDED_COUNT], &self.words[self.layout.ended()]);
         Ring { count, words, record: ENDED_WORDS }.push(&ended.contents());
+        self.words[layout::ENDED_BY_REASON + reason as usize].fetch_add(1, Relaxed);
     }
 
     /// Returns the writer of an application's counters, `None` if the board has no room for them.
