@@ -426,20 +426,20 @@ def character_width(character):
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
 
 
-def fitted(text, width, is_right=False):
-    """Returns a printable text of exactly this width: padded, or cut with a mark at its end."""
+def fitted(text, width, is_right=False, keeps_end=False):
+    """Returns a printable text of exactly this width: padded, or cut with a mark at its end or at its beginning."""
     missing = width - width_of(text)
     if missing >= 0:
         return " " * missing + text if is_right else text + " " * missing
     if width <= 0:
         return ""
     kept, taken = [], 0
-    for character in text:
+    for character in reversed(text) if keeps_end else text:
         taken += character_width(character)
         if taken > width - 1:
             break
         kept.append(character)
-    cut = "".join(kept) + "~"
+    cut = "~" + "".join(reversed(kept)) if keeps_end else "".join(kept) + "~"
     return cut + " " * (width - width_of(cut))
 
 
@@ -530,8 +530,9 @@ def shown_date(seconds):
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 #: A column. `sort` gives a row's key, `show` its text. A narrow screen loses the columns of the highest `rank` first.
-#: Wide columns share the rest of the screen. `bad` says whether a value is to be noticed.
-Column = collections.namedtuple("Column", "name show sort rank is_right is_wide is_descending bad")
+#: Wide columns share the rest of the screen. Of a long text a column keeps the beginning, or the end as with a path.
+#: `bad` says whether a value is to be noticed.
+Column = collections.namedtuple("Column", "name show sort rank is_right is_wide keeps_end is_descending bad")
 
 #: Characters that a column gets in full, a wide one at least.
 WIDE = 20
@@ -543,11 +544,11 @@ Row = collections.namedtuple("Row", "id entry sample")
 Span = collections.namedtuple("Span", "text style")
 
 
-def column(name, show, sort=None, rank=1, is_wide=False, is_left=False, ascending=False, bad=None):
+def column(
+    name, show, sort=None, rank=1, is_wide=False, is_left=False, keeps_end=False, ascending=False, bad=lambda row: False
+):
     is_right = not (is_left or is_wide)
-    return Column(
-        name, show, sort or show, rank, is_right, is_wide, is_right and not ascending, bad or (lambda row: False)
-    )
+    return Column(name, show, sort or show, rank, is_right, is_wide, keeps_end, is_right and not ascending, bad)
 
 
 class Table:
@@ -614,7 +615,10 @@ def table_lines(table, rows, width, sort=None, selected=None, encoding="utf-8"):
             if spans:
                 spans.append(Span(" ", style_of(None)))
             spans.append(
-                Span(fitted(texts[index], size, table.columns[index].is_right), style_of(table.columns[index]))
+                Span(
+                    fitted(texts[index], size, table.columns[index].is_right, table.columns[index].keeps_end),
+                    style_of(table.columns[index]),
+                )
             )
         rest = width - line_width(spans) if width else 0
         return [*spans, Span(" " * rest, style_of(None))]
@@ -710,7 +714,7 @@ def entry(name):
 APPLICATIONS = Table(
     "applications",
     [
-        column("APPLICATION", entry("name"), rank=0, is_wide=True),
+        column("APPLICATION", entry("name"), rank=0, is_wide=True, keeps_end=True),
         column("GROUP", group_of, rank=6, is_left=True),
         column("REQ/S", shown_figure("rate", shown_rate), figure("rate"), rank=0),
         column(
@@ -846,7 +850,7 @@ CALLS = Table(
         column("STATE", call_state, rank=1, is_left=True, bad=lambda row: row.entry["timed_out"]),
         column("METHOD", entry("method"), rank=2, is_left=True),
         column("PATH", entry("path"), rank=0, is_wide=True),
-        column("APPLICATION", entry("application"), rank=3, is_wide=True),
+        column("APPLICATION", entry("application"), rank=3, is_wide=True, keeps_end=True),
         column("GROUP", group_of, rank=6, is_left=True),
         column("CLIENT", entry("client"), rank=4, is_left=True),
         column("PID", entry("pid"), rank=5, ascending=True),
@@ -868,7 +872,7 @@ EVENTS = Table(
             is_left=True,
             bad=lambda row: row.entry["kind"] not in ("loaded", "reloaded"),
         ),
-        column("APPLICATION", entry("application"), rank=1, is_wide=True),
+        column("APPLICATION", entry("application"), rank=1, is_wide=True, keeps_end=True),
         column("GROUP", group_of, rank=4, is_left=True),
         column("PID", entry("pid"), rank=3, ascending=True),
         column("SUMMARY", entry("summary"), rank=0, is_wide=True),

@@ -215,6 +215,8 @@ class Texts(unittest.TestCase):
             self.assertEqual(top.fitted(text, width), fitted)
             self.assertEqual(top.width_of(top.fitted(text, width)), width)
         self.assertEqual(top.fitted("7", 3, is_right=True), "  7")
+        self.assertEqual(top.fitted("/srv/shop/wsgi.py", 10, keeps_end=True), "~p/wsgi.py")
+        self.assertEqual(top.fitted("日本語", 4, keeps_end=True), "~語 ")
 
     def test_long_lines_are_wrapped(self):
         self.assertEqual(top.wrapped("abcdef", 4), ["abcd", "ef"])
