@@ -330,7 +330,8 @@ fn ngx_wsgi_top_runs_alone_and_has_a_manual_page_with_its_options() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     let words = help.split(|c: char| c != '-' && !c.is_ascii_alphabetic());
-    let options: BTreeSet<_> = words.filter(|word| word.starts_with('-') && word.trim_matches('-') != "").collect();
+    let options: BTreeSet<_> =
+        words.filter(|word| word.starts_with('-') && !word.trim_matches('-').is_empty()).collect();
     assert!(options.len() > 10, "{help}");
     for option in options {
         assert!(text.contains(option), "{option} is not in the manual page");
