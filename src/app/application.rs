@@ -1,12 +1,12 @@
 //! One application of a worker.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::source_files::{Files, Mechanism, Reloading};
 use super::specification::Specification;
-use crate::python::log::{self, Level};
+use crate::python::log::{self, Entered, Level, Sink};
 use crate::status::board::{NewEvent, Writer};
 use crate::status::report::{Code, EventKind, LoadFailure};
 use crate::sync::Mutex;
@@ -22,6 +22,8 @@ pub struct Application {
     /// Writer of this worker's status, if it has one.
     status: Option<&'static Writer>,
     loads: Mutex<LoadRecord>,
+    /// Its log, for text outside of requests; `None` for nginx's error log.
+    log: OnceLock<Arc<dyn Sink>>,
 }
 
 /// What is known about the code of an application in its worker.
@@ -69,7 +71,7 @@ impl Application {
             Reload { mechanism, files }
         });
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { number, specification, name, title, reload, status: None, loads: Mutex::default() }
+        Self { number, specification, name, title, reload, status: None, loads: Mutex::default(), log: OnceLock::new() }
     }
 
     /// Returns the application, which records what is loaded with this writer.
@@ -94,6 +96,21 @@ impl Application {
         self.number
     }
 
+    /// Gives the application a log of its own, for text outside of requests.
+    pub fn set_log(&self, sink: Arc<dyn Sink>) {
+        let _ = self.log.set(sink);
+    }
+
+    /// Returns its log for text outside of requests, if it has one of its own.
+    pub fn log(&self) -> Option<Arc<dyn Sink>> {
+        self.log.get().cloned()
+    }
+
+    /// Lets this thread write to the log of the application, if it has one, until the guard is dropped.
+    pub fn enter_log(&self) -> Option<Entered> {
+        self.log().map(log::enter)
+    }
+
     /// Returns where its code is.
     pub fn specification(&self) -> &Specification {
         &self.specification
@@ -106,10 +123,17 @@ impl Application {
         }
     }
 
-    /// Logs that loading has failed; `is_reload` if a previous version is loaded.
+    /// Logs that loading has failed; `is_reload` if a previous version is loaded. With a log of its own the application has the
+    /// traceback there, and nginx's error log says only that it failed.
     pub fn log_failure(&self, LoadError { summary, traceback }: &LoadError, is_reload: bool) {
         let event = if is_reload { "reload failed, keeping the previous version" } else { "could not be loaded" };
-        log::error(&format!("application \"{}\" {event}: {summary}\n{traceback}", self.name));
+        let message = format!("application \"{}\" {event}: {summary}", self.name);
+        let entered = self.enter_log();
+        log::exception(&message, traceback);
+        if entered.is_some() {
+            drop(entered);
+            log::write_to_error_log(Level::Error, &format!("{message}, the traceback is in its wsgi_log"));
+        }
         self.loads.lock().failure =
             Some(LoadFailure { time: unix_time(SystemTime::now()), traceback: traceback.clone() });
         self.record_event(EventKind::LoadFailed, summary, traceback);
@@ -120,7 +144,10 @@ impl Application {
         let event = if is_reload { "reloaded" } else { "loaded" };
         let (name, seconds) = (&self.name, time.as_secs_f64());
         let text = format!("application \"{name}\" {event} in {seconds:.3} s, interpreter \"{interpreter}\"");
-        log::write_record(Level::Notice, &text);
+        match self.log.get() {
+            Some(_) => log::write_to_error_log(Level::Notice, &text),
+            None => log::write_record(Level::Notice, &text),
+        }
         let now = SystemTime::now();
         let Description { version, modified } = description;
         // A file that was modified later may not be what was loaded.

@@ -63,7 +63,10 @@ impl Loader {
     /// attempt imports them again.
     pub fn load(&self, py: Python<'_>, application: &Application, is_replacement: bool) -> Result<(), String> {
         let start = Instant::now();
-        let loaded = self.try_load(py, application);
+        let loaded = {
+            let _entered = application.enter_log();
+            self.try_load(py, application)
+        };
         self.log_result(py, application, start, loaded, is_replacement)
     }
 
@@ -82,8 +85,11 @@ impl Loader {
         let Some(Reload { files, .. }) = application.reload() else { return };
         let others: Vec<_> = files.but_script().into_iter().map(PathBuf::into_os_string).collect();
         let start = Instant::now();
-        let loaded = self.call(py, "reload", application, others);
-        let loaded = self.accept(py, application, loaded);
+        let loaded = {
+            let _entered = application.enter_log();
+            let loaded = self.call(py, "reload", application, others);
+            self.accept(py, application, loaded)
+        };
         // Some version is loaded either way.
         let _ = self.log_result(py, application, start, loaded, true);
     }

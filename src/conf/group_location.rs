@@ -1,9 +1,15 @@
 //! Locations whose applications run in a process group: their numbers, and their text in the configuration of an instance.
 
+use std::ffi::OsStr;
 use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 
 use super::interpreters::RegisteredApplication;
 use super::location::LocationConf;
+use super::log::{ApplicationLog, OF_GROUP};
 use super::settings::quoted;
 use super::values::{Pass, Threads};
 use crate::app::source_files::Patterns;
@@ -13,7 +19,7 @@ use crate::app::specification::{Callable, Target};
 const ACCEL: &str = "X-Accel-";
 
 /// Directives that the front evaluates or applies, and those that are written in another form.
-const NOT_AS_WRITTEN: [&str; 11] = [
+const NOT_AS_WRITTEN: [&str; 12] = [
     "wsgi_pass",
     "wsgi_script_name",
     "wsgi_var",
@@ -25,6 +31,7 @@ const NOT_AS_WRITTEN: [&str; 11] = [
     "wsgi_env_file",
     "wsgi_reload_watch",
     "wsgi_status",
+    "wsgi_log",
 ];
 
 /// A location whose application runs in a process group.
@@ -35,6 +42,25 @@ pub struct GroupLocation {
     /// The `location` block for the configuration of an instance.
     pub text: String,
     pub application: RegisteredApplication,
+}
+
+/// A log that the supervisor writes for a process group, whose user need not have the right to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupLog {
+    /// The same for each reading of a configuration: workers of the configuration before a reload use it as well.
+    pub number: u32,
+    /// Absolute path; empty for standard error.
+    pub path: PathBuf,
+}
+
+impl GroupLog {
+    /// Returns the log of a location; `None` if the location has none, or the group can write it.
+    pub fn of(log: &ApplicationLog) -> Option<Self> {
+        let path = log.target.path()?;
+        let hash = hash([path].into_iter());
+        let number = (hash >> 32) as u32 ^ hash as u32;
+        Some(Self { number, path: PathBuf::from(OsStr::from_bytes(path)) })
+    }
 }
 
 /// Returns a number for a text: the hash FNV-1a, which stays the same in each version of the module.
@@ -74,6 +100,13 @@ pub fn directives(conf: &LocationConf, pass: &Pass, threads: Threads, server_tok
     }
     line("server_tokens", &[server_tokens.to_owned()]);
     line("wsgi_threads", &[threads.to_string()]);
+    if let Some(log) = conf.log() {
+        let argument = match GroupLog::of(log) {
+            Some(GroupLog { number, .. }) => format!("{OF_GROUP}{number}"),
+            None => log.argument.clone(),
+        };
+        line("wsgi_log", &[argument, log.form.name().to_owned()]);
+    }
     for (name, value) in conf.environment() {
         line("wsgi_env", &[name, value]);
     }

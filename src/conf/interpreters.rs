@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::log::ApplicationLog;
 use super::values::Threads;
 use crate::app::source_files::{Mechanism, Reloading};
 use crate::app::specification::{Placement, Specification};
@@ -23,6 +24,8 @@ pub struct RegisteredApplication {
     pub unused_interpreter: Option<String>,
     /// File and line of its `wsgi_pass`.
     pub source_location: String,
+    /// `wsgi_log` of the location.
+    pub log: Option<Arc<ApplicationLog>>,
 }
 
 impl RegisteredApplication {
@@ -55,6 +58,8 @@ pub struct Configured {
     /// True if it is loaded when the worker process starts.
     pub preload: bool,
     pub reloading: Option<Reloading>,
+    /// Log for its text outside of requests: that of its first location which has one.
+    pub log: Option<Arc<ApplicationLog>>,
 }
 
 impl Configured {
@@ -106,12 +111,16 @@ pub fn of(applications: &[RegisteredApplication]) -> Vec<Interpreter> {
             }
         }
         match interpreter.applications.iter_mut().find(|known| Arc::ptr_eq(&known.specification, specification)) {
-            Some(known) => known.preload |= application.preload,
+            Some(known) => {
+                known.preload |= application.preload;
+                known.log = known.log.take().or_else(|| application.log.clone());
+            }
             None => interpreter.applications.push(Configured {
                 specification: specification.clone(),
                 source_location: application.source_location.clone(),
                 preload: application.preload,
                 reloading: application.reloading.clone(),
+                log: application.log.clone(),
             }),
         }
     }

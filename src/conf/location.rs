@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::group_location::{self, GroupLocation};
 use super::header_rules::HeaderRules;
 use super::interpreters::RegisteredApplication;
+use super::log::ApplicationLog;
 use super::main::MainConf;
 use super::mounts::{LocationPath, Mount, MountCell, MountedLocation};
 use super::settings::{Settings, settings};
@@ -66,6 +67,8 @@ settings! {
     request_timeout: Duration = Duration::ZERO, HTTP_SERVER_LOCATION | TAKE1, setters::time;
     /// Logs the Python stack of a call that runs longer than this time.
     slow_request: Duration = Duration::ZERO, HTTP_SERVER_LOCATION | TAKE1, setters::time;
+    /// Writes the output of the application to a log of its own.
+    log: Arc<ApplicationLog> => "(nginx's error log)", HTTP_SERVER_LOCATION | TAKE12, super::log::log;
     /// Reads the complete request body before the call starts.
     request_buffering: bool = true, HTTP_SERVER_LOCATION | FLAG, setters::flag;
     /// Joins small chunks of a response before they are sent.
@@ -293,6 +296,7 @@ impl LocationConf {
             request_buffering: self.request_buffering(),
             environment: self.environment(),
             source_location: pass.source_location.clone(),
+            log: self.log().cloned(),
         }
     }
 

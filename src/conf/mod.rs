@@ -10,6 +10,7 @@ pub mod header_rules;
 mod internal;
 pub mod interpreters;
 pub mod location;
+pub mod log;
 pub mod main;
 pub mod mounts;
 pub mod process_group;

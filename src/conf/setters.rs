@@ -30,10 +30,10 @@ const MAX_INTERPRETERS: usize = 256;
 
 const ONE_ENVIRONMENT: &str = "set it once, to an environment with the packages of all applications";
 
-type SetResult = Result<(), Problem>;
+pub(super) type SetResult = Result<(), Problem>;
 
 /// Stores the value of a directive that may stand once at a level.
-fn once_with<T>(slot: &mut Option<T>, parse: impl FnOnce() -> Result<T, Problem>) -> SetResult {
+pub(super) fn once_with<T>(slot: &mut Option<T>, parse: impl FnOnce() -> Result<T, Problem>) -> SetResult {
     if slot.is_some() {
         return Err(Problem::Duplicate);
     }
@@ -60,7 +60,7 @@ fn once_for_all<T>(
     Ok(())
 }
 
-fn invalid_value(args: &[&str], value: &str, must_be: &str) -> Problem {
+pub(super) fn invalid_value(args: &[&str], value: &str, must_be: &str) -> Problem {
     Problem::invalid_value(args[0], value, must_be)
 }
 

@@ -201,6 +201,6 @@ impl InlineLimiter {
         }
         drop(state);
         let sink = transport.clone().sink();
-        py.detach(|| sink.write_at_once(&format!("{text}\n{}", stack.trim_end())));
+        py.detach(|| sink.write_at_once(text, stack.trim_end()));
     }
 }

@@ -11,7 +11,7 @@ use super::interpreter::{EngineConfig, InterpreterSpec, PreparedInterpreter};
 use super::thread::STACK_SIZE;
 use crate::app::application::Application;
 use crate::python::crash::STANDARD_ERROR;
-use crate::python::log::{Level, Sink};
+use crate::python::log::{Record, Sink};
 use crate::python::{log, traceback};
 
 /// An interpreter and the applications to load in it.
@@ -94,8 +94,8 @@ fn schedule_stack_dump(py: Python<'_>, limit: Duration) -> PyResult<()> {
 struct StandardError;
 
 impl Sink for StandardError {
-    fn write(&self, _: Level, text: &str) {
+    fn write(&self, record: Record) {
         // One write for each text, so that texts of several threads do not mix. A failure cannot be reported.
-        let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+        let _ = std::io::stderr().write_all(format!("{}\n", record.text()).as_bytes());
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use crate::nginx::log::Level;
+use crate::nginx::log_context::FrontRequestId;
 use crate::nginx::request::client::Client;
 use crate::nginx::request::{Request, Status};
 use crate::wsgi::params::{CgiParams, Key, Variable};
@@ -26,13 +27,16 @@ pub struct FrontHeader<'a> {
     pub ranges: bool,
     /// Statuses of the application for which the front shows its own page.
     pub intercepted: Vec<u16>,
+    /// `$request_id` for the log of the application, if that has it.
+    pub request_id: Option<String>,
 }
 
 impl<'a> FrontHeader<'a> {
     /// Returns the value of the header.
     pub fn encode(&self, params: &CgiParams) -> Vec<u8> {
         let (buffers, ranges) = (if self.buffers { "b" } else { "" }, if self.ranges { "r" } else { "" });
-        let mut text = format!("{} {} -{buffers}{ranges}", self.location, self.connection).into_bytes();
+        let id = self.request_id.as_ref().map(|id| format!("={id}")).unwrap_or_default();
+        let mut text = format!("{} {} -{buffers}{ranges}{id}", self.location, self.connection).into_bytes();
         for status in &self.intercepted {
             text.extend_from_slice(format!(" {status}").as_bytes());
         }
@@ -49,8 +53,10 @@ impl<'a> FrontHeader<'a> {
         let is_id = location.len() == ID_LENGTH && location.bytes().all(|byte| byte.is_ascii_hexdigit());
         let connection = connection.parse().ok()?;
         let intercepted = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
+        let (flags, request_id) =
+            flags.split_once('=').map_or((flags, None), |(flags, id)| (flags, Some(id.to_owned())));
         let (buffers, ranges) = (flags.contains('b'), flags.contains('r'));
-        is_id.then_some((Self { location, connection, buffers, ranges, intercepted }, environ))
+        is_id.then_some((Self { location, connection, buffers, ranges, intercepted, request_id }, environ))
     }
 }
 
@@ -86,8 +92,11 @@ fn receive(request: Request) -> Option<String> {
     };
     request.set_client(&client)?;
     request.set_conditions(params.headers(), header.ranges)?;
-    let FrontHeader { buffers, intercepted, .. } = header;
     let location = header.location.to_owned();
+    let FrontHeader { buffers, intercepted, request_id, .. } = header;
+    if let Some(id) = request_id {
+        request.attach(FrontRequestId(id))?;
+    }
     request.attach(FrontRequest { params: RefCell::new(Some(params)), buffers, intercepted })?;
     Some(location)
 }
@@ -136,6 +145,7 @@ mod tests {
             buffers: true,
             ranges: false,
             intercepted: vec![404, 500],
+            request_id: Some("0b".to_owned()),
         };
         let text = header.encode(&params);
         let (arrived, environ) = FrontHeader::split(&text).unwrap();

@@ -20,7 +20,8 @@ pub fn environ(request: Request) -> Option<Vec<u8>> {
     let ranges = conf.allow_ranges() && !request.upstream_caches() && request.wants_permitted_ranges();
     let intercepted = if conf.intercept_errors() { request.error_page_statuses() } else { Vec::new() };
     let connection = request.connection_number();
-    let header = FrontHeader { location, connection, buffers, ranges, intercepted };
+    let request_id = conf.log().and_then(|log| request.log_id(Some(log.request_id?)));
+    let header = FrontHeader { location, connection, buffers, ranges, intercepted, request_id };
     Some(header.encode(&params))
 }
 

@@ -52,7 +52,7 @@ fn submit(request: Request, conf: &LocationConf) -> Result<(), Refusal> {
     })?;
     let stats = CallStats::new(application.application.name().clone(), CallClock::new(conf.limits()));
     let record = application.calls.and_then(Record::new);
-    let exchange = RequestExchange::new(request, worker, conf, stats, record);
+    let exchange = RequestExchange::new(request, worker, conf, stats, record, application.application.log());
     let call = call(request, conf, &exchange)?;
     request.install(exchange.clone()).map_err(|_| Refusal::internal("no memory for the request"))?;
     if request.is_reading_body() {

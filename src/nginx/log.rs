@@ -1,6 +1,7 @@
 //! Records in nginx's error log. Long lines are split at nginx's limit instead of truncated.
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::sys;
 
@@ -20,20 +21,25 @@ pub enum Level {
 }
 
 impl Level {
+    const NAMES: [(&'static str, Self); 8] = [
+        ("emerg", Self::Emerg),
+        ("alert", Self::Alert),
+        ("crit", Self::Crit),
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("notice", Self::Notice),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+    ];
+
     /// Returns the level with a name of nginx's configuration.
     pub fn parse(name: &str) -> Option<Self> {
-        use Level::{Alert, Crit, Debug, Emerg, Error, Info, Notice, Warn};
-        let levels = [
-            ("emerg", Emerg),
-            ("alert", Alert),
-            ("crit", Crit),
-            ("error", Error),
-            ("warn", Warn),
-            ("notice", Notice),
-            ("info", Info),
-            ("debug", Debug),
-        ];
-        levels.into_iter().find(|(known, _)| *known == name).map(|(_, level)| level)
+        Self::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, level)| level)
+    }
+
+    /// Returns its name in nginx's configuration and records.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.into_iter().find(|(_, level)| *level == self).map_or("", |(name, _)| name)
     }
 }
 
@@ -107,9 +113,18 @@ impl Log {
 ///
 /// Logs other than files, such as syslog, are skipped: nginx's functions for them belong to the event loop thread.
 pub fn write_directly(connection: u64, text: &str) {
+    write_to_files(Level::Error, &format!("*{connection} "), text);
+}
+
+/// Writes a message that belongs to no request as [`write_directly`] does, at level `alert`.
+pub fn alert_directly(text: &str) {
+    write_to_files(Level::Alert, "", text);
+}
+
+fn write_to_files(level: Level, connection: &str, text: &str) {
     let mut records = String::new();
     let (process, thread) = (std::process::id(), nix::unistd::gettid());
-    let prefix = format!("{} [error] {process}#{thread}: *{connection} ", local_time());
+    let prefix = format!("{} [{}] {process}#{thread}: {connection}", local_time(), level.name());
     for part in text.split('\n').flat_map(parts) {
         records.extend([prefix.as_str(), &Printable(part).to_string(), "\n"]);
     }
@@ -118,7 +133,7 @@ pub fn write_directly(connection: u64, text: &str) {
     unsafe {
         let mut log = (*sys::ngx_cycle).log;
         while let Some(one) = log.as_ref() {
-            if one.log_level >= Level::Error as usize
+            if one.log_level >= level as usize
                 && one.writer.is_none()
                 && let Some(file) = one.file.as_ref()
             {
@@ -131,15 +146,47 @@ pub fn write_directly(connection: u64, text: &str) {
 
 /// Returns the local time in the format of nginx's records.
 fn local_time() -> String {
-    // SAFETY: a plain structure that the C library fills. A time that it cannot convert stays zero.
-    let time = unsafe {
-        let now = libc::time(std::ptr::null_mut());
-        let mut time: libc::tm = std::mem::zeroed();
-        libc::localtime_r(&now, &mut time);
-        time
-    };
-    let (year, month) = (time.tm_year + 1900, time.tm_mon + 1);
-    format!("{year}/{month:02}/{:02} {:02}:{:02}:{:02}", time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec)
+    LocalTime::of(SystemTime::now()).in_records()
+}
+
+/// A time in the time zone of this process.
+pub struct LocalTime {
+    time: libc::tm,
+    microseconds: u32,
+}
+
+impl LocalTime {
+    /// Converts a time. One that the C library cannot convert stays zero.
+    pub fn of(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = libc::time_t::try_from(since.as_secs()).unwrap_or_default();
+        // SAFETY: a plain structure that the C library fills.
+        let time = unsafe {
+            let mut time: libc::tm = std::mem::zeroed();
+            libc::localtime_r(&seconds, &mut time);
+            time
+        };
+        Self { time, microseconds: since.subsec_micros() }
+    }
+
+    /// Returns it in the format of nginx's records.
+    pub fn in_records(&self) -> String {
+        let Self { time, .. } = self;
+        let (year, month) = (time.tm_year + 1900, time.tm_mon + 1);
+        format!("{year}/{month:02}/{:02} {:02}:{:02}:{:02}", time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec)
+    }
+
+    /// Returns it in the format of ISO 8601, with microseconds and the difference to UTC.
+    pub fn iso_8601(&self) -> String {
+        let Self { time, microseconds } = self;
+        let (year, month) = (time.tm_year + 1900, time.tm_mon + 1);
+        let (day, hour, minute, second) = (time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec);
+        let (sign, offset) = if time.tm_gmtoff < 0 { ('-', -time.tm_gmtoff) } else { ('+', time.tm_gmtoff) };
+        let (hours, minutes) = (offset / 3600, offset / 60 % 60);
+        format!(
+            "{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{microseconds:06}{sign}{hours:02}:{minutes:02}"
+        )
+    }
 }
 
 /// Splits a line at character boundaries into parts that fit into a record.
@@ -158,7 +205,7 @@ fn parts(line: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Text with escaped control characters: text of a client must not control the terminal that shows the log.
-struct Printable<'a>(&'a str);
+pub struct Printable<'a>(pub &'a str);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -45,6 +45,12 @@ pub fn replace(source: &impl AsRawFd, target: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Closes the descriptor with this number in programs that this process executes.
+pub fn close_on_exec(descriptor: RawFd) {
+    // SAFETY: sets a flag of a descriptor, which stays open here. One that is closed is an error without effect.
+    unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
 /// Sets a variable in the environment of this process, which has one thread.
 pub fn set_variable(name: &str, value: &str) {
     // SAFETY: no other thread reads the environment.

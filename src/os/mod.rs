@@ -2,11 +2,13 @@
 //!
 //! Uses neither nginx nor Python.
 
+pub mod append;
 pub mod child;
 pub mod file_passing;
 pub mod fork;
 pub mod fork_server;
 pub mod inherited;
+pub mod log_socket;
 pub mod memory_file;
 mod message;
 pub mod privileges;

@@ -52,7 +52,7 @@ pub struct ProcessPlan {
 }
 
 /// Number of the first inherited descriptor.
-const FIRST_INHERITED: RawFd = 3;
+pub const FIRST_INHERITED: RawFd = 3;
 
 /// Time that a child has until the program runs. It may wait for a directory of another machine.
 const START_TIMEOUT: Duration = Duration::from_secs(10);

@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid, pipe2};
 
 use super::control::{self, Client, Command, MAX_CLIENTS, ProcessStatus, Response, Status};
+use super::group_logs::GroupLogs;
 use super::instance::{Advance, Backoff, Inherited, Instance, start_check};
 use super::log_relay::{Relay, pipe};
 use super::plan::GroupPlan;
@@ -86,6 +87,8 @@ pub struct Group {
     scoreboard: Option<Scoreboard>,
     /// Status board of the workers, with `wsgi_status_zone`.
     status_board: Option<File>,
+    /// Logs of its applications.
+    logs: Option<GroupLogs>,
     /// Those that are to run. The one with the number 0 is the first, unless it has ended and waits for its restart.
     instances: Vec<Instance>,
     /// Those that were told to end or whose master has ended.
@@ -116,6 +119,7 @@ impl Group {
             control: None,
             scoreboard: None,
             status_board: None,
+            logs: None,
             instances: Vec::new(),
             ending: Vec::new(),
             backoff: Backoff::default(),
@@ -184,6 +188,11 @@ impl Group {
         {
             self.status_board = Some(memory_file::create(c"wsgi status", words)?);
         }
+        let logs = match &mut self.logs {
+            Some(logs) => logs,
+            None => self.logs.insert(GroupLogs::new()?),
+        };
+        logs.update(&self.plan.logs);
         Ok(())
     }
 
@@ -225,20 +234,22 @@ impl Group {
         &'a self,
         socket: &'a UnixListener,
         scoreboard: &'a Scoreboard,
+        logs: &'a GroupLogs,
         output: BorrowedFd<'a>,
     ) -> Inherited<'a> {
         let status = self.status_board.as_ref().map(File::as_fd);
-        Inherited { socket: socket.as_fd(), scoreboard: scoreboard.file().as_fd(), status, output }
+        let log_socket = logs.of_instances();
+        Inherited { socket: socket.as_fd(), scoreboard: scoreboard.file().as_fd(), status, log_socket, output }
     }
 
     fn start_instance(&mut self, number: usize, relays: &mut Vec<Relay>) -> Result<(), String> {
         let pid_file = self.free_pid_file();
         self.write_configuration(number, pid_file).map_err(|error| error.to_string())?;
         let (mut relay, output) = pipe().map_err(|error| error.to_string())?;
-        let (Some(socket), Some(scoreboard)) = (&self.socket, &self.scoreboard) else {
+        let (Some(socket), Some(scoreboard), Some(logs)) = (&self.socket, &self.scoreboard, &self.logs) else {
             return Ok(());
         };
-        let inherited = self.inherited(socket, scoreboard, output.as_fd());
+        let inherited = self.inherited(socket, scoreboard, logs, output.as_fd());
         let instance = Instance::start(&self.plan, &self.directory, number, pid_file, inherited)
             .map_err(|error| error.to_string())?;
         let message = format!("wsgi: process group \"{}\" started, master {}", self.name(), instance.master);
@@ -291,6 +302,8 @@ impl Group {
             self.socket = None;
             self.scoreboard = None;
             self.status_board = None;
+            self.finish_logs();
+            self.logs = None;
         }
         let has_first = self.has_first();
         if has_first {
@@ -304,6 +317,25 @@ impl Group {
         }
         // One that was just started has read it.
         self.reload(|instance| has_first || instance.number > 0).map_err(|error| self.reload_failure(&error))
+    }
+
+    /// Returns the logs of its applications, once it has been started.
+    pub fn logs(&self) -> Option<&GroupLogs> {
+        self.logs.as_ref()
+    }
+
+    /// Writes what its applications have logged.
+    pub fn copy_logs(&mut self) {
+        if let Some(logs) = &mut self.logs {
+            logs.copy();
+        }
+    }
+
+    /// Writes all that its applications have logged, at its end.
+    pub fn finish_logs(&mut self) {
+        if let Some(logs) = &mut self.logs {
+            logs.finish();
+        }
     }
 
     /// Returns whether there is anything left of the instance with this master.
@@ -627,10 +659,10 @@ impl Group {
         let (output, writer) = open().map_err(|error: nix::Error| error.to_string())?;
         let pid_file = self.instances.iter().find(|known| known.number == 0).map_or(0, |first| first.pid_file);
         self.write_configuration(0, pid_file).map_err(|error| error.to_string())?;
-        let (Some(socket), Some(scoreboard)) = (&self.socket, &self.scoreboard) else {
+        let (Some(socket), Some(scoreboard), Some(logs)) = (&self.socket, &self.scoreboard, &self.logs) else {
             return Err("is stopped".to_owned());
         };
-        let inherited = self.inherited(socket, scoreboard, writer.as_fd());
+        let inherited = self.inherited(socket, scoreboard, logs, writer.as_fd());
         let process = start_check(&self.plan, &self.directory, inherited).map_err(|error| error.to_string())?;
         self.check =
             Some(Check { process, output: Some(output), text: Vec::new(), deadline: Instant::now() + CHECK_TIMEOUT });

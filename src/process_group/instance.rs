@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::unistd::{Pid, getpgid, getpid};
 
 use super::plan::GroupPlan;
-use crate::os::run_directory;
-use crate::os::spawn::{SpawnError, spawn};
+use crate::os::spawn::{FIRST_INHERITED, SpawnError, spawn};
+use crate::os::{log_socket, run_directory};
 
 /// Time after which a master that was started again has proved that it works.
 const PROVEN: Duration = Duration::from_secs(10);
@@ -92,6 +92,7 @@ pub struct Inherited<'a> {
     /// Status board, with `wsgi_status_zone`.
     pub status: Option<BorrowedFd<'a>>,
     pub output: BorrowedFd<'a>,
+    pub log_socket: BorrowedFd<'a>,
 }
 
 /// Runs the nginx of a group with the configuration of this instance, and `option` in addition if there is one.
@@ -113,8 +114,11 @@ fn run(
     // A master that has no handler yet would end with it. nginx unblocks it when its master waits for signals, and in its
     // workers.
     let blocked = SigSet::from(Signal::SIGHUP);
-    let descriptors: Vec<_> = [inherited.socket, inherited.scoreboard].into_iter().chain(inherited.status).collect();
-    let variables = [("NGINX", "3;"), (FIRST_WORKER, &*first_worker.to_string())];
+    let descriptors = [inherited.socket, inherited.scoreboard].into_iter().chain(inherited.status);
+    let descriptors: Vec<_> = descriptors.chain([inherited.log_socket]).collect();
+    let log_socket = (FIRST_INHERITED + descriptors.len() as RawFd - 1).to_string();
+    let variables =
+        [("NGINX", "3;"), (FIRST_WORKER, &*first_worker.to_string()), (log_socket::VARIABLE, log_socket.as_str())];
     spawn(process, &arguments, &variables, inherited.output, &descriptors, blocked)
 }
 

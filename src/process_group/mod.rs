@@ -8,6 +8,7 @@ pub mod check;
 mod configuration;
 mod control;
 mod group;
+mod group_logs;
 mod instance;
 mod log_relay;
 pub mod master;
@@ -24,6 +25,7 @@ use crate::nginx::cycle::NewCycle;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::log_files::StartingCycle;
 use crate::nginx::worker_process;
+use crate::os::log_socket;
 use crate::worker::balance::Rooms;
 use crate::worker::scoreboard;
 
@@ -43,6 +45,7 @@ pub fn apply(conf: &MainConf, cycle: NewCycle, starting: StartingCycle) -> Resul
         worker_process::title_as_instance(name);
         let first_worker = std::env::var(instance::FIRST_WORKER).ok().and_then(|number| number.parse().ok());
         worker_process::set_first_number(first_worker.unwrap_or_default());
+        log_socket::inherit();
         return Ok(());
     }
     let planned = planning::plan(conf, cycle).map_err(|error: io::Error| error.to_string());

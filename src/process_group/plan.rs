@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::conf::group_location::GroupLog;
 pub use crate::os::spawn::ProcessPlan;
 
 /// All process groups of a configuration.
@@ -35,6 +36,8 @@ pub struct GroupPlan {
     pub stop_timeout: Duration,
     /// Number of words of the status board, `None` without `wsgi_status_zone`.
     pub status_words: Option<usize>,
+    /// Logs of its applications that the supervisor writes.
+    pub logs: Vec<GroupLog>,
 }
 
 impl Plan {
@@ -69,6 +72,7 @@ pub mod tests {
             idle_timeout: None,
             stop_timeout: Duration::from_secs(10),
             status_words: None,
+            logs: Vec::new(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::unistd::{Gid, Group, geteuid};
 
 use super::configuration::{self, Front};
-use super::plan::{GroupPlan, Plan, ProcessPlan};
+use super::plan::{GroupLog, GroupPlan, Plan, ProcessPlan};
 use crate::conf::main::MainConf;
 use crate::conf::process_group::ProcessGroup;
 use crate::conf::status_zone::StatusZone;
@@ -43,6 +43,7 @@ pub fn plan(main: &MainConf, cycle: NewCycle) -> io::Result<Plan> {
             idle_timeout: group.idle_timeout,
             stop_timeout: configuration::stop_timeout(main, group) + TIME_TO_EXIT,
             status_words: main.status_zone().map(StatusZone::words),
+            logs: logs(group),
         })
     });
     Ok(Plan {
@@ -50,6 +51,19 @@ pub fn plan(main: &MainConf, cycle: NewCycle) -> io::Result<Plan> {
         front_group: cycle.worker_user().map(|(_, _, group)| group),
         groups: groups.collect::<io::Result<_>>()?,
     })
+}
+
+/// Returns the logs of a group's applications, each once.
+fn logs(group: &ProcessGroup) -> Vec<GroupLog> {
+    let mut logs: Vec<GroupLog> = Vec::new();
+    for location in &group.locations {
+        if let Some(log) = location.application.log.as_deref().and_then(GroupLog::of)
+            && !logs.contains(&log)
+        {
+            logs.push(log);
+        }
+    }
+    logs
 }
 
 /// Returns the facts about this nginx for a group with this process.

@@ -57,6 +57,7 @@ enum Ready {
     Channel,
     Signals,
     Relay(usize),
+    Logs(usize),
     Control(usize),
     Client(usize, usize),
     Check(usize),
@@ -138,6 +139,7 @@ impl Supervisor {
                 Ready::Channel => self.receive(),
                 Ready::Signals => self.take_signals(),
                 Ready::Relay(index) => self.relays[index].copy(&mut self.logs),
+                Ready::Logs(group) => self.groups[group].copy_logs(),
                 Ready::Control(group) => self.groups[group].accept(),
                 Ready::Client(group, client) => self.groups[group].serve(client, &mut self.relays),
                 Ready::Check(group) => self.groups[group].read_check_output(),
@@ -148,9 +150,10 @@ impl Supervisor {
         let now = Instant::now();
         self.relays.retain(Relay::is_open);
         self.groups.iter_mut().for_each(|group| group.tick(now, &mut self.relays));
-        self.groups.retain(|group| {
+        self.groups.retain_mut(|group| {
             let is_gone = group.is_gone();
             if is_gone {
+                group.finish_logs();
                 group.remove_files();
             }
             !is_gone
@@ -179,6 +182,9 @@ impl Supervisor {
             for (number, client) in group.clients() {
                 let flags = if client.is_writing() { PollFlags::POLLOUT } else { PollFlags::POLLIN };
                 add(Ready::Client(index, number), client.as_fd(), flags);
+            }
+            if let Some(logs) = group.logs() {
+                add(Ready::Logs(index), logs.as_fd(), PollFlags::POLLIN);
             }
             if let Some(socket) = group.control() {
                 add(Ready::Control(index), socket.as_fd(), PollFlags::POLLIN);
@@ -314,6 +320,7 @@ impl Supervisor {
     /// Leaves nothing behind.
     fn leave(&mut self) {
         end_children();
+        self.groups.iter_mut().for_each(Group::finish_logs);
         self.groups.iter().for_each(Group::remove_files);
         for relay in &mut self.relays {
             relay.copy(&mut self.logs);

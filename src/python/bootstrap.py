@@ -1,7 +1,8 @@
 """Prepares an interpreter of a worker before an application is loaded.
 
-Runs once per interpreter. Globals: the native functions `_write`, `_flush`, `_record` and `_status`; `facts`, the attributes of
-the module `ngx_wsgi`; `path`, directories to put in front of sys.path.
+Runs once per interpreter. Globals: the native functions `_write`, `_flush`, `_record`, `_status`, `_log_number` and
+`_enter_log`; `facts`, the attributes of the module `ngx_wsgi`; `path`, directories to put in front of sys.path;
+`has_application_logs`, true if an application has a log of its own.
 
 Modules that few workers need are imported where they are used: each interpreter would hold a megabyte for them.
 """
@@ -170,18 +171,20 @@ class Shutdown:
         """Decorator: `function()` is called once, on the main thread, when the worker or the interpreter ends."""
         if not callable(function):
             raise TypeError("on_shutdown() needs a callable")
-        self._functions.append(function)
+        self._functions.append((function, _log_number()))
         return function
 
     def run(self, seconds):
         """Runs callbacks, joins threads for half of the time, and runs atexit handlers, as the end of a process does."""
         deadline = time.monotonic() + seconds / 2
         while self._functions:
-            function = self._functions.pop()
+            function, log_number = self._functions.pop()
+            _enter_log(log_number)
             try:
                 function()
             except BaseException:
                 print_error()
+        _enter_log(None)
         # Joining threads may take forever, so it is done on a daemon thread.
         joiner = threading.Thread(target=end_threads, name="ngx_wsgi shutdown", daemon=True)
         joiner.start()
@@ -301,7 +304,8 @@ def log_handler():
 
         def emit(self, record):
             try:
-                _record(record.levelno, self.format(record))
+                # The second argument is made first: it sets the text of the traceback.
+                _record(record.levelno, self.format(record), record.exc_text or "")
             except RecursionError:
                 raise
             except Exception:
@@ -318,6 +322,35 @@ def status():
     import json
 
     return json.loads(report)
+
+
+def let_threads_inherit_logs():
+    """Has threads that an application starts write to its log. Only for workers with `wsgi_log`."""
+    import _thread
+
+    def inheriting(start):
+        @functools.wraps(start)
+        def start_thread(function, *arguments, **keywords):
+            number = _log_number()
+            if number is None:
+                return start(function, *arguments, **keywords)
+
+            # The method of a `threading.Thread`, most often.
+            name = getattr(getattr(function, "__self__", None), "name", None)
+
+            def run(*arguments, **keywords):
+                _enter_log(number, name)
+                return function(*arguments, **keywords)
+
+            return start(run, *arguments, **keywords)
+
+        return start_thread
+
+    for module in (_thread, threading):
+        for name in ("start_new_thread", "start_joinable_thread"):
+            name = f"_{name}" if module is threading else name
+            if start := getattr(module, name, None):
+                setattr(module, name, inheriting(start))
 
 
 def package_path():
@@ -362,3 +395,5 @@ guard_signals()
 check_executable()
 add_paths(path)
 public_module()
+if has_application_logs:
+    let_threads_inherit_logs()

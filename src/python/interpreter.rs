@@ -48,6 +48,9 @@ impl Interpreter {
         globals.set_item("_flush", native_class::function(py, &log::FLUSH)?)?;
         globals.set_item("_record", native_class::function(py, &log::RECORD)?)?;
         globals.set_item("_status", native_class::function(py, &status::STATUS)?)?;
+        globals.set_item("_log_number", native_class::function(py, &log::LOG_NUMBER)?)?;
+        globals.set_item("_enter_log", native_class::function(py, &log::ENTER_LOG)?)?;
+        globals.set_item("has_application_logs", log::has_application_logs())?;
         globals.set_item("path", PyList::new(py, preparation.path.iter().map(|path| path.as_os_str()))?)?;
         let values = PyDict::new(py);
         for fact in preparation.facts {

@@ -1,7 +1,10 @@
 //! The incomplete line of a thread: text and bytes up to the next newline, never split within a character.
 
 /// The maximum length of a line in bytes; a longer one is logged in pieces.
-const MAX_LENGTH: usize = 64 * 1024;
+pub const MAX_LENGTH: usize = 64 * 1024;
+
+/// The same for logs that keep lines whole: a thread must not use up the memory of its process.
+pub const MAX_WHOLE_LENGTH: usize = 4 * 1024 * 1024;
 
 /// The bytes written since the last newline.
 #[derive(Debug, Default)]
@@ -13,32 +16,37 @@ impl Line {
         Self(Vec::new())
     }
 
-    /// Adds bytes. Returns the text that can be logged: all complete lines, or a piece of a line that is too long.
-    pub fn add(&mut self, bytes: &[u8]) -> Option<String> {
+    /// Returns whether there is no incomplete line.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds bytes. Returns the text that can be logged: all complete lines, or a piece of a line that is longer than `max`.
+    pub fn add(&mut self, bytes: &[u8], max: usize) -> Option<Vec<u8>> {
         let start = self.0.len();
         self.0.extend_from_slice(bytes);
         let end = match bytes.iter().rposition(|byte| *byte == b'\n') {
             Some(newline) => start + newline + 1,
-            None if self.0.len() > MAX_LENGTH => self.end_of_characters(),
+            None if self.0.len() > max => self.end_of_characters(),
             None => return None,
         };
         Some(self.take(end))
     }
 
     /// Takes all complete characters; the beginning of another one stays.
-    pub fn take_characters(&mut self) -> Option<String> {
+    pub fn take_characters(&mut self) -> Option<Vec<u8>> {
         let end = self.end_of_characters();
         (end > 0).then(|| self.take(end))
     }
 
     /// Takes all bytes.
-    pub fn take_all(&mut self) -> Option<String> {
+    pub fn take_all(&mut self) -> Option<Vec<u8>> {
         (!self.0.is_empty()).then(|| self.take(self.0.len()))
     }
 
-    fn take(&mut self, end: usize) -> String {
+    fn take(&mut self, end: usize) -> Vec<u8> {
         let rest = self.0.split_off(end);
-        decode(&std::mem::replace(&mut self.0, rest))
+        std::mem::replace(&mut self.0, rest)
     }
 
     /// Returns the index of an incomplete character at the end, or the length if there is none.
@@ -54,7 +62,7 @@ impl Line {
 }
 
 /// Decodes bytes as Python does with `backslashreplace`.
-fn decode(bytes: &[u8]) -> String {
+pub fn decode(bytes: &[u8]) -> String {
     use std::fmt::Write;
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -71,13 +79,21 @@ fn decode(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    fn add(line: &mut Line, bytes: &[u8]) -> Option<String> {
+        line.add(bytes, MAX_LENGTH).map(|bytes| decode(&bytes))
+    }
+
+    fn decoded(bytes: Option<Vec<u8>>) -> Option<String> {
+        bytes.map(|bytes| decode(&bytes))
+    }
+
     #[test]
     fn lines_are_returned_when_they_are_complete() {
         let mut line = Line::new();
-        assert_eq!(line.add(b"a"), None);
-        assert_eq!(line.add(b"b\nc\nd").as_deref(), Some("ab\nc\n"));
-        assert_eq!(line.take_all().as_deref(), Some("d"));
-        assert_eq!(line.take_all(), None);
+        assert_eq!(add(&mut line, b"a"), None);
+        assert_eq!(add(&mut line, b"b\nc\nd").as_deref(), Some("ab\nc\n"));
+        assert_eq!(decoded(line.take_all()).as_deref(), Some("d"));
+        assert_eq!(decoded(line.take_all()), None);
     }
 
     #[test]
@@ -85,21 +101,21 @@ mod tests {
         for character in ["ä", "€", "🐍"] {
             let mut line = Line::new();
             for byte in character.as_bytes() {
-                assert_eq!(line.take_characters(), None);
-                assert_eq!(line.add(&[*byte]), None);
+                assert_eq!(decoded(line.take_characters()), None);
+                assert_eq!(add(&mut line, &[*byte]), None);
             }
-            assert_eq!(line.take_characters().as_deref(), Some(character));
+            assert_eq!(decoded(line.take_characters()).as_deref(), Some(character));
         }
     }
 
     #[test]
     fn invalid_bytes_are_escaped() {
         let mut line = Line::new();
-        assert_eq!(line.add(b"a\xff\xe2\x82b\n").as_deref(), Some("a\\xff\\xe2\\x82b\n"));
-        assert_eq!(line.add(b"c\xff"), None);
-        assert_eq!(line.take_characters().as_deref(), Some("c\\xff"));
-        assert_eq!(line.add(b"\xe2\x82"), None);
-        assert_eq!(line.take_all().as_deref(), Some("\\xe2\\x82"));
+        assert_eq!(add(&mut line, b"a\xff\xe2\x82b\n").as_deref(), Some("a\\xff\\xe2\\x82b\n"));
+        assert_eq!(add(&mut line, b"c\xff"), None);
+        assert_eq!(decoded(line.take_characters()).as_deref(), Some("c\\xff"));
+        assert_eq!(add(&mut line, b"\xe2\x82"), None);
+        assert_eq!(decoded(line.take_all()).as_deref(), Some("\\xe2\\x82"));
     }
 
     #[test]
@@ -107,8 +123,8 @@ mod tests {
         let mut line = Line::new();
         let text = format!("a{}", "ä".repeat(MAX_LENGTH / 2 + 1));
         let (first, last) = text.as_bytes().split_at(MAX_LENGTH + 2);
-        assert_eq!(line.add(first), Some(text[..MAX_LENGTH + 1].to_owned()));
-        assert_eq!(line.add(last), None);
-        assert_eq!(line.take_all().as_deref(), Some("ä"));
+        assert_eq!(add(&mut line, first), Some(text[..MAX_LENGTH + 1].to_owned()));
+        assert_eq!(add(&mut line, last), None);
+        assert_eq!(decoded(line.take_all()).as_deref(), Some("ä"));
     }
 }

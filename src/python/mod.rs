@@ -10,7 +10,7 @@ pub mod crash;
 pub mod file;
 pub mod fork;
 pub mod interpreter;
-mod line;
+pub mod line;
 pub mod log;
 pub mod native_class;
 pub mod runtime;

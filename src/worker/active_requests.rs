@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::log_forms::LogContext;
 use super::scoreboard;
+use crate::conf::log::ApplicationLog;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::thread_bound::EventLoopBound;
 use crate::nginx::timer::Timer;
@@ -19,6 +21,9 @@ pub trait ActiveRequest: Send + Sync {
 
     /// Logs text with the context of the request.
     fn log_here(&self, level: log::Level, text: &str);
+
+    /// Returns the facts about the request for records in the log of its application.
+    fn log_context(&self, log: &ApplicationLog) -> Option<Arc<LogContext>>;
 
     /// Ends the request now, whatever its call does.
     fn abort(&self);

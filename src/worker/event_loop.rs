@@ -5,12 +5,14 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use super::active_requests::ActiveRequest;
-use super::log_forward::LogQueue;
+use super::log_forms::ApplicationRecord;
+use super::log_forward::{Entry, LogQueue};
+use crate::conf::log::ApplicationLog;
 use crate::engine::pool::WakeUp;
 use crate::nginx::log::Log;
 use crate::nginx::notify::{self, Notifier, NotifyHandler};
 use crate::nginx::thread_bound::EventLoopBound;
-use crate::python::log::{self, Sink};
+use crate::python::log::{self, Record, Sink};
 
 /// Message to the event loop.
 pub enum Message {
@@ -70,8 +72,22 @@ impl EventLoop {
     }
 
     /// Logs text from any other thread, with the context of `request` if there is one.
-    pub fn log(&self, request: Option<Arc<dyn ActiveRequest>>, level: log::Level, text: &str) {
-        if self.log.push(request, level, text) {
+    pub fn log(&self, request: Option<Arc<dyn ActiveRequest>>, level: log::Level, text: String) {
+        self.queue(request, Entry::ErrorLog { level, text });
+    }
+
+    /// Writes a record to the log of an application from any other thread, with the context of `request` if there is one.
+    pub fn log_of_application(
+        &self,
+        request: Option<Arc<dyn ActiveRequest>>,
+        log: Arc<ApplicationLog>,
+        record: ApplicationRecord,
+    ) {
+        self.queue(request, Entry::Application { log, record });
+    }
+
+    fn queue(&self, request: Option<Arc<dyn ActiveRequest>>, entry: Entry) {
+        if self.log.push(request, entry) {
             self.send(Message::Log);
         }
     }
@@ -135,11 +151,11 @@ impl WorkerSink {
 }
 
 impl Sink for WorkerSink {
-    fn write(&self, level: log::Level, text: &str) {
+    fn write(&self, record: Record) {
         if self.thread.is_here() {
-            Log::cycle().write(level.into(), text);
+            Log::cycle().write(record.level.into(), &record.text());
         } else {
-            self.event_loop.log(None, level, text);
+            self.event_loop.log(None, record.level, record.text());
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Life of one worker process: its configuration, engine, applications, active requests, recycling and balance.
 
 pub mod active_requests;
+mod application_sink;
 pub mod balance;
 pub mod config;
 mod environment;
 pub mod event_loop;
+pub mod log_forms;
 mod log_forward;
 pub mod recycle;
 mod recycle_lock;
@@ -28,6 +30,7 @@ use crate::python::{after_fork, fork, log};
 use crate::status::board::Calls;
 use crate::sync::RwLock;
 use active_requests::ActiveRequests;
+use application_sink::ApplicationSink;
 use balance::{Balance, Rooms};
 use config::{WorkerConfig, WorkerInterpreter};
 use event_loop::{EventLoop, Message, WorkerSink};
@@ -92,7 +95,7 @@ pub fn start(config: WorkerConfig, rooms: Option<Rooms>) -> io::Result<&'static 
         }
     });
     let shutdown_timeout = config.shutdown_timeout;
-    let (engine, applications) = start_engine(config, has_loaded.clone())?;
+    let (engine, applications) = start_engine(config, event_loop, has_loaded.clone())?;
     let applications = RwLock::new(applications);
     let balance = match (&engine, rooms) {
         (Engine::Pools(_), Some(rooms)) => Balance::new(rooms, has_loaded.clone(), || {
@@ -119,7 +122,12 @@ pub fn start(config: WorkerConfig, rooms: Option<Rooms>) -> io::Result<&'static 
 }
 
 /// Starts all interpreters, which load the applications to be preloaded and then set `has_loaded`.
-fn start_engine(config: WorkerConfig, has_loaded: Arc<AtomicBool>) -> io::Result<(Engine, Vec<WorkerApplication>)> {
+fn start_engine(
+    config: WorkerConfig,
+    event_loop: &'static EventLoop,
+    has_loaded: Arc<AtomicBool>,
+) -> io::Result<(Engine, Vec<WorkerApplication>)> {
+    set_only_log(&config, event_loop);
     let mut applications = Vec::new();
     let mut pools = Vec::new();
     let mut inline = None;
@@ -134,8 +142,11 @@ fn start_engine(config: WorkerConfig, has_loaded: Arc<AtomicBool>) -> io::Result
     for (index, interpreter) in config.interpreters.into_iter().enumerate() {
         let WorkerInterpreter { specs, threads, applications: configured } = interpreter;
         let mut preloaded = Vec::new();
-        for Configured { specification, source_location, preload, reloading } in configured {
+        for Configured { specification, source_location, preload, reloading, log } in configured {
             let application = Application::new(Specification::clone(&specification), &source_location, reloading);
+            if let Some(log) = log {
+                application.set_log(ApplicationSink::new(event_loop, log, application.name().clone()));
+            }
             let (application, calls) = with_status(application);
             preloaded.extend(preload.then(|| application.clone()));
             applications.push(WorkerApplication { specification, application, interpreter: index, calls });
@@ -167,6 +178,21 @@ fn with_status(application: Application) -> (Arc<Application>, Option<Calls>) {
         }
         None => (Arc::new(application), None),
     }
+}
+
+/// Has text of which no application is known written to the log of all applications, if they share one.
+fn set_only_log(config: &WorkerConfig, event_loop: &'static EventLoop) {
+    let mut logs = config.applications().map(|application| application.log.as_ref());
+    if config.applications().all(|application| application.log.is_none()) {
+        return;
+    }
+    let first = logs.next().flatten();
+    let only = first.filter(|first| logs.all(|log| log.is_some_and(|log| Arc::ptr_eq(log, first))));
+    let mut names = config.applications().map(|application| application.specification.to_string());
+    let name = if config.applications().count() == 1 { names.next() } else { None };
+    log::set_application_logs(only.map(|only| -> Arc<dyn log::Sink> {
+        ApplicationSink::new(event_loop, only.clone(), name.unwrap_or_default().into())
+    }));
 }
 
 impl Worker {

@@ -211,6 +211,7 @@ impl Running {
     }
 
     fn log_exception(&self, summary: &str, traceback: &str, context: &str) {
-        self.log_error(&format!("raised {summary}{context}\n{traceback}"));
+        let message = format!("application \"{}\" raised {summary}{context}", self.context.application_name);
+        log::exception(&message, traceback);
     }
 }

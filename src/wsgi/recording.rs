@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::file::FileBody;
 use super::headers::ResponseHeaders;
 use super::transport::{Disconnected, End, Next, Suspended, Transport};
-use crate::python::log::{Level, Sink};
+use crate::python::log::{Level, Record, Sink};
 
 /// A recorded response.
 #[derive(Debug, Default)]
@@ -163,7 +163,7 @@ impl Transport for RecordingTransport {
 }
 
 impl Sink for RecordingTransport {
-    fn write(&self, level: Level, text: &str) {
-        self.recorded.lock().unwrap().log.push((level, text.to_owned()));
+    fn write(&self, record: Record) {
+        self.recorded.lock().unwrap().log.push((record.level, record.text()));
     }
 }

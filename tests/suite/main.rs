@@ -97,3 +97,4 @@ mod valgrind;
 mod validate;
 mod variables;
 mod wheel;
+mod wsgi_log;

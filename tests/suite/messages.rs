@@ -17,9 +17,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Literals of two words or more that no log and no exception shows.
-const NO_MESSAGES: [&str; 20] = [
+const NO_MESSAGES: [&str; 21] = [
     "text/plain; charset=utf-8",
     "(the location's prefix)",
+    "(nginx's error log)",
     "wsgi check process",
     "wsgi preflight process",
     "wsgi supervisor",

@@ -60,9 +60,9 @@ impl CallHandle {
 struct StackReceiver(Sender<String>);
 
 impl Sink for StackReceiver {
-    fn write(&self, _: log::Level, text: &str) {
+    fn write(&self, record: log::Record) {
         // The headline is empty. The receiver may have stopped to wait.
-        let _ = self.0.send(text.trim_start_matches('\n').to_owned());
+        let _ = self.0.send(record.traceback.to_owned());
     }
 }
 
@@ -112,6 +112,9 @@ impl Shared {
                 thread.raise(exception);
             }
         }
-        py.detach(|| sink.write(log::Level::Error, &format!("{headline}\n{}", stack.trim_end())));
+        py.detach(|| {
+            let (message, traceback) = (headline.as_bytes(), stack.trim_end());
+            sink.write(log::Record { level: log::Level::Error, message, traceback });
+        });
     }
 }

@@ -13,7 +13,7 @@ mod state;
 mod transport;
 
 use std::cell::{Cell, RefCell};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use record::{Ending, Facts, Record};
@@ -24,6 +24,7 @@ use super::call_stats::CallStats;
 use super::response_buffer::{ResponseBuffer, SharedBuffer};
 use crate::conf::header_rules::HeaderRules;
 use crate::conf::location::{Buffering, LocationConf};
+use crate::conf::log::ApplicationLog;
 use crate::engine::call_clock::CallClock;
 use crate::engine::pool::{CallHandle, Queued};
 use crate::engine::{Submission, TimedTransport};
@@ -32,11 +33,12 @@ use crate::nginx::request::events::RequestEvents;
 use crate::nginx::request::output::Output;
 use crate::nginx::request::{Request, Status};
 use crate::nginx::thread_bound::EventLoopBound;
-use crate::python::log;
+use crate::python::log::{self, Sink};
 use crate::sync::{Mutex, MutexGuard};
 use crate::worker::Worker;
 use crate::worker::active_requests::{ActiveGuard, ActiveRequest};
 use crate::worker::event_loop::Message;
+use crate::worker::log_forms::LogContext;
 use crate::wsgi::call::CallNumber;
 use crate::wsgi::transport::Suspended;
 
@@ -62,6 +64,12 @@ pub struct RequestExchange {
     record: Option<Record>,
     /// Number of the client's connection in the log.
     connection: u64,
+    /// Log of the application, if it has one.
+    log: Option<Arc<ApplicationLog>>,
+    /// Facts about the request for that log, once they were needed.
+    log_context: OnceLock<Arc<LogContext>>,
+    /// Log for threads that the call starts.
+    log_of_threads: Option<Arc<dyn Sink>>,
     event_loop: EventLoopBound<EventLoopSide>,
 }
 
@@ -101,6 +109,7 @@ impl RequestExchange {
         conf: &LocationConf,
         stats: CallStats,
         record: Option<Record>,
+        log_of_threads: Option<Arc<dyn Sink>>,
     ) -> Arc<Self> {
         let buffering = conf.buffering();
         let soonest = stats.clock.soonest();
@@ -118,6 +127,9 @@ impl RequestExchange {
             stats,
             record,
             connection: request.connection_number(),
+            log: conf.log().cloned(),
+            log_context: OnceLock::new(),
+            log_of_threads,
             event_loop: EventLoopBound::new(EventLoopSide {
                 origin: request,
                 request: Cell::new(Some(request)),
@@ -217,6 +229,7 @@ impl RequestExchange {
         // Before the end of the body: an error that the application raises for that is not logged as one if the client
         // has left. A call that is closed needs no notice.
         if !side.call_closed.get() {
+            self.note_log_context();
             self.disconnect_call();
         }
         if let Some(body_stream) = &self.body_stream {
@@ -245,6 +258,7 @@ impl RequestExchange {
     /// the next request, of another client, on the same connection.
     fn release(&self, request: Request) {
         let side = self.event_loop.get();
+        self.note_log_context();
         if let Some(body_stream) = &self.body_stream {
             body_stream.end(BodyEnd::CallEnded);
         }
@@ -274,6 +288,13 @@ impl RequestExchange {
         match self.event_loop.get().released_context.borrow().as_str() {
             "" => Log::cycle().write(level, text),
             context => Log::cycle().write_after(self.connection, context, level, text),
+        }
+    }
+
+    /// Takes the facts about the request that records of its call need, which may come after the request.
+    fn note_log_context(&self) {
+        if let (Some(log), Some(request)) = (&self.log, self.event_loop.get().request.get()) {
+            self.log_context.get_or_init(|| Arc::new(LogContext::of(request, log)));
         }
     }
 
@@ -309,6 +330,11 @@ impl ActiveRequest for RequestExchange {
             Some(request) => request.log().write(level.into(), text),
             None => self.log_after_request(level.into(), text),
         }
+    }
+
+    fn log_context(&self, _: &ApplicationLog) -> Option<Arc<LogContext>> {
+        self.note_log_context();
+        Some(self.log_context.get().cloned().unwrap_or_else(|| Arc::new(LogContext::of_connection(self.connection))))
     }
 
     fn abort(&self) {

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::RequestExchange;
-use crate::python::log::{Level, Sink};
+use crate::python::log::Level;
 use crate::wsgi::transport::{Disconnected, End};
 
 impl RequestExchange {
@@ -47,7 +47,7 @@ impl RequestExchange {
             Err(error) => {
                 let directory = self.buffering.directory.display();
                 let message = format!("cannot write a temporary file for a response in \"{directory}\": {error}");
-                self.write(Level::Error, &message);
+                self.write_to_error_log(Level::Error, message);
                 let mut buffer = self.lock();
                 buffer.spill_failed();
                 if !unlimited {

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use super::RequestExchange;
+use crate::conf::log::ApplicationLog;
 use crate::nginx::file::FilePart;
 use crate::nginx::log::write_directly;
-use crate::python::log::{Level, Sink};
+use crate::nginx::log_target::Batch;
+use crate::python::log::{Level, Record, Sink};
 use crate::worker::active_requests::ActiveRequest;
+use crate::worker::log_forms::{ApplicationRecord, LogContext};
 use crate::wsgi::file::FileBody;
 use crate::wsgi::headers::ResponseHeaders;
 use crate::wsgi::transport::{Disconnected, End, Next, Suspended, Transport};
@@ -180,16 +183,56 @@ impl Transport for RequestExchange {
     }
 }
 
-impl Sink for RequestExchange {
-    fn write(&self, level: Level, text: &str) {
+impl RequestExchange {
+    /// Writes text to nginx's error log.
+    pub(super) fn write_to_error_log(&self, level: Level, text: String) {
         if self.event_loop.is_here() {
-            self.log_here(level, text);
+            self.log_here(level, &text);
         } else {
             self.worker.event_loop.log(Some(self.shared()), level, text);
         }
     }
 
-    fn write_at_once(&self, text: &str) {
-        write_directly(self.connection, text);
+    /// Writes a record to the log of the application: from this thread if that may be done now, or else by the event loop.
+    fn write_to_log(&self, log: &Arc<ApplicationLog>, record: Record, at_once: bool) {
+        let record = ApplicationRecord::new(record, &self.stats.application);
+        let context = if self.event_loop.is_here() {
+            self.log_context(log)
+        } else if at_once && log.target.is_file() {
+            // The event loop is busy with the call, so the request is there, but it is not for this thread.
+            Some(
+                self.log_context.get().cloned().unwrap_or_else(|| Arc::new(LogContext::of_connection(self.connection))),
+            )
+        } else {
+            return self.worker.event_loop.log_of_application(Some(self.shared()), log.clone(), record);
+        };
+        let mut batch = Batch::default();
+        record.write(log, context.as_deref(), &mut batch);
+        log.target.write(&batch);
+    }
+}
+
+impl Sink for RequestExchange {
+    fn write(&self, record: Record) {
+        if let Some(log) = &self.log {
+            return self.write_to_log(log, record, false);
+        }
+        self.write_to_error_log(record.level, record.text());
+    }
+
+    fn write_at_once(&self, message: &str, traceback: &str) {
+        let record = Record { level: Level::Error, message: message.as_bytes(), traceback };
+        match &self.log {
+            Some(log) => self.write_to_log(log, record, true),
+            None => write_directly(self.connection, &record.text()),
+        }
+    }
+
+    fn keeps_lines(&self) -> bool {
+        self.log.is_some()
+    }
+
+    fn of_threads(&self) -> Option<Arc<dyn Sink>> {
+        self.log_of_threads.clone()
     }
 }
