@@ -286,6 +286,8 @@ fn figures_are_right(browser: &Browser, url: &str) {
     );
     let ended = browser.run("return texts('Workers that have ended')[0].toSpliced(3, 2)");
     assert_eq!(ended, json!(["16", "1", "", "1 min 40 s", "9", "crash"]));
+    let ends = browser.run("return document.getElementById('ends').textContent");
+    assert_eq!(ends, "ended since the counters began: crash 3, max requests 3");
     assert_eq!(browser.run("return texts('State and restarts')"), json!([["blue", "www", "stopped", "2", "1"]]));
     assert_eq!(browser.run("return texts('Code')[0][2]"), "not loaded yet");
 
@@ -329,6 +331,10 @@ fn report() -> Value {
         "ended_workers": [{
             "pid": 16, "number": 1, "process_group": null, "started": 200.0, "ended": 300.0, "calls": 9, "reason": "crash",
         }],
+        "ends": [
+            { "process_group": null, "by_reason": { "crash": 2, "max_requests": 3, "stop": 0 } },
+            { "process_group": "blue", "by_reason": { "crash": 1 } },
+        ],
         "process_groups": [{ "name": "blue", "user": "www", "state": "stopped", "workers": 2, "restarts": 1 }],
         "calls": [],
         "events": [],
