@@ -355,9 +355,9 @@ class Sample:
         return tuple(sum(threads[name] for threads in known) for name in ("total", "busy", "stuck"))
 
     def code_of(self, application):
-        """Returns what the workers have loaded of an application: a list of LoadedApplication."""
+        """Returns what the workers have loaded of an application: process IDs and LoadedApplications."""
         return [
-            loaded
+            (worker["pid"], loaded)
             for worker in self.report["workers"]
             if worker["process_group"] == application["process_group"] and worker["details"]
             for loaded in worker["details"]["applications"]
@@ -653,7 +653,7 @@ def quantile_column(name, label, rank):
 
 def shown_code(row):
     """Returns the version of an application's code, or what is wrong with it."""
-    loaded = row.sample.code_of(row.entry)
+    loaded = [one for _, one in row.sample.code_of(row.entry)]
     codes = [one["code"] for one in loaded if one["code"]]
     if any(one["failure"] for one in loaded):
         return "FAILED"
@@ -665,7 +665,7 @@ def shown_code(row):
 
 def loaded_for(row):
     """Returns for how long the newest code of an application has been loaded, or None."""
-    times = [one["code"]["loaded"] for one in row.sample.code_of(row.entry) if one["code"]]
+    times = [one["code"]["loaded"] for _, one in row.sample.code_of(row.entry) if one["code"]]
     return row.sample.time - max(times) if times else None
 
 
@@ -952,14 +952,14 @@ def application_text(row):
     lines.append(f"exceptions    {counters['exceptions']}")
     by_number = sorted(application["exceptions"].items(), key=lambda item: -item[1])
     lines.extend(f"              {number:7} {name}" for name, number in by_number)
-    for loaded in row.sample.code_of(application):
-        lines.extend(["", *code_lines(loaded)])
+    for pid, loaded in row.sample.code_of(application):
+        lines.extend(["", f"worker {pid}", *code_lines(loaded)])
     return lines
 
 
 def code_lines(loaded):
     code, failure = loaded["code"], loaded["failure"]
-    lines = [f"interpreter {loaded['interpreter']}: loaded {loaded['loads']} times"]
+    lines = [f"  interpreter {loaded['interpreter']}, loads: {loaded['loads']}"]
     if code:
         modified = f", file of {shown_date(code['modified'])}" if code["modified"] is not None else ""
         lines.append(
