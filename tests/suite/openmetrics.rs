@@ -109,7 +109,7 @@ fn compare(object: &Map<String, Value>, section: &str, seen: &mut BTreeMap<Strin
             ("integer", _) => assert!(value.is_u64(), "{place}"),
             ("number", _) => assert!(value.is_f64(), "{place}"),
             ("boolean", _) => assert!(value.is_boolean(), "{place}"),
-            ("integers by class", _) => {
+            ("integers by class" | "integers by reason", _) => {
                 assert!(value.as_object().expect(&place).values().all(Value::is_u64), "{place}");
             }
             (_, Some(section)) if kind.starts_with("list of ") => {
