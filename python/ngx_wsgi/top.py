@@ -1436,7 +1436,9 @@ def show(client, interval):
         raise Problem("this is no terminal: --once prints the tables as text.")
     if curses is None:
         raise Problem("this Python has no curses: --once prints the tables as text.")
-    locale.setlocale(locale.LC_ALL, "")
+    # A locale that is not installed leaves that of C.
+    with contextlib.suppress(locale.Error):
+        locale.setlocale(locale.LC_ALL, "")
     # A first report outside of curses: a wrong address is told as by any program.
     first = client.report()
     poller = Poller(client, interval)
@@ -1447,11 +1449,14 @@ def show(client, interval):
         raise Problem(session.problem)
     # The time that curses waits after ESC for the rest of a key's sequence.
     os.environ.setdefault("ESCDELAY", "25")
+    term = os.environ.get("TERM", "")
     try:
         curses.setupterm()
+        can_move = curses.tigetstr("cup")
     except curses.error:
-        term = os.environ.get("TERM", "")
         raise Problem(f"the terminal {term!r} is unknown (TERM); set TERM=xterm, or use --once.") from None
+    if not can_move:
+        raise Problem(f"the terminal {term!r} (TERM) can only print lines; use --once or --batch.")
 
     def run(window):
         poller.start()
@@ -1586,6 +1591,8 @@ def run(arguments):
         print_stack(client, arguments.stack)
     elif arguments.once or arguments.batch:
         batch(client, arguments.delay, 1 if arguments.once else arguments.count)
+    elif arguments.count:
+        raise Problem("--count needs --batch.")
     else:
         show(client, arguments.delay)
 

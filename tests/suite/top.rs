@@ -106,6 +106,20 @@ fn a_signal_ends_it_and_restores_the_terminal() {
 }
 
 #[test]
+fn a_terminal_that_it_cannot_use_is_named() {
+    let nginx = site().start();
+    for (name, part) in [("dumb", "can only print lines"), ("none-of-this-name", "is unknown")] {
+        let mut command = top(&nginx, &[]);
+        command.env("TERM", name);
+        let mut terminal = Terminal::start(command, 200, 24);
+        let before = terminal.mode();
+        terminal.wait_shown(part);
+        assert_eq!(terminal.wait_end().code(), Some(1));
+        assert_eq!(terminal.mode(), before);
+    }
+}
+
+#[test]
 fn data_of_an_application_cannot_command_the_terminal() {
     let nginx = site().start();
     nginx.get("/fail").expect(500);

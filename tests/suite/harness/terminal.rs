@@ -57,7 +57,10 @@ impl Terminal {
     pub fn start(mut command: Command, columns: u16, rows: u16) -> Terminal {
         let (master, slave) = open_terminal(columns, rows);
         let side = || Stdio::from(slave.try_clone().unwrap());
-        command.stdin(side()).stdout(side()).stderr(side()).env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
+        command.stdin(side()).stdout(side()).stderr(side()).env("LANG", "C.UTF-8");
+        if !command.get_envs().any(|(name, _)| name == "TERM") {
+            command.env("TERM", "xterm-256color");
+        }
         command.env_remove("LC_ALL").env_remove("NO_COLOR");
         // SAFETY: these are async-signal-safe; nothing else happens between fork and exec.
         unsafe {
