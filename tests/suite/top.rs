@@ -143,8 +143,12 @@ fn tables_as_text_have_the_counters_of_the_requests() {
         nginx.get("/").expect(200);
     }
     nginx.get("/fail").expect(500);
-    let (succeeded, said, errors) = run(top(&nginx, &["--once", "-d", "0.1"]));
-    assert!(succeeded && errors.is_empty(), "{errors}");
+    // A call is counted a moment after its response.
+    let said = wait_for("the end of the calls", || {
+        let (succeeded, said, errors) = run(top(&nginx, &["--once", "-d", "0.1"]));
+        assert!(succeeded && errors.is_empty(), "{errors}");
+        said.contains("running: 0").then_some(said)
+    });
     let table: Vec<&str> = said.lines().skip_while(|line| !line.starts_with("APPLICATION")).take(2).collect();
     let names: Vec<&str> = table[0].split_whitespace().collect();
     let values: Vec<&str> = table[1].split_whitespace().collect();
