@@ -14,8 +14,9 @@ use nix::sys::socket::{
 
 use super::reporter;
 
-/// Number of connections at the same time.
+/// Number of connections at the same time, divided by the lanes; each has at least [`MIN_LANE`].
 const MAX_CONNECTIONS: usize = 64;
+const MIN_LANE: usize = 4;
 
 /// Reporter of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Address {
 
 /// A question to a reporter.
 struct Question {
+    /// Its lane, and its place there.
+    lane: usize,
     index: usize,
     socket: OwnedFd,
     answer: Vec<u8>,
@@ -36,16 +39,25 @@ struct Question {
 
 /// Sends `line` to each reporter. Returns their answers: `None` where there is none until the deadline, it is longer than
 /// `limit`, or the socket is that of another process.
-pub fn ask(addresses: &[Address], line: &str, limit: usize, deadline: Instant) -> Vec<Option<Vec<u8>>> {
-    let mut answers = vec![None; addresses.len()];
-    let mut waiting = addresses.iter().enumerate();
+///
+/// The reporters of a lane cannot hold up those of another: each lane has connections of its own.
+pub fn ask(lanes: &[Vec<Address>], line: &str, limit: usize, deadline: Instant) -> Vec<Vec<Option<Vec<u8>>>> {
+    let mut answers: Vec<_> = lanes.iter().map(|lane| vec![None; lane.len()]).collect();
+    let mut waiting: Vec<_> = lanes.iter().map(|lane| lane.iter().enumerate()).collect();
+    let places = (MAX_CONNECTIONS / lanes.len().max(1)).max(MIN_LANE);
     let mut asked: Vec<Question> = Vec::new();
     loop {
-        while asked.len() < MAX_CONNECTIONS
-            && let Some((index, address)) = waiting.next()
-        {
-            // A worker that has ended meanwhile, or does not take another client.
-            asked.extend(address.open(line).ok().map(|socket| Question { index, socket, answer: Vec::new() }));
+        for (lane, waiting) in waiting.iter_mut().enumerate() {
+            let mut free = places - asked.iter().filter(|question| question.lane == lane).count();
+            while free > 0
+                && let Some((index, address)) = waiting.next()
+            {
+                // Otherwise the worker has ended meanwhile, or does not take another client.
+                if let Ok(socket) = address.open(line) {
+                    asked.push(Question { lane, index, socket, answer: Vec::new() });
+                    free -= 1;
+                }
+            }
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if asked.is_empty() || left.is_zero() {
@@ -64,7 +76,7 @@ pub fn ask(addresses: &[Address], line: &str, limit: usize, deadline: Instant) -
             match question.read(limit) {
                 Reading::More => true,
                 Reading::Complete => {
-                    answers[question.index] = Some(std::mem::take(&mut question.answer));
+                    answers[question.lane][question.index] = Some(std::mem::take(&mut question.answer));
                     false
                 }
                 Reading::Failed => false,
@@ -145,12 +157,17 @@ mod tests {
         let nobody = Address { token: system::random(), ..silent };
         let other_process = Address { pid: 1, ..good("another pid") };
         let other_user = Address { uid: 12345, ..good("another user") };
-        let mut addresses = vec![good("one"), silent, endless, nobody, other_process, other_user];
+        let mut mixed = vec![good("one"), silent, endless, nobody, other_process, other_user];
         // More than can be asked at once.
-        addresses.extend((0..2 * MAX_CONNECTIONS).map(|_| good("many")));
-        let answers = ask(&addresses, "details\n", 100_000, Instant::now() + Duration::from_secs(2));
-        assert_eq!(answers[0].as_deref(), Some(&b"one"[..]));
-        assert!(answers[1..6].iter().all(Option::is_none));
-        assert!(answers[6..].iter().all(|answer| answer.as_deref() == Some(&b"many"[..])));
+        mixed.extend((0..2 * MAX_CONNECTIONS).map(|_| good("many")));
+        let silent =
+            (0..2 * MAX_CONNECTIONS).map(|_| reporter(|_| std::thread::sleep(Duration::from_secs(3600)))).collect();
+        let lanes = [silent, mixed, vec![good("last")]];
+        let answers = ask(&lanes, "details\n", 100_000, Instant::now() + Duration::from_secs(2));
+        assert!(answers[0].iter().all(Option::is_none));
+        assert_eq!(answers[1][0].as_deref(), Some(&b"one"[..]));
+        assert!(answers[1][1..6].iter().all(Option::is_none));
+        assert!(answers[1][6..].iter().all(|answer| answer.as_deref() == Some(&b"many"[..])));
+        assert_eq!(answers[2][0].as_deref(), Some(&b"last"[..]));
     }
 }

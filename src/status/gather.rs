@@ -76,10 +76,10 @@ impl Sources {
         };
         report.since = boards.first().map(|board| board.contents.since).unwrap_or_default();
         let deadline = Instant::now() + WORKERS_TIME;
-        for board in boards {
-            let addresses: Vec<Address> = board.addresses().collect();
-            let details = ask(&addresses, "details\n", MAX_DETAILS, deadline);
-            report.add(board, details.into_iter().map(|details| serde_json::from_slice(&details?).ok()));
+        let lanes: Vec<Vec<Address>> = boards.iter().map(|board| board.addresses().collect()).collect();
+        let answers = ask(&lanes, "details\n", MAX_DETAILS, deadline);
+        for (board, answers) in boards.into_iter().zip(answers) {
+            report.add(board, answers.into_iter().map(|details| serde_json::from_slice(&details?).ok()));
         }
         report.calls.sort_by(|one, other| other.time.total_cmp(&one.time));
         report.calls.truncate(MAX_CALLS);
@@ -93,7 +93,7 @@ impl Sources {
         let (boards, _) = self.boards();
         let address = boards.iter().flat_map(Board::addresses).find(|address| address.pid == pid)?;
         let deadline = Instant::now() + STACK_TIME + CLIENT_TIME;
-        let answer = ask(&[address], &format!("stack {call}\n"), MAX_STACK, deadline).pop()??;
+        let answer = ask(&[vec![address]], &format!("stack {call}\n"), MAX_STACK, deadline).pop()?.pop()??;
         serde_json::from_slice::<StackAnswer>(&answer).ok()?.stack
     }
 
