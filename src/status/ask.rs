@@ -28,6 +28,14 @@ pub struct Address {
     pub uid: u32,
 }
 
+/// Reporters that share the limits of a lane.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    pub reporters: Vec<Address>,
+    /// Limit of all their answers together, in bytes.
+    pub limit: usize,
+}
+
 /// A question to a reporter.
 struct Question {
     /// Its lane, and its place there.
@@ -37,13 +45,14 @@ struct Question {
     answer: Vec<u8>,
 }
 
-/// Sends `line` to each reporter. Returns their answers: `None` where there is none until the deadline, it is longer than
-/// `limit`, or the socket is that of another process.
+/// Sends `line` to each reporter. Returns their answers: `None` where there is none until the deadline, it exceeds the limit of
+/// the lane, or the socket is that of another process.
 ///
 /// The reporters of a lane cannot hold up those of another: each lane has connections of its own.
-pub fn ask(lanes: &[Vec<Address>], line: &str, limit: usize, deadline: Instant) -> Vec<Vec<Option<Vec<u8>>>> {
-    let mut answers: Vec<_> = lanes.iter().map(|lane| vec![None; lane.len()]).collect();
-    let mut waiting: Vec<_> = lanes.iter().map(|lane| lane.iter().enumerate()).collect();
+pub fn ask(lanes: &[Lane], line: &str, deadline: Instant) -> Vec<Vec<Option<Vec<u8>>>> {
+    let mut answers: Vec<_> = lanes.iter().map(|lane| vec![None; lane.reporters.len()]).collect();
+    let mut waiting: Vec<_> = lanes.iter().map(|lane| lane.reporters.iter().enumerate()).collect();
+    let mut limits: Vec<usize> = lanes.iter().map(|lane| lane.limit).collect();
     let places = (MAX_CONNECTIONS / lanes.len().max(1)).max(MIN_LANE);
     let mut asked: Vec<Question> = Vec::new();
     loop {
@@ -73,7 +82,7 @@ pub fn ask(lanes: &[Vec<Address>], line: &str, limit: usize, deadline: Instant) 
             if ready.next() != Some(true) {
                 return true;
             }
-            match question.read(limit) {
+            match question.read(&mut limits[question.lane]) {
                 Reading::More => true,
                 Reading::Complete => {
                     answers[question.lane][question.index] = Some(std::mem::take(&mut question.answer));
@@ -110,12 +119,13 @@ impl Address {
 }
 
 impl Question {
-    /// Reads what has come of the answer.
-    fn read(&mut self, limit: usize) -> Reading {
+    /// Reads what has come of the answer, and subtracts its length from the limit.
+    fn read(&mut self, limit: &mut usize) -> Reading {
         let mut buffer = [0; 16 * 1024];
         match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(0) => Reading::Complete,
-            Ok(length) if self.answer.len() + length <= limit => {
+            Ok(length) if length <= *limit => {
+                *limit -= length;
                 self.answer.extend_from_slice(&buffer[..length]);
                 Reading::More
             }
@@ -157,17 +167,20 @@ mod tests {
         let nobody = Address { token: system::random(), ..silent };
         let other_process = Address { pid: 1, ..good("another pid") };
         let other_user = Address { uid: 12345, ..good("another user") };
-        let mut mixed = vec![good("one"), silent, endless, nobody, other_process, other_user];
+        let mut mixed = vec![good("one"), silent, nobody, other_process, other_user];
         // More than can be asked at once.
         mixed.extend((0..2 * MAX_CONNECTIONS).map(|_| good("many")));
-        let silent =
+        let all_silent =
             (0..2 * MAX_CONNECTIONS).map(|_| reporter(|_| std::thread::sleep(Duration::from_secs(3600)))).collect();
-        let lanes = [silent, mixed, vec![good("last")]];
-        let answers = ask(&lanes, "details\n", 100_000, Instant::now() + Duration::from_secs(2));
+        let endless = vec![good("first"), endless];
+        let lanes = [all_silent, mixed, endless, vec![good("last")]];
+        let lanes = lanes.map(|reporters| Lane { reporters, limit: 100_000 });
+        let answers = ask(&lanes, "details\n", Instant::now() + Duration::from_secs(2));
         assert!(answers[0].iter().all(Option::is_none));
         assert_eq!(answers[1][0].as_deref(), Some(&b"one"[..]));
-        assert!(answers[1][1..6].iter().all(Option::is_none));
-        assert!(answers[1][6..].iter().all(|answer| answer.as_deref() == Some(&b"many"[..])));
-        assert_eq!(answers[2][0].as_deref(), Some(&b"last"[..]));
+        assert!(answers[1][1..5].iter().all(Option::is_none));
+        assert!(answers[1][5..].iter().all(|answer| answer.as_deref() == Some(&b"many"[..])));
+        assert_eq!(answers[2], [Some(b"first".to_vec()), None]);
+        assert_eq!(answers[3], [Some(b"last".to_vec())]);
     }
 }

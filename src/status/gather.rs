@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::geteuid;
 
-use super::ask::{Address, ask};
+use super::ask::{Address, Lane, ask};
 use super::board::{self, Contents};
 use super::groups::{self, GroupStatus};
 use super::report::{Application, Call, Ends, ProcessGroup, Report, SCHEMA, Versions, Worker, WorkerDetails};
@@ -21,8 +21,9 @@ const SUPERVISOR_TIME: Duration = Duration::from_millis(250);
 /// Time to wait for a stack: its thread needs the GIL.
 pub const STACK_TIME: Duration = Duration::from_secs(3);
 
-/// Limits of the answers of a worker.
-const MAX_DETAILS: usize = 4 * 1024 * 1024;
+/// Limits of the answers of all workers of nginx or of a process group, and of a stack.
+const MAX_DETAILS: usize = 64 * 1024 * 1024;
+const MAX_GROUP_DETAILS: usize = 2 * 1024 * 1024;
 const MAX_STACK: usize = 256 * 1024;
 
 /// Number of workers of a process group that are asked. Its user can write any number to its board.
@@ -76,8 +77,10 @@ impl Sources {
         };
         report.since = boards.first().map(|board| board.contents.since).unwrap_or_default();
         let deadline = Instant::now() + WORKERS_TIME;
-        let lanes: Vec<Vec<Address>> = boards.iter().map(|board| board.addresses().collect()).collect();
-        let answers = ask(&lanes, "details\n", MAX_DETAILS, deadline);
+        let limit =
+            |board: &Board| if board.process_group == self.process_group { MAX_DETAILS } else { MAX_GROUP_DETAILS };
+        let lane = |board: &Board| Lane { reporters: board.addresses().collect(), limit: limit(board) };
+        let answers = ask(&boards.iter().map(lane).collect::<Vec<_>>(), "details\n", deadline);
         for (board, answers) in boards.into_iter().zip(answers) {
             report.add(board, answers.into_iter().map(|details| serde_json::from_slice(&details?).ok()));
         }
@@ -93,7 +96,9 @@ impl Sources {
         let (boards, _) = self.boards();
         let address = boards.iter().flat_map(Board::addresses).find(|address| address.pid == pid)?;
         let deadline = Instant::now() + STACK_TIME + CLIENT_TIME;
-        let answer = ask(&[vec![address]], &format!("stack {call}\n"), MAX_STACK, deadline).pop()?.pop()??;
+        let answer = ask(&[Lane { reporters: vec![address], limit: MAX_STACK }], &format!("stack {call}\n"), deadline)
+            .pop()?
+            .pop()??;
         serde_json::from_slice::<StackAnswer>(&answer).ok()?.stack
     }
 

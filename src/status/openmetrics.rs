@@ -313,8 +313,10 @@ impl Families<'_> {
         self.family(gauge("worker_state"), "1 for the state of the worker, 0 for the others", states)?;
         let interpreters = all().flat_map(|of| {
             let interpreters = of.0.details.iter().flat_map(|details| &details.interpreters);
-            let count = |gil: &str| -> u64 {
-                interpreters.clone().filter(|known| known.gil == gil).map(|known| known.copies).sum()
+            let count = |gil: &str| {
+                let copies = interpreters.clone().filter(|known| known.gil == gil).map(|known| known.copies);
+                // A process group can claim any number.
+                copies.fold(0, u64::saturating_add)
             };
             let kinds = if of.0.details.is_some() { &["shared", "own"][..] } else { &[] };
             let metrics: Vec<_> =

@@ -2,8 +2,13 @@
 
 use crate::harness::{Engine, GroupNginx, Nginx, Response, Site, both_engines, wait_for};
 use serde_json::Value;
+use std::time::Duration;
 
-both_engines!(a_running_call_shows_its_stack, a_loaded_application_shows_its_code);
+both_engines!(
+    a_running_call_shows_its_stack,
+    a_loaded_application_shows_its_code,
+    an_application_gets_the_report_as_a_dictionary
+);
 
 /// Calls of `/wait…` wait until the file `release` exists.
 const APP: &str = r#"
@@ -200,7 +205,7 @@ fn a_running_call_shows_its_stack(engine: Engine) {
 fn ask_free_worker(nginx: &Nginx, path: &str) -> Response {
     wait_for("a free worker", || {
         let connection = nginx.connect();
-        connection.set_timeout(std::time::Duration::from_millis(1500));
+        connection.set_timeout(Duration::from_millis(1500));
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let mut connection = connection.begin(request.as_bytes())?;
         Some(connection.response())
@@ -245,4 +250,139 @@ fn a_front_shows_its_process_groups() {
     let report = wait_report(&nginx, "the end of the call", |report| report["calls"].as_array().unwrap().is_empty());
     let application = &report["applications"][0];
     assert_eq!((&application["process_group"], &application["counters"]["calls"]), (&"blog".into(), &1.into()));
+}
+
+const STATUS_APP: &str = r#"
+import json, ngx_wsgi
+
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "application/json")])
+    try:
+        report = ngx_wsgi.status()
+    except RuntimeError as error:
+        return [json.dumps(str(error)).encode()]
+    return [json.dumps(report).encode()]
+"#;
+
+fn an_application_gets_the_report_as_a_dictionary(engine: Engine) {
+    let nginx = with_status(Site::new(engine)).app(STATUS_APP).start();
+    let of_application = nginx.get("/").expect(200).json();
+    let of_page = report(&nginx);
+    let keys = |report: &Value| report.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&of_application), keys(&of_page));
+    assert!(of_application["workers"][0]["details"].is_object());
+    // Its own call is one of them.
+    assert_eq!(of_application["calls"][0]["state"], "running");
+    let nginx = Site::new(engine).app(STATUS_APP).start();
+    assert_eq!(nginx.get("/").expect(200).json(), "status() needs \"wsgi_status_zone\" in the http block");
+}
+
+#[test]
+fn an_application_of_a_process_group_gets_the_report_of_that() {
+    let site = with_status(Site::plain())
+        .http("wsgi_process_group blog chdir=@prefix@; wsgi_process_group shop chdir=@prefix@;")
+        .app(STATUS_APP)
+        .location("/blog", "wsgi_pass app.py process=blog;")
+        .location("/shop", "wsgi_pass app.py process=shop;");
+    let nginx = GroupNginx::start(site);
+    let report = nginx.get("/blog").expect(200).json();
+    let groups = |list: &str| -> Vec<_> {
+        report[list].as_array().unwrap().iter().map(|one| one["process_group"].as_str()).collect()
+    };
+    assert_eq!((groups("workers"), groups("calls")), (vec![Some("blog")], vec![Some("blog")]), "{report:#}");
+    assert_eq!(report["process_groups"], Value::Array(Vec::new()));
+    // The front's own has both.
+    let report = nginx.get("/").expect(200).json();
+    assert_eq!(report["process_groups"].as_array().unwrap().len(), 2);
+    assert_eq!(report["workers"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn calls_in_a_sub_interpreter_show_their_stack() {
+    let site = Site::new(Engine::Threads).http("wsgi_enable_subinterpreters on;");
+    let nginx = with_status(site).app(APP).app_at("/other/", "other.py", APP).start();
+    let mut call = nginx.connect();
+    call.send("GET /other/wait HTTP/1.1\r\nHost: x\r\n\r\n");
+    nginx.wait_events(&["begun"]);
+    let report = report(&nginx);
+    let id = report["calls"][0]["id"].as_str().unwrap();
+    let stack = nginx.get(&format!("/status?stack={id}")).expect(200).json();
+    assert!(stack["stack"].as_str().unwrap_or_default().contains("in wait_here\n"), "{stack}");
+    nginx.write("release", "");
+    assert_eq!(call.response().status, 200);
+}
+
+/// A front with one worker, and a process group whose worker is stopped: each report waits for that one in vain.
+fn with_stopped_worker() -> (GroupNginx, Stopped) {
+    let site = with_status(Site::new(Engine::Threads))
+        .http("wsgi_process_group blog chdir=@prefix@;")
+        .app(APP)
+        .location("/blog", "wsgi_pass app.py process=blog;");
+    let nginx = GroupNginx::start(site);
+    nginx.get("/blog").expect(200);
+    wait_report(&nginx, "two workers", |report| report["workers"].as_array().unwrap().len() == 2);
+    let stopped = Stopped(nginx.group("blog").wait_workers(1)[0].0);
+    // SAFETY: a worker of this test's nginx.
+    unsafe { libc::kill(stopped.0, libc::SIGSTOP) };
+    (nginx, stopped)
+}
+
+const GET_REPORT: &str = "GET /status?format=json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+#[test]
+fn a_worker_that_does_not_answer_is_shown_without_details() {
+    let (nginx, stopped) = with_stopped_worker();
+    let workers = nginx.workers();
+    let report = report(&nginx);
+    for worker in report["workers"].as_array().unwrap() {
+        assert_eq!(worker["details"].is_null(), worker["pid"] == stopped.0, "{report:#}");
+    }
+    let metrics = nginx.get("/status?format=prometheus").expect(200).text();
+    let sample = format!("wsgi_worker_responding{{process_group=\"blog\",worker=\"0\",pid=\"{}\"}} 0", stopped.0);
+    assert!(metrics.contains(&sample), "{metrics}");
+    // Clients that leave while their report is made.
+    for _ in 0..20 {
+        nginx.connect().send(GET_REPORT).finish_sending();
+    }
+    // More than may wait: the others are told to come again.
+    let mut waiting: Vec<_> = (0..100).map(|_| nginx.connect()).collect();
+    for connection in &mut waiting {
+        connection.send(GET_REPORT);
+    }
+    let mut numbers = [0, 0];
+    for connection in &mut waiting {
+        let response = connection.response();
+        let is_busy = response.status == 503;
+        assert_eq!(response.header("Retry-After"), is_busy.then_some("1"));
+        assert!(is_busy || response.status == 200, "{response:?}");
+        numbers[usize::from(is_busy)] += 1;
+    }
+    assert!(numbers.iter().all(|number| *number > 0), "{numbers:?}");
+    assert_eq!(nginx.workers(), workers);
+}
+
+#[test]
+fn a_worker_that_exits_finishes_its_reports() {
+    let (nginx, _stopped) = with_stopped_worker();
+    let workers = nginx.workers();
+    let mut connections: Vec<_> = (0..4).map(|_| nginx.connect()).collect();
+    for connection in &mut connections {
+        connection.send(GET_REPORT);
+    }
+    // SAFETY: the worker of this test's nginx, which waits for the one that is stopped.
+    unsafe { libc::kill(workers[0], libc::SIGQUIT) };
+    for connection in &mut connections {
+        assert_eq!(connection.response().status, 200);
+    }
+    wait_for("another worker", || (nginx.workers() != workers && !nginx.workers().is_empty()).then_some(()));
+}
+
+/// A process that is stopped until this is dropped.
+struct Stopped(i32);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // SAFETY: a worker of this test's nginx.
+        unsafe { libc::kill(self.0, libc::SIGCONT) };
+    }
 }

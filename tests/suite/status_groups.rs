@@ -75,7 +75,8 @@ def trickle():
 CALL = b'{"id":"1.1","application":"<script>","process_group":"other","pid":1,"state":"running","method":"GET","path":"/",' \
     b'"client":"","time":1e300,"running_time":null,"thread":null,"timed_out":false}'
 DETAILS = b'{"state":"running","memory":18446744073709551615,"cpu":-1e308,"threads":{"total":1,"busy":18446744073709551615,"stuck":0},' \
-    b'"interpreters":[],"applications":[],"calls":[%s]}'
+    b'"interpreters":[%s],"applications":[],"calls":[%s]}'
+INTERPRETER = b'{"name":"<b>","gil":"own","copies":18446744073709551615,"threads":{"total":1,"busy":1,"stuck":1},"queued":0}'
 
 LIES = {
     "random": lambda: fill(lambda size: random.randbytes(size)),
@@ -89,7 +90,7 @@ LIES = {
     "endless": lambda: answer(lambda: forever(b"x" * 65536)),
     "no json": lambda: answer(lambda: [b"\xff\x00"]),
     "deep json": lambda: answer(lambda: [b"[" * 1000000]),
-    "calls of others": lambda: answer(lambda: [DETAILS % b",".join([CALL] * 1000)]),
+    "calls of others": lambda: answer(lambda: [DETAILS % (b",".join([INTERPRETER] * 9), b",".join([CALL] * 1000))]),
 }
 
 def application(environ, start_response):
