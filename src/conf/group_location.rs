@@ -61,6 +61,10 @@ impl GroupLog {
         let number = (hash >> 32) as u32 ^ hash as u32;
         Some(Self { number, path: PathBuf::from(OsStr::from_bytes(path)) })
     }
+
+    pub fn is_standard_error(&self) -> bool {
+        self.path.as_os_str().is_empty()
+    }
 }
 
 /// Returns a number for a text: the hash FNV-1a, which stays the same in each version of the module.

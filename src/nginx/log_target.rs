@@ -103,14 +103,16 @@ impl LogTarget {
         if file.is_null() { Err(()) } else { Self::new(conf, Kind::File(file), "stderr") }
     }
 
-    /// Uses syslog with the parameters of the first argument of the directive that is being read, as nginx's own logs.
+    /// Uses syslog with these parameters, the first argument of the directive that is being read, as nginx's own logs.
     ///
     /// # Errors
     /// nginx has logged the cause.
     pub fn syslog(conf: &Conf, parameters: &str) -> Result<Self, ()> {
-        // SAFETY: the parser is at a directive with an argument. nginx fills the structure, which is in the configuration's
-        // pool and begins as zeros.
+        // SAFETY: the parser is at a directive with an argument, which nginx changes: so it gets a copy. It fills the structure,
+        // which is in the configuration's pool and begins as zeros.
         let peer = unsafe {
+            let argument = (*(*conf.as_ptr()).args).elts.cast::<sys::ngx_str_t>().add(1);
+            *argument = pool_string(conf.pool(), parameters.as_bytes()).ok_or(())?;
             let peer =
                 sys::ngx_pcalloc(conf.pool(), size_of::<sys::ngx_syslog_peer_t>()).cast::<sys::ngx_syslog_peer_t>();
             if peer.is_null() || !sys::ngx_syslog_process_conf(conf.as_ptr(), peer).is_null() {

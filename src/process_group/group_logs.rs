@@ -6,6 +6,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::plan::GroupLog;
@@ -147,8 +149,8 @@ impl LogFile {
     }
 
     fn open(&mut self) {
-        let opened = if self.plan.path.as_os_str().is_empty() {
-            inherited::duplicate(libc::STDERR_FILENO).map(File::from)
+        let opened = if self.plan.is_standard_error() {
+            standard_error()
         } else {
             // The mode that nginx uses. Not to wait for the reader of a pipe.
             let mut options = File::options();
@@ -167,7 +169,8 @@ impl LogFile {
     /// Logs a failure, unless that before has not ended.
     fn fail(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.has_failed, true) {
-            let path = self.plan.path.display();
+            let path = if self.plan.is_standard_error() { Path::new("stderr") } else { &self.plan.path };
+            let path = path.display();
             log(Level::Alert, &format!("wsgi: cannot write to \"{path}\" (\"wsgi_log\"): {error}"));
         }
     }
@@ -195,6 +198,21 @@ impl LogFile {
             _ => {}
         }
     }
+}
+
+/// Whether the supervisor has the standard error of nginx.
+static HAS_STANDARD_ERROR: AtomicBool = AtomicBool::new(false);
+
+/// Notes whether this process has the standard error of nginx: if no log of its first plan was that, it has not.
+pub fn set_standard_error(is_kept: bool) {
+    HAS_STANDARD_ERROR.store(is_kept, Ordering::Relaxed);
+}
+
+fn standard_error() -> io::Result<File> {
+    if !HAS_STANDARD_ERROR.load(Ordering::Relaxed) {
+        return Err(io::Error::other("restart nginx, the supervisor was started without it"));
+    }
+    inherited::duplicate(libc::STDERR_FILENO).map(File::from)
 }
 
 fn identity(metadata: &fs::Metadata) -> (u64, u64) {

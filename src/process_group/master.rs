@@ -6,14 +6,15 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
+use super::group_logs;
 use super::log_relay::Logs;
-use super::plan::Plan;
+use super::plan::{GroupLog, Plan};
 use super::supervisor;
 use crate::nginx;
 use crate::nginx::log::Level;
@@ -104,7 +105,7 @@ fn apply_to(state: &mut State, plan: &Plan, cycle: StartingCycle) -> Result<(), 
     if plan.groups.is_empty() {
         return Ok(());
     }
-    let mut socket = start(state, &plan.directory, cycle).map_err(ApplyError::Start)?;
+    let mut socket = start(state, plan, cycle).map_err(ApplyError::Start)?;
     let result = exchange(&mut socket, plan, cycle).map_err(ApplyError::Send);
     let (directory, longest_stop) = (plan.directory.clone(), milliseconds(plan.longest_stop()));
     state.supervisor = Some(Channel { descriptor: socket.into_raw_fd(), directory, longest_stop });
@@ -121,15 +122,19 @@ fn has_ended(error: &io::Error) -> bool {
 }
 
 /// Forks the supervisor. Returns the master's socket.
-fn start(state: &State, directory: &Path, cycle: StartingCycle) -> io::Result<UnixStream> {
+fn start(state: &State, plan: &Plan, cycle: StartingCycle) -> io::Result<UnixStream> {
     let (here, there) = UnixStream::pair()?;
     let logs = cycle.log_files();
     let mut keep = vec![there.as_raw_fd()];
     // It keeps the claim of the directory.
-    keep.extend(state.lock(directory));
+    keep.extend(state.lock(&plan.directory));
     keep.extend(logs.iter().map(|log| log.descriptor()));
+    // Otherwise it would keep a terminal open, or the pipe of a program that waits for its end.
+    let keeps_standard_error = plan.groups.iter().flat_map(|group| &group.logs).any(GroupLog::is_standard_error);
+    keep.extend(keeps_standard_error.then_some(libc::STDERR_FILENO));
     let forked = fork_detached(&keep, || {
         cycle.become_helper(c"wsgi supervisor");
+        group_logs::set_standard_error(keeps_standard_error);
         // A panic is logged, and the groups end with this process.
         nginx::guard((), || supervisor::run(there, Logs::new(logs, cycle.has_other_logs())));
     });
