@@ -94,6 +94,7 @@ mod streaming_http2;
 mod symbols;
 mod top;
 mod tracebacks;
+mod tracing;
 mod valgrind;
 mod validate;
 mod variables;
