@@ -56,6 +56,7 @@ fn the_status_page_works_in_a_browser() {
     browser.emulate(WIDE, "light");
     browser.open(&nginx.url("/status"));
     browser.wait("document.getElementById('state').textContent === 'Live'");
+    assert_eq!(browser.run("return document.querySelector('main').checkVisibility()"), true);
 
     counts_rise_and_charts_draw(&browser, &nginx);
     a_call_shows_its_stack_by_keyboard(&browser, &nginx);
