@@ -1,6 +1,6 @@
 //! The status page in a browser. Starting one takes seconds, so all checks share it.
 
-use crate::harness::{Browser, Nginx, Site};
+use crate::harness::{Browser, Nginx, Site, wait_for};
 use serde_json::{Value, json};
 
 #[allow(dead_code)]
@@ -21,6 +21,7 @@ import os, threading, time
 __version__ = "<iframe src=javascript:alert('version')>"
 
 def wait_for_the_test():
+    open("@prefix@/begun", "w").close()
     while not os.path.exists("@prefix@/go"):
         time.sleep(0.01)
 
@@ -95,9 +96,9 @@ fn counts_rise_and_charts_draw(browser: &Browser, nginx: &Nginx) {
 fn a_call_shows_its_stack_by_keyboard(browser: &Browser, nginx: &Nginx) {
     let mut call = nginx.connect();
     call.send(format!("GET {WAIT} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
-    browser.wait("button() !== null");
+    wait_for("the call", || nginx.prefix().join("begun").exists().then_some(()));
+    browser.wait("button() !== null && cell(button().closest('tr'), 'State').textContent === 'running'");
     assert!(browser.run("return button().ariaLabel").as_str().unwrap().ends_with(WAIT));
-    assert_eq!(browser.run("return cell(button().closest('tr'), 'State').textContent"), "running");
     let has_focus = |_| {
         browser.press(TAB);
         browser.run("return document.activeElement === button()") == true
@@ -296,7 +297,7 @@ fn figures_are_right(browser: &Browser, url: &str) {
     browser.run_with("reports.push(arguments[0])", json!([silent]));
     browser.wait("texts('Workers that run')[0][3] === 'does not answer'");
     assert_eq!(browser.run("return tile('Threads busy').textContent"), "0 of 0");
-    browser.run("reports.push({ schema: 2 })");
+    browser.run("reports = { length: 1, shift: () => ({ schema: 2 }) }");
     browser.wait("document.getElementById('state').textContent.startsWith('The server has another version')");
     let hide = "Object.defineProperty(document, 'hidden', { value: arguments[0], configurable: true });
                 document.dispatchEvent(new Event('visibilitychange'));";
