@@ -40,8 +40,8 @@ fn the_manifest_fits_the_image() {
     for probe in ["startupProbe", "readinessProbe"] {
         let probe = &container[probe]["httpGet"];
         assert_eq!(probe["port"], container["ports"][0]["name"]);
-        let url = format!("http://localhost:{port}{}", probe["path"].as_str().unwrap());
-        assert!(image.contains(&url), "the health check of the image is another: {url}");
+        let location = format!("location = {} {{ wsgi_status ready;", probe["path"].as_str().unwrap());
+        assert!(image.contains(&location), "the image has no {location}");
     }
 
     let command = &container["lifecycle"]["preStop"]["exec"]["command"];
@@ -96,7 +96,7 @@ fn a_rolling_update_loses_no_request() {
     let mut old = Container::start(&image, &[]);
     let new = Container::start(&image, &[]);
     // Its readiness probe.
-    new.get("/health").expect(200);
+    wait_for("a pod that is ready", || (new.get("/ready").status == 200).then_some(()));
     let service = Service::start(&old, &new);
     let mut slow = ask_slow(&old);
 
