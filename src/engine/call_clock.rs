@@ -38,7 +38,12 @@ impl Offset {
 
     /// Returns the offset if it is set.
     pub fn get(&self) -> Option<Duration> {
-        self.0.load(Ordering::Acquire).checked_sub(1).map(Duration::from_micros)
+        self.microseconds().map(Duration::from_micros)
+    }
+
+    /// Returns the offset in microseconds if it is set.
+    pub fn microseconds(&self) -> Option<u64> {
+        self.0.load(Ordering::Acquire).checked_sub(1)
     }
 }
 
@@ -141,9 +146,9 @@ impl CallClock {
         self.started.get()
     }
 
-    /// Returns the offset of the end.
-    pub fn ended(&self) -> Option<Duration> {
-        self.ended.get()
+    /// Returns the offsets of the start and of the end.
+    pub fn start_and_end(&self) -> (&Offset, &Offset) {
+        (&self.started, &self.ended)
     }
 
     /// Returns whether the call waits for the client.

@@ -34,9 +34,9 @@ impl CallStats {
         self.headers.set(self.clock.elapsed());
     }
 
-    /// Returns whether the application has given its response headers.
-    pub fn has_headers(&self) -> bool {
-        self.headers.get().is_some()
+    /// Returns the offset of the response headers of the application.
+    pub fn headers(&self) -> &Offset {
+        &self.headers
     }
 
     /// Notes that the call exceeded `wsgi_request_timeout`.

@@ -1,6 +1,7 @@
 //! The instance's side of a request that comes from the front: `wsgi_dispatch`.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use crate::nginx::log::Level;
 use crate::nginx::log_context::FrontRequestId;
@@ -62,7 +63,7 @@ impl<'a> FrontHeader<'a> {
 
 /// A request of the front, attached to the request of the instance.
 pub struct FrontRequest {
-    params: RefCell<Option<Box<CgiParams>>>,
+    params: RefCell<Option<Arc<CgiParams>>>,
     buffers: bool,
     intercepted: Vec<u16>,
 }
@@ -81,7 +82,7 @@ fn receive(request: Request) -> Option<String> {
     let mut values = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case(HEADER));
     let (_, text) = values.next()?;
     let (header, environ) = FrontHeader::split(text)?;
-    let mut params = Box::new(CgiParams::new(header.connection));
+    let mut params = CgiParams::new(header.connection);
     wire::decode(environ, &mut params).ok()?;
     params.is_head = params.value(Key::Variable(Variable::RequestMethod)) == Some(b"HEAD");
     let client = Client {
@@ -97,7 +98,7 @@ fn receive(request: Request) -> Option<String> {
     if let Some(id) = request_id {
         request.attach(FrontRequestId(id))?;
     }
-    request.attach(FrontRequest { params: RefCell::new(Some(params)), buffers, intercepted })?;
+    request.attach(FrontRequest { params: RefCell::new(Some(Arc::new(params))), buffers, intercepted })?;
     Some(location)
 }
 
@@ -117,7 +118,7 @@ fn host(params: &CgiParams) -> &[u8] {
 }
 
 /// Takes the parameters of the call that the front has sent.
-pub fn take_params(request: Request) -> Option<Box<CgiParams>> {
+pub fn take_params(request: Request) -> Option<Arc<CgiParams>> {
     request.attached::<FrontRequest>()?.params.take()
 }
 

@@ -14,8 +14,9 @@ use crate::nginx::log::Level;
 use crate::nginx::request::{Request, Status};
 use crate::reload;
 use crate::worker;
-use crate::wsgi::body::BodySource;
+use crate::wsgi::body::{BodySource, BufferedBody};
 use crate::wsgi::call::Call;
+use crate::wsgi::params::CgiParams;
 
 /// Reason to respond with an error before an application sees the request.
 struct Refusal {
@@ -51,14 +52,30 @@ fn submit(request: Request, conf: &LocationConf) -> Result<(), Refusal> {
         )
     })?;
     let stats = CallStats::new(application.application.name().clone(), CallClock::new(conf.limits()));
-    let record = application.calls.and_then(Record::new);
+    // A body that is still being read comes through the exchange.
+    let read = if request.is_reading_body() { None } else { Some(Box::new(body(request)?)) };
+    let length = read.as_ref().and_then(|body| body.remaining());
+    let params = params(request, conf, length)?;
+    let record = application.calls.and_then(|calls| Record::new(calls, &params));
     let exchange = RequestExchange::new(request, worker, conf, stats, record, application.application.log());
-    let call = call(request, conf, &exchange)?;
+    let body: Box<dyn BodySource> = match (read, exchange.streamed_body()) {
+        (Some(body), _) => body,
+        (None, Some(body)) => Box::new(body),
+        (None, None) => Box::new(BufferedBody::default()),
+    };
+    let call = Call {
+        number: exchange.number(),
+        params,
+        body,
+        transport: exchange.clone(),
+        debug: conf.debug(),
+        application_name: exchange.stats().application.clone(),
+    };
     request.install(exchange.clone()).map_err(|_| Refusal::internal("no memory for the request"))?;
     if request.is_reading_body() {
         request.pause_reading();
     }
-    exchange.enter(request, &call.params, call.body.remaining());
+    exchange.enter(length);
     worker.recycler.count_call();
     if reload::before_call(&application) {
         exchange.add_refresh();
@@ -74,30 +91,20 @@ fn submit(request: Request, conf: &LocationConf) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Builds the call of a request.
-fn call(request: Request, conf: &LocationConf, exchange: &Arc<RequestExchange>) -> Result<Call, Refusal> {
-    let body: Box<dyn BodySource> = match exchange.streamed_body() {
-        Some(body) => Box::new(body),
-        None => Box::new(
-            request_params::body(request)
-                .map_err(|error| Refusal::internal(format!("cannot take over the request body: {error}")))?,
-        ),
-    };
-    let params = if conf.is_instance() {
-        dispatch::take_params(request).ok_or_else(|| Refusal {
+/// Returns the body that nginx has read.
+fn body(request: Request) -> Result<BufferedBody, Refusal> {
+    request_params::body(request)
+        .map_err(|error| Refusal::internal(format!("cannot take over the request body: {error}")))
+}
+
+/// Returns the parameters of the call, with the `length` of its body, if nginx has read that.
+fn params(request: Request, conf: &LocationConf, length: Option<u64>) -> Result<Arc<CgiParams>, Refusal> {
+    if conf.is_instance() {
+        return dispatch::take_params(request).ok_or_else(|| Refusal {
             status: Status::BAD_REQUEST,
             reason: "request of a process group does not come from its front".to_owned(),
-        })?
-    } else {
-        request_params::params(request, conf, body.remaining())
-            .map_err(|request_params::Failed| Refusal::internal("cannot evaluate a variable for environ"))?
-    };
-    Ok(Call {
-        number: exchange.number(),
-        params,
-        body,
-        transport: exchange.clone(),
-        debug: conf.debug(),
-        application_name: exchange.stats().application.clone(),
-    })
+        });
+    }
+    request_params::params(request, conf, length)
+        .map_err(|request_params::Failed| Refusal::internal("cannot evaluate a variable for environ"))
 }

@@ -1,6 +1,7 @@
 //! Parameters and body of a call, copied from the request on the event loop thread.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::conf::location::LocationConf;
 use crate::nginx::request::Request;
@@ -38,8 +39,8 @@ const FOR_CACHE: [&str; 6] =
 ///
 /// # Errors
 /// A variable of the configuration cannot be evaluated.
-pub fn params(request: Request, conf: &LocationConf, remaining: Option<u64>) -> Result<Box<CgiParams>, Failed> {
-    let mut params = Box::new(CgiParams::new(request.connection_number()));
+pub fn params(request: Request, conf: &LocationConf, remaining: Option<u64>) -> Result<Arc<CgiParams>, Failed> {
+    let mut params = CgiParams::new(request.connection_number());
     // For its cache nginx may turn a HEAD request into a GET request.
     let method = request.upstream_method().unwrap_or(request.method());
     params.is_head = method == b"HEAD";
@@ -80,7 +81,7 @@ pub fn params(request: Request, conf: &LocationConf, remaining: Option<u64>) -> 
             params.set_named(variable.name.as_bytes(), &value);
         }
     }
-    Ok(params)
+    Ok(Arc::new(params))
 }
 
 /// Returns `CONTENT_LENGTH`. A chunked body has one only if nginx reads the body before the call.

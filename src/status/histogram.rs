@@ -11,6 +11,28 @@ const BOUNDS: [u64; 16] = [
     10_000_000, 30_000_000, 60_000_000,
 ];
 
+/// For each number of leading zeros of a time, the bucket of the shortest time that has so many. So at most two bounds are
+/// compared with a time, which happens three times in each call.
+static FIRST_BUCKETS: [u8; 65] = {
+    let mut buckets = [0; 65];
+    let mut zeros = 0;
+    while zeros < 64 {
+        let shortest = 1 << (63 - zeros);
+        while LIMITS[buckets[zeros] as usize] < shortest {
+            buckets[zeros] += 1;
+        }
+        zeros += 1;
+    }
+    buckets
+};
+
+/// The bounds, and one that no time exceeds.
+static LIMITS: [u64; BOUNDS.len() + 1] = {
+    let mut limits = [u64::MAX; BOUNDS.len() + 1];
+    limits.split_at_mut(BOUNDS.len()).0.copy_from_slice(&BOUNDS);
+    limits
+};
+
 /// Words of a histogram: the number of times of each bucket, and the sum of all times in microseconds.
 pub const WORDS: usize = BOUNDS.len() + 2;
 
@@ -22,8 +44,10 @@ const SECOND: f64 = 1e6;
 
 /// Adds a time in microseconds to a histogram, which no other thread changes.
 pub fn record(words: &[AtomicU64; WORDS], time: u64) {
-    // Most times are short.
-    let bucket = BOUNDS.iter().position(|bound| time <= *bound).unwrap_or(BOUNDS.len());
+    let mut bucket = FIRST_BUCKETS[time.leading_zeros() as usize] as usize;
+    while LIMITS[bucket] < time {
+        bucket += 1;
+    }
     add(&words[bucket], 1);
     add(&words[SUM], time);
 }
@@ -61,6 +85,16 @@ mod tests {
         assert!((all.sum - 3720.002_002).abs() < 1e-6, "{}", all.sum);
         let count = |le: f64| all.buckets.iter().find(|bucket| bucket.le.to_bits() == le.to_bits()).unwrap().count;
         assert_eq!([count(0.0005), count(0.001), count(0.0025), count(30.0), count(60.0)], [2, 4, 4, 4, 5]);
+    }
+
+    #[test]
+    fn each_time_is_in_the_first_bucket_whose_bound_it_does_not_exceed() {
+        for time in (0..200_000).chain((0..64).flat_map(|bit| [1 << bit, (1 << bit) - 1, (1 << bit) + 1])) {
+            let expected = BOUNDS.iter().position(|bound| time <= *bound).unwrap_or(BOUNDS.len());
+            let words = [const { AtomicU64::new(0) }; WORDS];
+            record(&words, time);
+            assert_eq!(words[expected].load(Relaxed), 1, "{time}");
+        }
     }
 
     #[test]

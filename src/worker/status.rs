@@ -89,11 +89,6 @@ impl Status {
         &self.live_calls
     }
 
-    /// Returns whether live calls show query strings.
-    pub fn shows_query(&self) -> bool {
-        self.query
-    }
-
     /// Returns the user of the front's workers, in an instance of a process group.
     pub fn front_user(&self) -> Option<u32> {
         self.front_user
@@ -145,7 +140,7 @@ pub fn details() -> WorkerDetails {
         state: status.writer.state(),
         memory: system::resident_memory().unwrap_or_default(),
         cpu: system::cpu_time().as_secs_f64(),
-        calls: status.live_calls.list(status.writer.identity().pid),
+        calls: status.live_calls.list(status.writer.identity().pid, status.query),
         ..WorkerDetails::default()
     };
     let Some(worker) = super::get() else { return details };

@@ -24,7 +24,7 @@ pub type CallNumber = u64;
 /// A request on its way to an application.
 pub struct Call {
     pub number: CallNumber,
-    pub params: Box<CgiParams>,
+    pub params: Arc<CgiParams>,
     pub body: Box<dyn BodySource>,
     pub transport: Arc<dyn Transport>,
     /// `wsgi_debug`: show tracebacks to the client.

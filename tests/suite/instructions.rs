@@ -136,6 +136,48 @@ fn send(nginx: &Nginx, path: &str, count: usize) {
     }
 }
 
+/// Counts the instructions of a request to the first application, with these directives in `http`.
+fn count_hello(threads: &str, directives: &str) -> u64 {
+    let Application { directory, module, path, count, .. } = &APPLICATIONS[0];
+    let site = Site::plain()
+        .release_module()
+        .repository_directory(directory)
+        .file("counted.py", &format!("from {module} import application\n{FREEZE}"));
+    let command = Callgrind::command(site.prefix());
+    let mut nginx = site
+        .main("master_process off; env PYTHONHASHSEED=0;")
+        .http(&format!("wsgi_python_home {}; access_log off;", venv().display()))
+        .http(&format!("keepalive_requests 1000000; wsgi_threads {threads}; {directives}"))
+        .location("/", "wsgi_pass counted.py;")
+        .wrapped_in(&command.iter().map(String::as_str).collect::<Vec<_>>())
+        .start();
+    let mut callgrind = Callgrind::of(nginx.master() as u32, nginx.prefix());
+    send(&nginx, path, WARM_UP);
+    let profile = callgrind.count(|| send(&nginx, path, *count));
+    valgrind::quit(&mut nginx);
+    profile.total / *count as u64
+}
+
+#[test]
+fn the_status_zone_costs_at_most_300_instructions() {
+    const LIMIT: u64 = 300;
+    if !valgrind::is_installed() {
+        return;
+    }
+    for (engine, threads) in &ENGINES[..2] {
+        let cost = || {
+            let without = count_hello(threads, "");
+            let with = count_hello(threads, "wsgi_status_zone status 1m;");
+            eprintln!("{engine}: {without} instructions without wsgi_status_zone, {with} with");
+            with.saturating_sub(without)
+        };
+        // On a busy machine threads wait for each other more often.
+        let costs = std::iter::repeat_with(cost).take(COUNTS);
+        let least = costs.take_while(|cost| *cost > LIMIT).count();
+        assert!(least < COUNTS, "{engine}: more than {LIMIT} instructions each time");
+    }
+}
+
 #[test]
 fn requests_cost_what_was_recorded() {
     if !valgrind::is_installed() {

@@ -69,7 +69,7 @@ impl RequestExchange {
             let message = self.stats.limit_message("wsgi_request_timeout");
             self.log_after_request(Level::Error, &message);
             self.note_timeout(&message);
-            self.leave();
+            self.leave(side);
             handle.abort(headline, self.shared());
             return self.worker.recycler.watch_timed_out(handle);
         };

@@ -223,9 +223,7 @@ impl RequestExchange {
     pub fn detach(&self, end: BodyEnd, ending: Ending) {
         let side = self.event_loop.get();
         let Some(request) = side.request.get() else { return };
-        if self.record.is_some() {
-            self.note_ending(request, ending);
-        }
+        self.note_ending(side, request, ending);
         // Before the end of the body: an error that the application raises for that is not logged as one if the client
         // has left. A call that is closed needs no notice.
         if !side.call_closed.get() {
@@ -245,7 +243,7 @@ impl RequestExchange {
             suspended.abandon();
         }
         side.request.set(None);
-        self.leave();
+        self.leave(side);
     }
 
     /// Detaches the call and finalizes the request.
@@ -265,9 +263,7 @@ impl RequestExchange {
         let line = [request.method(), request.unparsed_uri(), request.protocol()].join(&b' ');
         let (address, line) = (String::from_utf8_lossy(request.remote_address()), String::from_utf8_lossy(&line));
         side.released_context.replace(format!(", client: {address}, request: \"{line}\""));
-        if self.record.is_some() {
-            self.note_ending(request, Ending::Finalized(Status::OK));
-        }
+        self.note_ending(side, request, Ending::Finalized(Status::OK));
         side.request.set(None);
         side.is_released.set(true);
         request.finalize(Status::OK);
@@ -279,7 +275,7 @@ impl RequestExchange {
         if side.is_released.get() && self.lock().is_call_closed() {
             self.worker.event_loop.write_log();
             side.is_released.set(false);
-            self.leave();
+            self.leave(side);
         }
     }
 
@@ -344,7 +340,7 @@ impl ActiveRequest for RequestExchange {
                 let status = side.status_instead(request, Status::SERVICE_UNAVAILABLE);
                 request.run_in_other_event(|request| self.finalize(request, status));
             }
-            None if side.is_released.take() => self.leave(),
+            None if side.is_released.take() => self.leave(side),
             None => {}
         }
     }

@@ -2,14 +2,14 @@
 //! [`RequestExchange::leave`].
 
 use std::cell::Cell;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::{RequestExchange, ResponseState};
+use super::{EventLoopSide, RequestExchange, ResponseState};
 use crate::nginx::request::{Request, Status};
 use crate::status::board::{Calls, Ended, NewEvent, Refusal};
-use crate::status::live_calls::{LiveCall, Place, Progress};
+use crate::status::live_calls::{LiveCall, LiveRequest, Place, Progress};
 use crate::status::report::{CallState, EventKind};
 use crate::worker::status::{self, Status as WorkerStatus};
 use crate::wsgi::params::{CgiParams, Key, Variable};
@@ -18,8 +18,9 @@ use crate::wsgi::params::{CgiParams, Key, Variable};
 pub struct Record {
     calls: Calls,
     status: &'static WorkerStatus,
-    /// Place among the live calls; unset if there is none.
-    place: OnceLock<Place>,
+    params: Arc<CgiParams>,
+    /// Place among the live calls + 1; 0 if there is none.
+    place: AtomicUsize,
     /// Which of [`LEFT`] and [`CLOSED`] holds.
     ends: AtomicU8,
 }
@@ -34,8 +35,8 @@ const CLOSED: u8 = 2;
 pub struct Facts {
     received: Cell<u64>,
     sent: Cell<u64>,
-    /// Status of the response.
-    status: Cell<Option<u16>>,
+    /// First digit of the status of the response; 0 if there was none.
+    class: Cell<u16>,
     refused: Cell<Option<Refusal>>,
     client_gone: Cell<bool>,
 }
@@ -54,10 +55,10 @@ pub enum Ending {
 }
 
 impl Record {
-    /// Returns the record of a call of the application with these counters.
-    pub fn new(calls: Calls) -> Option<Self> {
-        let (place, ends) = (OnceLock::new(), AtomicU8::new(0));
-        status::get().map(|status| Self { calls, status, place, ends })
+    /// Returns the record of a call of the application with these counters, `None` if the worker has no status.
+    pub fn new(calls: Calls, params: &Arc<CgiParams>) -> Option<Self> {
+        let (place, ends) = (AtomicUsize::new(0), AtomicU8::new(0));
+        status::get().map(|status| Self { calls, status, params: params.clone(), place, ends })
     }
 
     /// Notes that a thread starts the call.
@@ -72,14 +73,16 @@ impl Record {
 
     /// Notes an end of the call, and removes it from the live calls if the `other` one has come before.
     fn end(&self, this: u8, other: u8) {
-        if self.ends.fetch_or(this, Ordering::AcqRel) & other != 0 {
+        // Each end comes once.
+        if self.ends.fetch_add(this, Ordering::AcqRel) == other {
             self.remove();
         }
     }
 
+    #[inline]
     fn remove(&self) {
-        if let Some(place) = self.place.get() {
-            self.status.live_calls().remove(*place);
+        if let Some(place) = self.place.load(Ordering::Relaxed).checked_sub(1) {
+            self.status.live_calls().remove(Place(place));
         }
     }
 
@@ -116,7 +119,7 @@ impl Facts {
 
 impl RequestExchange {
     /// Registers the call in the status of the worker, if there is one. To be called before the call is submitted.
-    pub fn enter(&self, request: Request, params: &CgiParams, body_length: Option<u64>) {
+    pub fn enter(&self, body_length: Option<u64>) {
         let Some(record) = &self.record else { return };
         record.calls.enter();
         let side = self.event_loop.get();
@@ -124,29 +127,29 @@ impl RequestExchange {
         if self.body_stream.is_none() {
             side.facts.add_received(body_length.unwrap_or_default());
         }
-        let of_client = |variable| params.value(Key::Variable(variable)).unwrap_or_default();
-        let [method, target, client] = if self.from_front {
-            [Variable::RequestMethod, Variable::RequestUri, Variable::RemoteAddr].map(of_client)
-        } else {
-            [request.method(), request.unparsed_uri(), request.remote_address()]
-        };
-        let path = match target.iter().position(|byte| *byte == b'?') {
-            Some(end) if !record.status.shows_query() => &target[..end],
-            _ => target,
-        };
-        if let Some(place) =
-            record.status.live_calls().add(side.registration.number(), method, path, client, self.myself.clone())
-        {
-            let _ = record.place.set(place);
+        let live_calls = record.status.live_calls();
+        if let Some(place) = live_calls.add(side.registration.number(), self.myself.clone()) {
+            record.place.store(place.0 + 1, Ordering::Relaxed);
         }
     }
 
     /// Notes the response of a request that is about to end.
-    pub(super) fn note_ending(&self, request: Request, ending: Ending) {
-        let side = self.event_loop.get();
+    pub(super) fn note_ending(&self, side: &EventLoopSide, request: Request, ending: Ending) {
+        if self.record.is_none() {
+            return;
+        }
+        // Of most requests.
+        let is_complete = side.call_closed.get() && matches!(*side.state.borrow(), ResponseState::LastQueued);
+        let status = if is_complete { request.response_status() } else { Self::status_of(side, request, ending) };
+        side.facts.class.set(status / 100);
+    }
+
+    /// Returns the status of a response, 0 if there is none, and notes why it is not complete.
+    #[cold]
+    fn status_of(side: &EventLoopSide, request: Request, ending: Ending) -> u16 {
         let facts = &side.facts;
         let instead = match ending {
-            Ending::Finalized(Status::CLIENT_CLOSED_REQUEST | Status::CLIENT_TIMED_OUT) => {
+            Ending::Finalized(Status::CLIENT_CLOSED_REQUEST | Status::CLIENT_TIMED_OUT) | Ending::CleanedUp => {
                 facts.client_gone.set(true);
                 None
             }
@@ -156,48 +159,45 @@ impl RequestExchange {
                 facts.refused.set(Some(Refusal::QueueFull));
                 Some(Status::SERVICE_UNAVAILABLE.0 as u16)
             }
-            Ending::CleanedUp => {
-                facts.client_gone.set(true);
-                None
-            }
         };
-        let state = side.state.borrow();
-        let status = match &*state {
-            ResponseState::Replaced(replacement) => Some(replacement.status()),
-            ResponseState::LastQueued if side.call_closed.get() => Some(request.response_status()),
-            _ if request.is_header_sent() => {
-                // nginx could not send more, and the call was not the reason.
-                let is_broken = matches!(*state, ResponseState::Failed(_)) || ending == Ending::CleanedUp;
-                facts.client_gone.set(facts.client_gone.get() || is_broken && request.has_connection_error());
-                Some(request.response_status())
+        match &*side.state.borrow() {
+            ResponseState::Replaced(replacement) => replacement.status(),
+            state if request.is_header_sent() => {
+                // nginx could not send more.
+                if matches!(state, ResponseState::Failed(_)) && request.has_connection_error() {
+                    facts.client_gone.set(true);
+                }
+                request.response_status()
             }
-            _ => instead,
-        };
-        facts.status.set(status);
+            _ => instead.unwrap_or_default(),
+        }
     }
 
     /// Ends the registration of the call, and counts it. The call may go on. Does nothing the second time.
-    pub(super) fn leave(&self) {
-        let side = self.event_loop.get();
+    pub(super) fn leave(&self, side: &EventLoopSide) {
         if !side.registration.leave() {
             return;
         }
         let Some(record) = &self.record else { return };
         let (clock, facts) = (&self.stats.clock, &side.facts);
-        let started = clock.is_started();
+        let (start, end) = clock.start_and_end();
+        let (start, end) = (start.microseconds(), end.microseconds());
+        let started = start.is_some();
         let refused = facts.refused.get();
         let is_timed = refused != Some(Refusal::QueueFull);
+        let now = || clock.elapsed().as_micros() as u64;
+        let header_time = start.zip(self.stats.headers().microseconds());
         record.calls.record(&Ended {
             started,
-            status: facts.status.get(),
+            class: facts.class.get(),
             refused,
             timed_out: clock.has_timed_out(),
             client_gone: facts.client_gone.get(),
             received: facts.received.get(),
             sent: facts.sent.get(),
-            queue_time: is_timed.then(|| clock.queue_time()),
-            header_time: self.stats.application_time(),
-            total_time: is_timed.then(|| clock.ended().unwrap_or_else(|| clock.elapsed())),
+            queue_time: is_timed.then(|| start.unwrap_or_else(now)),
+            header_time: header_time.map(|(start, headers)| headers.saturating_sub(start)),
+            total_time: is_timed.then(|| end.unwrap_or_else(now)),
         });
         if started {
             record.end(LEFT, CLOSED);
@@ -207,12 +207,30 @@ impl RequestExchange {
     }
 }
 
+impl LiveRequest for CgiParams {
+    fn method(&self) -> &[u8] {
+        self.value(Key::Variable(Variable::RequestMethod)).unwrap_or_default()
+    }
+
+    fn target(&self) -> &[u8] {
+        self.value(Key::Variable(Variable::RequestUri)).unwrap_or_default()
+    }
+
+    fn client(&self) -> &[u8] {
+        self.value(Key::Variable(Variable::RemoteAddr)).unwrap_or_default()
+    }
+}
+
 impl LiveCall for RequestExchange {
+    fn request(&self) -> Option<&dyn LiveRequest> {
+        self.record.as_ref().map(|record| &*record.params as _)
+    }
+
     fn progress(&self) -> Progress {
         let clock = &self.stats.clock;
         let buffer = self.lock();
         // A call that waits until its request body comes has no headers yet.
-        let waits_for_client = buffer.is_full() || clock.is_paused() && self.stats.has_headers();
+        let waits_for_client = buffer.is_full() || clock.is_paused() && self.stats.headers().get().is_some();
         let is_over = buffer.is_call_closed();
         drop(buffer);
         let state = match clock.started() {

@@ -4,7 +4,6 @@
 //! the present worker of the slot, the base, gives those of this worker.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use crate::status::histogram::{self, add};
 use crate::status::report::{Counters, Responses};
@@ -59,8 +58,8 @@ pub enum Refusal {
 pub struct Ended {
     /// A thread has started the call.
     pub started: bool,
-    /// Status of the response, if there was any.
-    pub status: Option<u16>,
+    /// First digit of the status of the response; 0 if there was none.
+    pub class: u16,
     pub refused: Option<Refusal>,
     pub timed_out: bool,
     /// The client left before the end of the response.
@@ -68,12 +67,12 @@ pub struct Ended {
     /// Bytes of the bodies.
     pub received: u64,
     pub sent: u64,
-    /// Time that the call waited for a thread; not counted for a call that was refused at once.
-    pub queue_time: Option<Duration>,
-    /// Time from the start of the call to its response headers, if it gave any.
-    pub header_time: Option<Duration>,
-    /// Time from the arrival of the call to its end; not counted for a call that was refused at once.
-    pub total_time: Option<Duration>,
+    /// Time in microseconds that the call waited for a thread; not counted for a call that was refused at once.
+    pub queue_time: Option<u64>,
+    /// Time in microseconds from the start of the call to its response headers, if it gave any.
+    pub header_time: Option<u64>,
+    /// Time in microseconds from the arrival of the call to its end; not counted for a call that was refused at once.
+    pub total_time: Option<u64>,
 }
 
 /// Writer of a row. The event loop thread of the slot's worker records, pool threads note starts and
@@ -112,7 +111,7 @@ impl Row {
 
     /// Notes that a call has come. On the event loop thread.
     pub fn enter(&self) {
-        add(&self.0[ENTERED], 1);
+        self.add(ENTERED, 1);
     }
 
     /// Notes that a thread starts a call. On any thread.
@@ -126,33 +125,44 @@ impl Row {
     }
 
     /// Counts a call that has ended. On the event loop thread.
+    ///
+    /// Each request runs this, so it has neither loops nor divisions that it can do without.
     pub fn record(&self, ended: &Ended) {
-        let count = |counter: usize, value: u64| add(&self.0[COUNTERS + counter], value);
-        add(&self.0[if ended.started { LEFT_STARTED } else { LEFT_UNSTARTED }], 1);
-        count(CALLS, 1);
-        if let Some(class @ 1..=5) = ended.status.map(|status| usize::from(status / 100)) {
-            count(CLASSES + class - 1, 1);
+        self.add(if ended.started { LEFT_STARTED } else { LEFT_UNSTARTED }, 1);
+        self.add(COUNTERS + CALLS, 1);
+        if let class @ 1..=5 = ended.class {
+            self.add(COUNTERS + CLASSES - 1 + usize::from(class), 1);
         }
+        self.add(COUNTERS + RECEIVED, ended.received);
+        self.add(COUNTERS + SENT, ended.sent);
+        self.add_time::<QUEUE_TIME>(ended.queue_time);
+        self.add_time::<HEADER_TIME>(ended.header_time);
+        self.add_time::<TOTAL_TIME>(ended.total_time);
+        if ended.refused.is_some() || ended.timed_out || ended.client_gone {
+            self.record_failure(ended);
+        }
+    }
+
+    #[cold]
+    fn record_failure(&self, ended: &Ended) {
         match ended.refused {
-            Some(Refusal::QueueFull) => count(QUEUE_FULL, 1),
-            Some(Refusal::QueueTimeout) => count(QUEUE_TIMEOUT, 1),
+            Some(Refusal::QueueFull) => self.add(COUNTERS + QUEUE_FULL, 1),
+            Some(Refusal::QueueTimeout) => self.add(COUNTERS + QUEUE_TIMEOUT, 1),
             None => {}
         }
-        for (counter, holds) in [(TIMED_OUT, ended.timed_out), (CLIENT_GONE, ended.client_gone)] {
-            if holds {
-                count(counter, 1);
-            }
-        }
-        count(RECEIVED, ended.received);
-        count(SENT, ended.sent);
-        let histograms =
-            [(QUEUE_TIME, ended.queue_time), (HEADER_TIME, ended.header_time), (TOTAL_TIME, ended.total_time)];
-        for (histogram, time) in histograms {
-            if let Some(time) = time
-                && let Some(words) = self.0[COUNTERS + histogram..].first_chunk()
-            {
-                histogram::record(words, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
-            }
+        self.add(COUNTERS + TIMED_OUT, u64::from(ended.timed_out));
+        self.add(COUNTERS + CLIENT_GONE, u64::from(ended.client_gone));
+    }
+
+    fn add(&self, word: usize, value: u64) {
+        add(&self.0[word], value);
+    }
+
+    fn add_time<const HISTOGRAM: usize>(&self, time: Option<u64>) {
+        if let Some(time) = time
+            && let Some(words) = self.0[COUNTERS + HISTOGRAM..].first_chunk()
+        {
+            histogram::record(words, time);
         }
     }
 }
@@ -255,16 +265,16 @@ mod tests {
     #[test]
     fn each_fact_has_its_counter() {
         let row = row();
-        let time = Some(Duration::from_millis(3));
-        let one = Ended { started: true, status: Some(204), received: 5, sent: 7, ..Ended::default() };
+        let time = Some(3000);
+        let one = Ended { started: true, class: 2, received: 5, sent: 7, ..Ended::default() };
         row.record(&Ended { queue_time: time, header_time: time, total_time: time, ..one });
-        row.record(&Ended { status: Some(302), client_gone: true, ..one });
-        row.record(&Ended { status: Some(404), ..one });
+        row.record(&Ended { class: 3, client_gone: true, ..one });
+        row.record(&Ended { class: 4, ..one });
         row.raised();
-        row.record(&Ended { status: Some(504), timed_out: true, ..one });
-        row.record(&Ended { status: Some(103), ..one });
-        row.record(&Ended { status: None, refused: Some(Refusal::QueueFull), ..one });
-        row.record(&Ended { status: Some(999), refused: Some(Refusal::QueueTimeout), ..one });
+        row.record(&Ended { class: 5, timed_out: true, ..one });
+        row.record(&Ended { class: 1, ..one });
+        row.record(&Ended { class: 0, refused: Some(Refusal::QueueFull), ..one });
+        row.record(&Ended { class: 9, refused: Some(Refusal::QueueTimeout), ..one });
         let counters = RowValues::of(&values(row)).unwrap().totals().counters();
         assert_eq!(counters.calls, 7);
         let responses = Responses { informational: 1, successful: 1, redirection: 1, client_error: 1, server_error: 1 };

@@ -1,7 +1,6 @@
 //! Tests of a whole board: several workers, crashes, any contents.
 
 use std::cell::Cell;
-use std::time::Duration;
 
 use super::*;
 use crate::status::report::{EventKind, WorkerState};
@@ -30,7 +29,7 @@ fn contents(words: &[AtomicU64]) -> Contents {
 fn success(calls: &Calls) {
     calls.enter();
     calls.start();
-    calls.record(&Ended { started: true, status: Some(200), sent: 5, ..Ended::default() });
+    calls.record(&Ended { started: true, class: 2, sent: 5, ..Ended::default() });
 }
 
 #[test]
@@ -47,7 +46,7 @@ fn workers_add_up() {
     a2.enter();
     a2.start();
     a2.raised("ValueError");
-    a2.record(&Ended { started: true, status: Some(500), ..Ended::default() });
+    a2.record(&Ended { started: true, class: 5, ..Ended::default() });
     a1.enter();
     a1.start();
     let found = contents(words);
@@ -264,7 +263,7 @@ fn workers_come_go_and_count_at_the_same_time() {
                         calls.iter().for_each(success);
                         calls[0].enter();
                         calls[0].start();
-                        let ended = Ended { started: true, queue_time: Some(Duration::ZERO), ..Ended::default() };
+                        let ended = Ended { started: true, queue_time: Some(0), ..Ended::default() };
                         calls[0].raised("ValueError");
                         calls[0].record(&ended);
                     }

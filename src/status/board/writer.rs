@@ -189,7 +189,7 @@ impl Writer {
         let rows = || (0..self.layout.rows).filter_map(|row| Row::of(&self.words[self.layout.row(row)]));
         let own = rows().find(|row| row.key().load(Relaxed) == key);
         let row = own.or_else(|| rows().find(|row| row.key().compare_exchange(0, key, SeqCst, SeqCst).is_ok()))?;
-        Some(Calls { row, exceptions: Exceptions::of(self.application(index)) })
+        Some(Calls { row, exceptions: Exceptions::of(self.application(index))? })
     }
 
     fn application(&self, index: usize) -> &'static [AtomicU64] {

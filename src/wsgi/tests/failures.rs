@@ -131,7 +131,7 @@ fn an_application_that_is_not_loaded_is_an_error_with_a_page_for_debugging() {
         let transport = std::sync::Arc::new(super::RecordingTransport::default());
         let call = super::Call {
             number: 1,
-            params: Box::default(),
+            params: super::Arc::default(),
             body: Box::new(super::BufferedBody::default()),
             transport: transport.clone(),
             debug,

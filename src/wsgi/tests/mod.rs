@@ -32,7 +32,7 @@ use crate::python::{runtime, traceback};
 
 /// A request to an application that is given as Python source.
 struct Request {
-    params: Box<CgiParams>,
+    params: CgiParams,
     body: Box<dyn BodySource>,
     transport: RecordingTransport,
     debug: bool,
@@ -51,7 +51,7 @@ struct Response {
 
 /// Creates a GET request without a body.
 fn request() -> Request {
-    let mut params = Box::<CgiParams>::default();
+    let mut params = CgiParams::default();
     params.set(Variable::RequestMethod, b"GET");
     Request {
         params,
@@ -109,8 +109,14 @@ impl Request {
     fn call(self, source: &str) -> Response {
         let Self { params, body, transport, debug, afterwards } = self;
         let transport = Arc::new(transport);
-        let call =
-            Call { number: 1, params, body, transport: transport.clone(), debug, application_name: "app".into() };
+        let call = Call {
+            number: 1,
+            params: params.into(),
+            body,
+            transport: transport.clone(),
+            debug,
+            application_name: "app".into(),
+        };
         let template = template();
         let events = Python::attach(|py| {
             let call = || -> PyResult<Vec<String>> {
