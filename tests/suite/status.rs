@@ -1,6 +1,7 @@
 //! `wsgi_status`: formats, headers, methods; what it says of workers, applications, calls and process groups.
 
-use crate::harness::{Engine, GroupNginx, Nginx, Response, Site, both_engines, wait_for};
+use crate::harness::{Engine, GroupNginx, Nginx, Response, Site, both_engines, curl, make_certificate, wait_for};
+use crate::interpreters::gils;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -299,17 +300,81 @@ fn an_application_of_a_process_group_gets_the_report_of_that() {
 
 #[test]
 fn calls_in_a_sub_interpreter_show_their_stack() {
-    let site = Site::new(Engine::Threads).http("wsgi_enable_subinterpreters on;");
-    let nginx = with_status(site).app(APP).app_at("/other/", "other.py", APP).start();
+    for gil in gils() {
+        let http = format!("wsgi_enable_subinterpreters on; wsgi_interpreter_gil {gil};");
+        let site = Site::new(Engine::Threads).http(&http);
+        let nginx = with_status(site).app(APP).app_at("/other/", "other.py", APP).start();
+        let mut call = nginx.connect();
+        call.send("GET /other/wait HTTP/1.1\r\nHost: x\r\n\r\n");
+        nginx.wait_events(&["begun"]);
+        let report = report(&nginx);
+        let interpreters = report["workers"][0]["details"]["interpreters"].as_array().unwrap();
+        assert!(interpreters.len() == 2 && interpreters.iter().all(|one| one["gil"] == *gil), "{report:#}");
+        let id = report["calls"][0]["id"].as_str().unwrap();
+        let stack = nginx.get(&format!("/status?stack={id}")).expect(200).json();
+        assert!(stack["stack"].as_str().unwrap_or_default().contains("in wait_here\n"), "{stack}");
+        nginx.write("release", "");
+        assert_eq!(call.response().status, 200);
+    }
+}
+
+#[test]
+fn a_worker_whose_gil_is_held_says_what_it_does() {
+    let app = r#"
+import ctypes, os
+
+def application(environ, start_response):
+    pipe = os.open("@prefix@/pipe", os.O_RDWR)
+    with open("@prefix@/events", "a") as events:
+        events.write("begun\n")
+    # Functions of PyDLL keep the GIL.
+    ctypes.PyDLL(None).read(pipe, ctypes.create_string_buffer(1), 1)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"fine"]
+"#;
+    let site = with_status(Site::new(Engine::Threads)).app(app);
+    make_fifo(&site.prefix().join("pipe"));
+    let nginx = site.start();
     let mut call = nginx.connect();
-    call.send("GET /other/wait HTTP/1.1\r\nHost: x\r\n\r\n");
+    call.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     nginx.wait_events(&["begun"]);
     let report = report(&nginx);
+    assert_eq!(report["workers"][0]["details"]["threads"]["busy"], 1, "{report:#}");
     let id = report["calls"][0]["id"].as_str().unwrap();
-    let stack = nginx.get(&format!("/status?stack={id}")).expect(200).json();
-    assert!(stack["stack"].as_str().unwrap_or_default().contains("in wait_here\n"), "{stack}");
-    nginx.write("release", "");
+    assert_eq!(nginx.get(&format!("/status?stack={id}")).expect(200).json()["stack"], Value::Null);
+    std::fs::write(nginx.prefix().join("pipe"), "x").unwrap();
     assert_eq!(call.response().status, 200);
+}
+
+fn make_fifo(path: &std::path::Path) {
+    let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+    assert!(made.success());
+}
+
+#[test]
+fn a_process_without_a_master_shows_itself() {
+    let nginx = with_status(Site::new(Engine::Threads)).main("master_process off;").app(APP).start();
+    nginx.get("/").expect(200);
+    let report = report(&nginx);
+    assert_eq!(report["workers"][0]["pid"], nginx.master(), "{report:#}");
+    assert_eq!(report["applications"][0]["counters"]["calls"], 1, "{report:#}");
+}
+
+#[test]
+fn http2_streams_get_their_reports() {
+    let site = with_status(Site::new(Engine::Threads)).app(APP).listen(
+        "listen 127.0.0.1:@port@ ssl http2; server_name localhost;
+        ssl_certificate @prefix@/certificate.pem; ssl_certificate_key @prefix@/key.pem;",
+    );
+    make_certificate(site.prefix());
+    let nginx = site.start();
+    let url = |path: &str| format!("https://127.0.0.1:{}{path}", nginx.port());
+    let seen = curl(&["--http2", &url("/status?format=json")]);
+    assert_eq!(seen.version, "2");
+    assert_eq!(seen.expect(200).json()["schema"], 1);
+    curl(&["--http2", "-I", &url("/status?format=prometheus")]).expect(200);
+    curl(&["--http2", "-d", "x", &url("/status")]).expect(405);
+    curl(&["--http2", &url("/status")]).expect(200);
 }
 
 /// A front with one worker, and a process group whose worker is stopped: each report waits for that one in vain.

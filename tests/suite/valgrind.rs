@@ -98,6 +98,9 @@ fn no_memory_is_misused(engine: Engine) {
         .file("include/page.html", "<!--# include virtual=\"/sub\" -->|<!--# include virtual=\"/raise\" -->")
         .server("wsgi_intercept_errors on; error_page 401 /redirect?/include/page.html;")
         .location("@named", "wsgi_pass app.py;")
+        .http("wsgi_status_zone wsgi 64k;")
+        .location("= /status", "wsgi_status;")
+        .location("= /ready", "wsgi_status ready;")
         .errors_expected();
     under_valgrind(site, |nginx| {
         for _ in 0..2 {
@@ -194,6 +197,11 @@ fn mixed_requests(nginx: &Nginx) {
     leave(nginx, "POST /streamed/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf", 0);
     leave(nginx, "GET /file HTTP/1.1\r\nHost: a\r\n\r\n", 10);
     leave(nginx, "GET /endless HTTP/1.1\r\nHost: a\r\n\r\n", 100_000);
+    for path in ["/status", "/status?format=json", "/status?format=prometheus", "/status?stack=1.2", "/ready"] {
+        nginx.get(path).expect(200);
+        nginx.request("HEAD", path, &[], b"").expect(200);
+        leave(nginx, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"), 0);
+    }
     let mut broken = nginx.connect();
     broken.send("GET /break HTTP/1.1\r\nHost: a\r\n\r\n").response();
     let mut pipelined = nginx.connect();
