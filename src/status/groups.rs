@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::os::file_passing;
@@ -33,19 +34,20 @@ pub struct GroupStatus {
 /// # Errors
 /// If it does not answer in time.
 pub fn ask(path: &Path, deadline: Instant) -> io::Result<Vec<(GroupStatus, Option<File>)>> {
-    let stream = UnixStream::connect(path)?;
+    let stream = connect(path)?;
     let (mut text, mut files) = (Vec::new(), Vec::<OwnedFd>::new());
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        stream.set_read_timeout(Some(left))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A timeout of 0 would be refused.
+        stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         let (length, received) = file_passing::receive(&stream, &mut buffer)?;
         if length == 0 {
             break;
         }
         text.extend_from_slice(&buffer[..length]);
         files.extend(received);
-        if text.len() > MAX_SIZE {
+        if text.len() > MAX_SIZE || left.is_zero() {
             return Err(io::ErrorKind::InvalidData.into());
         }
     }
@@ -58,4 +60,14 @@ pub fn ask(path: &Path, deadline: Instant) -> io::Result<Vec<(GroupStatus, Optio
         }
     }
     Ok(groups)
+}
+
+/// Connects, without waiting for a supervisor that accepts no connections.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }

@@ -13,11 +13,15 @@ use crate::python::log;
 use crate::sync::Mutex;
 use crate::worker::event_loop::{EventLoop, Message};
 
-/// Number of requests that may wait.
+/// Number of requests that may wait. Those of the readiness address, which everybody may ask, do not count: one answer serves
+/// them all.
 const MAX_WAITING: usize = 64;
 
-/// Number of threads. A stack may take long: its thread waits until a call in C code releases the GIL.
+/// Number of threads.
 const MAX_THREADS: usize = 3;
+
+/// Number of those that may wait for a stack, which may take long: until a call in C code releases the GIL.
+const MAX_STACKS: usize = MAX_THREADS - 1;
 
 /// What a client wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub struct Full;
 struct Queue {
     jobs: Vec<Job>,
     threads: usize,
+    /// Threads that wait for a stack.
+    stacks: usize,
 }
 
 static QUEUE: LazyLock<Mutex<Queue>> = LazyLock::new(Mutex::default);
@@ -55,7 +61,8 @@ static QUEUE: LazyLock<Mutex<Queue>> = LazyLock::new(Mutex::default);
 /// If too many requests wait, or the system has no more threads.
 pub fn push(job: Job) -> Result<(), Full> {
     let mut queue = QUEUE.lock();
-    if queue.jobs.len() >= MAX_WAITING {
+    let counts = |question| question != Question::Ready;
+    if counts(job.question) && queue.jobs.iter().filter(|job| counts(job.question)).count() >= MAX_WAITING {
         return Err(Full);
     }
     if queue.threads < MAX_THREADS {
@@ -75,34 +82,51 @@ pub fn push(job: Job) -> Result<(), Full> {
 
 /// Body of a thread: answers requests until none waits.
 fn serve() {
-    while let Some((question, jobs)) = take() {
+    loop {
+        // A statement of its own, as the lock must not be held below.
+        let taken = QUEUE.lock().take();
+        let Some((question, jobs)) = taken else { return };
         // A panic leaves the requests with an error, and the thread for the others.
         let answer = panic::catch_unwind(AssertUnwindSafe(|| answer(question, &jobs)));
         let responses = answer.unwrap_or_else(|_| jobs.iter().map(|_| Response::failed()).collect());
+        if question.is_stack() {
+            QUEUE.lock().stacks -= 1;
+        }
         for (Job { pending, event_loop, .. }, response) in jobs.into_iter().zip(responses) {
             event_loop.send(Message::Run(Box::new(move || pending.respond(response))));
         }
     }
 }
 
-/// Takes the oldest request, with all that the same report answers. Ends the thread if there is none.
-fn take() -> Option<(Question, Vec<Job>)> {
-    let mut queue = QUEUE.lock();
-    let Some(first) = queue.jobs.first() else {
-        queue.threads -= 1;
-        return None;
-    };
-    let question = first.question;
-    let jobs = match question {
-        Question::Stack { .. } => vec![queue.jobs.remove(0)],
-        Question::Report(_) => take_all(&mut queue.jobs, |question| matches!(question, Question::Report(_))),
-        Question::Ready => take_all(&mut queue.jobs, |question| question == Question::Ready),
-    };
-    Some((question, jobs))
+impl Question {
+    fn is_stack(self) -> bool {
+        matches!(self, Self::Stack { .. })
+    }
 }
 
-fn take_all(jobs: &mut Vec<Job>, is_wanted: impl Fn(Question) -> bool) -> Vec<Job> {
-    jobs.extract_if(.., |job| is_wanted(job.question)).collect()
+impl Queue {
+    /// Takes the most urgent question, with all requests that its answer serves. Ends the thread if there is none.
+    fn take(&mut self) -> Option<(Question, Vec<Job>)> {
+        let is_urgent: [fn(Question) -> bool; 3] = [
+            |question| question == Question::Ready,
+            |question| matches!(question, Question::Report(_)),
+            Question::is_stack,
+        ];
+        let kinds = if self.stacks < MAX_STACKS { &is_urgent[..] } else { &is_urgent[..2] };
+        let first = kinds.iter().find_map(|kind| Some((kind, self.jobs.iter().position(|job| kind(job.question))?)));
+        let Some((kind, index)) = first else {
+            self.threads -= 1;
+            return None;
+        };
+        let question = self.jobs[index].question;
+        let jobs = if question.is_stack() {
+            self.stacks += 1;
+            vec![self.jobs.remove(index)]
+        } else {
+            self.jobs.extract_if(.., |job| kind(job.question)).collect()
+        };
+        Some((question, jobs))
+    }
 }
 
 /// Returns the response to each of the requests.
