@@ -1,6 +1,7 @@
 //! `wsgi_status ready`: whether a worker can serve requests.
 
-use crate::harness::{Engine, GroupNginx, Nginx, Response, Site, wait_for};
+use crate::harness::{Engine, GroupNginx, Nginx, Project, Response, Site, in_repository, wait_for};
+use crate::runner::HELLO;
 
 /// Its import waits until the file `import` exists, and fails while the file `broken` does.
 const SLOW_IMPORT: &str = r#"
@@ -135,4 +136,15 @@ fn a_front_is_ready_while_its_process_groups_run_or_are_idle() {
     assert_not_ready(&nginx.get("/ready"), "groups");
     tell("start\n");
     wait_ready(&nginx);
+}
+
+#[test]
+fn the_runner_has_the_address_of_the_image() {
+    let image = std::fs::read_to_string(in_repository("packaging/containers/wheel/Containerfile")).unwrap();
+    let line =
+        image.lines().find_map(|line| line.strip_prefix("RUN echo '")?.split_once("' > /srv/ready.conf")).unwrap();
+    let project = Project::with_app(HELLO);
+    project.write("ready.conf", line.0);
+    let server = project.serve(&["app", "--workers", "1", "--include", "ready.conf"]);
+    wait_for("a worker that is ready", || (server.get("/ready").status == 200).then_some(()));
 }
