@@ -87,6 +87,7 @@ mod spill;
 mod start_response;
 mod status;
 mod status_access;
+mod status_counters;
 mod status_groups;
 mod status_page;
 mod streaming;
