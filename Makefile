@@ -20,6 +20,7 @@ export NGINX_BUILD_DIR  ## the build directory of that source, if it is not objs
 export SOAK_MINUTES     ## make soak: how long (10)
 export SOAK_RELOAD      ## make soak: seconds between reloads (27), 0: keep the same workers
 export SOAK_GROUPS      ## make soak: 1 kills processes of process groups, at random
+export SOAK_STATUS      ## make soak: 1 compares the counters of wsgi_status_zone with those of the clients
 export SOAK_THREADS     ## make soak: off runs applications on the event loop
 export RECORD           ## make bench-instructions: not empty: record the figures in tests/instructions.json
 export MODULE           ## make run, make install: a module that is already built

@@ -90,6 +90,7 @@ mod status_access;
 mod status_counters;
 mod status_groups;
 mod status_page;
+mod status_soak;
 mod streaming;
 mod streaming_http2;
 mod symbols;
