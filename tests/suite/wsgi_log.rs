@@ -257,6 +257,7 @@ fn a_slow_call_is_logged_there(engine: Engine) {
     let slow = records.iter().find(|record| record["traceback"].as_str().is_some()).unwrap();
     assert!(slow["message"].as_str().unwrap().contains("exceeded wsgi_slow_request"), "{slow}");
     assert!(slow["traceback"].as_str().unwrap().contains("time.sleep(1)"), "{slow}");
+    assert_eq!((&slow["method"], &slow["path"]), (&json!("GET"), &json!("/slow")), "{slow}");
 }
 
 /// Messages of the server, and the output of other applications.

@@ -27,7 +27,7 @@ use crate::conf::location::{Buffering, LocationConf};
 use crate::conf::log::ApplicationLog;
 use crate::engine::call_clock::CallClock;
 use crate::engine::pool::{CallHandle, Queued};
-use crate::engine::{Submission, TimedTransport};
+use crate::engine::{Engine, Submission, TimedTransport};
 use crate::nginx::log::{Level, Log};
 use crate::nginx::request::events::RequestEvents;
 use crate::nginx::request::output::Output;
@@ -113,6 +113,14 @@ impl RequestExchange {
     ) -> Arc<Self> {
         let buffering = conf.buffering();
         let soonest = stats.clock.soonest();
+        let log_context = OnceLock::new();
+        if let Some(log) = conf.log()
+            && matches!(worker.engine, Engine::Inline(_))
+            && stats.clock.limits_running_time()
+        {
+            // Another thread may log the stack of the call, and may not look at the request.
+            log_context.get_or_init(|| Arc::new(LogContext::of(request, log)));
+        }
         Arc::new_cyclic(|myself: &Weak<Self>| Self {
             myself: myself.clone(),
             buffer: SharedBuffer::new(ResponseBuffer::new(buffering.clone())),
@@ -128,7 +136,7 @@ impl RequestExchange {
             record,
             connection: request.connection_number(),
             log: conf.log().cloned(),
-            log_context: OnceLock::new(),
+            log_context,
             log_of_threads,
             event_loop: EventLoopBound::new(EventLoopSide {
                 origin: request,

@@ -199,7 +199,7 @@ impl RequestExchange {
         let context = if self.event_loop.is_here() {
             self.log_context(log)
         } else if at_once && log.target.is_file() {
-            // The event loop is busy with the call, so the request is there, but it is not for this thread.
+            // The event loop is busy with the call. Its request is not for this thread.
             Some(
                 self.log_context.get().cloned().unwrap_or_else(|| Arc::new(LogContext::of_connection(self.connection))),
             )
