@@ -104,7 +104,7 @@ pub fn directives(conf: &LocationConf, pass: &Pass, threads: Threads, server_tok
     }
     line("server_tokens", &[server_tokens.to_owned()]);
     line("wsgi_threads", &[threads.to_string()]);
-    if let Some(log) = conf.log() {
+    if let Some(Some(log)) = conf.log() {
         let argument = match GroupLog::of(log) {
             Some(GroupLog { number, .. }) => format!("{OF_GROUP}{number}"),
             None => log.argument.clone(),

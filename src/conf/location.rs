@@ -68,7 +68,7 @@ settings! {
     /// Logs the Python stack of a call that runs longer than this time.
     slow_request: Duration = Duration::ZERO, HTTP_SERVER_LOCATION | TAKE1, setters::time;
     /// Writes the output of the application to a log of its own.
-    log: Arc<ApplicationLog> => "(nginx's error log)", HTTP_SERVER_LOCATION | TAKE12, super::log::log;
+    log: Option<Arc<ApplicationLog>> => "off", HTTP_SERVER_LOCATION | TAKE12, super::log::log;
     /// Reads the complete request body before the call starts.
     request_buffering: bool = true, HTTP_SERVER_LOCATION | FLAG, setters::flag;
     /// Joins small chunks of a response before they are sent.
@@ -296,7 +296,7 @@ impl LocationConf {
             request_buffering: self.request_buffering(),
             environment: self.environment(),
             source_location: pass.source_location.clone(),
-            log: self.log().cloned(),
+            log: self.log().cloned().flatten(),
         }
     }
 

@@ -49,9 +49,12 @@ pub struct ApplicationLog {
 /// Prefix of the argument in instances of process groups: the supervisor writes the log with the number behind it.
 pub const OF_GROUP: &str = "group:";
 
-/// Sets `wsgi_log`.
-pub fn log(cf: &Conf, args: &[&str], slot: &mut Option<Arc<ApplicationLog>>) -> SetResult {
+/// Sets `wsgi_log`; `off` is nginx's error log.
+pub fn log(cf: &Conf, args: &[&str], slot: &mut Option<Option<Arc<ApplicationLog>>>) -> SetResult {
     once_with(slot, || {
+        if args[1..] == ["off"] {
+            return Ok(None);
+        }
         let (argument, is_instance) = (args[1], cf.with_main_conf(MainConf::is_instance));
         let form = match args.get(2) {
             None => Form::Nginx,
@@ -61,7 +64,10 @@ pub fn log(cf: &Conf, args: &[&str], slot: &mut Option<Arc<ApplicationLog>>) -> 
         };
         let of_group = argument.strip_prefix(OF_GROUP).filter(|_| is_instance);
         let target = match argument {
-            "" => return Err(invalid_value(args, argument, "a file, \"stderr\" or \"syslog:server=…\"")),
+            name if is_mistake(name) => {
+                let must_be = "a file without variables, \"stderr\", \"syslog:server=…\", or \"off\" alone";
+                return Err(invalid_value(args, argument, must_be));
+            }
             "stderr" => LogTarget::standard_error(cf),
             syslog if syslog.starts_with("syslog:") => LogTarget::syslog(cf, syslog),
             _ => match of_group.and_then(|number| number.parse().ok()) {
@@ -75,6 +81,15 @@ pub fn log(cf: &Conf, args: &[&str], slot: &mut Option<Arc<ApplicationLog>>) -> 
             (form == Form::Json && !is_instance).then(|| IndexedVariable::find(cf, "request_id")).transpose();
         let request_id = request_id.map_err(|()| Problem::Logged)?;
         let group = cf.with_main_conf(|main: &MainConf| main.instance().unwrap_or_default().to_owned());
-        Ok(Arc::new(ApplicationLog { target, form, request_id, argument: argument.to_owned(), group }))
+        Ok(Some(Arc::new(ApplicationLog { target, form, request_id, argument: argument.to_owned(), group })))
     })
+}
+
+/// Returns whether nginx would open a file with a name that no administrator wants: that of a form, whose file is missing, or
+/// what other directives for logs know.
+fn is_mistake(name: &str) -> bool {
+    ["", "off", "syslog"].contains(&name)
+        || Form::parse(name).is_some()
+        || name.starts_with("memory:")
+        || name.contains('$')
 }

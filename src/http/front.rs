@@ -20,7 +20,7 @@ pub fn environ(request: Request) -> Option<Vec<u8>> {
     let ranges = conf.allow_ranges() && !request.upstream_caches() && request.wants_permitted_ranges();
     let intercepted = if conf.intercept_errors() { request.error_page_statuses() } else { Vec::new() };
     let connection = request.connection_number();
-    let request_id = conf.log().and_then(|log| request.log_id(Some(log.request_id?)));
+    let request_id = conf.log().and_then(Option::as_ref).and_then(|log| request.log_id(Some(log.request_id?)));
     let header = FrontHeader { location, connection, buffers, ranges, intercepted, request_id };
     Some(header.encode(&params))
 }

@@ -340,7 +340,11 @@ def let_threads_inherit_logs():
 
             def run(*arguments, **keywords):
                 _enter_log(number, name)
-                return function(*arguments, **keywords)
+                try:
+                    return function(*arguments, **keywords)
+                finally:
+                    # Logs a line without an end, with the name of the thread.
+                    _enter_log(number, name)
 
             return start(run, *arguments, **keywords)
 

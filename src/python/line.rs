@@ -1,4 +1,5 @@
-//! The incomplete line of a thread: text and bytes up to the next newline, never split within a character.
+//! The incomplete line of a thread: text and bytes up to the next newline, never split within a character. Of a log that keeps
+//! them together, also the lines of an incomplete traceback.
 
 /// The maximum length of a line in bytes; a longer one is logged in pieces.
 pub const MAX_LENGTH: usize = 64 * 1024;
@@ -6,31 +7,56 @@ pub const MAX_LENGTH: usize = 64 * 1024;
 /// The same for logs that keep lines whole: a thread must not use up the memory of its process.
 pub const MAX_WHOLE_LENGTH: usize = 4 * 1024 * 1024;
 
-/// The bytes written since the last newline.
+/// First line of a traceback, as Python prints it.
+pub const TRACEBACK: &str = "Traceback (most recent call last):\n";
+
+/// The bytes written since the last newline, or since the beginning of a traceback.
 #[derive(Debug, Default)]
-pub struct Line(Vec<u8>);
+pub struct Line {
+    bytes: Vec<u8>,
+    /// Number of bytes of complete lines, of a traceback that is not.
+    traceback: usize,
+}
 
 impl Line {
     /// Creates an empty line.
     pub const fn new() -> Self {
-        Self(Vec::new())
+        Self { bytes: Vec::new(), traceback: 0 }
     }
 
     /// Returns whether there is no incomplete line.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.bytes.is_empty()
     }
 
     /// Adds bytes. Returns the text that can be logged: all complete lines, or a piece of a line that is longer than `max`.
     pub fn add(&mut self, bytes: &[u8], max: usize) -> Option<Vec<u8>> {
-        let start = self.0.len();
-        self.0.extend_from_slice(bytes);
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
         let end = match bytes.iter().rposition(|byte| *byte == b'\n') {
             Some(newline) => start + newline + 1,
-            None if self.0.len() > max => self.end_of_characters(),
+            None if self.bytes.len() > max => self.end_of_characters(),
             None => return None,
         };
         Some(self.take(end))
+    }
+
+    /// Adds bytes as [`Self::add`] does, but returns a traceback, which Python prints in many pieces, only at its end.
+    pub fn add_whole(&mut self, bytes: &[u8], max: usize) -> Option<Vec<u8>> {
+        let start = self.traceback;
+        if let Some(newline) = bytes.iter().rposition(|byte| *byte == b'\n') {
+            let end = self.bytes.len() + newline + 1;
+            let is_in_traceback = [&self.bytes[start..], &bytes[..=newline]]
+                .concat()
+                .split_inclusive(|byte| *byte == b'\n')
+                .fold(start > 0, |is_in, line| line == TRACEBACK.as_bytes() || is_in && line.starts_with(b" "));
+            if is_in_traceback && end <= max {
+                self.bytes.extend_from_slice(bytes);
+                self.traceback = end;
+                return None;
+            }
+        }
+        self.add(bytes, max)
     }
 
     /// Takes all complete characters; the beginning of another one stays.
@@ -41,20 +67,21 @@ impl Line {
 
     /// Takes all bytes.
     pub fn take_all(&mut self) -> Option<Vec<u8>> {
-        (!self.0.is_empty()).then(|| self.take(self.0.len()))
+        (!self.bytes.is_empty()).then(|| self.take(self.bytes.len()))
     }
 
     fn take(&mut self, end: usize) -> Vec<u8> {
-        let rest = self.0.split_off(end);
-        std::mem::replace(&mut self.0, rest)
+        self.traceback = 0;
+        let rest = self.bytes.split_off(end);
+        std::mem::replace(&mut self.bytes, rest)
     }
 
     /// Returns the index of an incomplete character at the end, or the length if there is none.
     fn end_of_characters(&self) -> usize {
         const MAX_CHARACTER: usize = 4;
-        let length = self.0.len();
+        let length = self.bytes.len();
         let unfinished = (1..MAX_CHARACTER.min(length + 1)).find(|count| {
-            let end = str::from_utf8(&self.0[length - count..]);
+            let end = str::from_utf8(&self.bytes[length - count..]);
             end.is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
         });
         length - unfinished.unwrap_or(0)
@@ -94,6 +121,27 @@ mod tests {
         assert_eq!(add(&mut line, b"b\nc\nd").as_deref(), Some("ab\nc\n"));
         assert_eq!(decoded(line.take_all()).as_deref(), Some("d"));
         assert_eq!(decoded(line.take_all()), None);
+    }
+
+    #[test]
+    fn a_traceback_stays_whole() {
+        let mut line = Line::new();
+        let mut whole = |bytes: &[u8]| line.add_whole(bytes, 200).map(|bytes| decode(&bytes));
+        assert_eq!(whole(b"one\n").as_deref(), Some("one\n"));
+        assert_eq!(whole(b"Traceback (most recent"), None);
+        assert_eq!(whole(b" call last):\n"), None);
+        assert_eq!(whole(b"  File\n    x = 1"), None);
+        assert_eq!(whole(b"\n"), None);
+        assert_eq!(whole(b"ValueError: "), None);
+        let text = "Traceback (most recent call last):\n  File\n    x = 1\nValueError: no\n";
+        assert_eq!(whole(b"no\n").as_deref(), Some(text));
+        assert_eq!(whole(b" two\n").as_deref(), Some(" two\n"));
+        // In one piece, with the text before.
+        let text = format!("message\n{text}");
+        assert_eq!(whole(text.as_bytes()), Some(text));
+        // Not without an end.
+        assert_eq!(whole(TRACEBACK.as_bytes()), None);
+        assert!(whole(format!("  {}\n", "x".repeat(200)).as_bytes()).is_some());
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub trait Sink: Send + Sync {
         self.write(Record { level: Level::Error, message: message.as_bytes(), traceback });
     }
 
-    /// Returns whether a line stays in one piece, however long it is and however it was written.
+    /// Returns whether a line, and a traceback, stays in one piece, however long it is and however it was written.
     fn keeps_lines(&self) -> bool {
         false
     }
@@ -247,8 +247,11 @@ fn log_from_line(sink: Option<Arc<dyn Sink>>, take: impl FnOnce(&mut Line) -> Op
 /// Adds to this thread's line, and logs all complete lines.
 fn write_bytes(bytes: &[u8]) {
     let sink = sink_here();
-    let max = if keeps_lines(sink.as_ref()) { line::MAX_WHOLE_LENGTH } else { line::MAX_LENGTH };
-    log_from_line(sink, |line| line.add(bytes, max));
+    if keeps_lines(sink.as_ref()) {
+        log_from_line(sink, |line| line.add_whole(bytes, line::MAX_WHOLE_LENGTH));
+    } else {
+        log_from_line(sink, |line| line.add(bytes, line::MAX_LENGTH));
+    }
 }
 
 fn keeps_lines(sink: Option<&Arc<dyn Sink>>) -> bool {

@@ -10,7 +10,7 @@ use crate::conf::log::{ApplicationLog, Form};
 use crate::nginx::log::{Level, LocalTime, Printable};
 use crate::nginx::log_target::Batch;
 use crate::nginx::request::Request;
-use crate::python::line::decode;
+use crate::python::line::{TRACEBACK, decode};
 use crate::python::log;
 
 /// Record on its way to the log of an application.
@@ -63,6 +63,18 @@ impl LogContext {
 /// Returns a request target without its query string, which may have secrets.
 fn path_of(target: &[u8]) -> &[u8] {
     target.split(|byte| *byte == b'?').next().unwrap_or_default()
+}
+
+/// Divides text that was written to a stream into message and traceback. A traceback alone has the exception as its message.
+fn divide(text: &str) -> (&str, &str) {
+    let starts = |start: &usize| *start == 0 || text.as_bytes()[start - 1] == b'\n';
+    let Some(start) = text.match_indices(TRACEBACK).map(|(start, _)| start).find(starts) else { return (text, "") };
+    let (message, traceback) = text.split_at(start);
+    let message = match message.trim_end_matches('\n') {
+        "" => traceback.lines().rev().take_while(|line| !line.starts_with(' ')).last().unwrap_or_default(),
+        message => message,
+    };
+    (message, traceback)
 }
 
 /// A line of the form JSON.
@@ -143,7 +155,11 @@ impl ApplicationRecord {
     }
 
     fn write_json(&self, log: &ApplicationLog, context: Option<&LogContext>, text: &mut Vec<u8>) {
-        let message = decode(&self.message);
+        let text_of_message = decode(&self.message);
+        let (message, traceback) = match self.traceback.as_str() {
+            "" => divide(text_of_message.trim_end_matches('\n')),
+            traceback => (text_of_message.trim_end_matches('\n'), traceback),
+        };
         let context_of = |part: fn(&LogContext) -> &String| {
             context.map(|context| part(context).as_str()).filter(|text| !text.is_empty())
         };
@@ -159,8 +175,8 @@ impl ApplicationRecord {
             method: context_of(|context| &context.method),
             path: context_of(|context| &context.path),
             client: context_of(|context| &context.client),
-            message: message.trim_end_matches('\n'),
-            traceback: &self.traceback,
+            message,
+            traceback,
         };
         // Texts and numbers are always JSON.
         let _ = serde_json::to_writer(&mut *text, &record);

@@ -20,7 +20,6 @@ use std::process::Command;
 const NO_MESSAGES: &[&str] = &[
     "text/plain; charset=utf-8",
     "(the location's prefix)",
-    "(nginx's error log)",
     "wsgi check process",
     "wsgi preflight process",
     "wsgi supervisor",

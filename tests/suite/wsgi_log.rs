@@ -17,6 +17,7 @@ both_engines!(
     raw_lines_are_written_as_they_are,
     json_records_name_their_request,
     a_traceback_is_one_record,
+    a_printed_traceback_is_one_record,
     records_of_nginx_have_its_form,
     an_import_and_its_threads_are_logged_there,
     the_end_of_a_worker_is_logged_there,
@@ -39,9 +40,13 @@ import logging
 import sys
 import threading
 import time
+import traceback
 
 import ngx_wsgi
 
+mine = logging.getLogger("stream")
+mine.addHandler(logging.StreamHandler())
+mine.propagate = False
 log = logging.getLogger("mine")
 log.addHandler(ngx_wsgi.LogHandler())
 log.setLevel(1)
@@ -50,6 +55,12 @@ print("printed by the import")
 
 def in_thread(text):
     print(text)
+
+def fail_in_thread():
+    try:
+        1 / 0
+    finally:
+        print("without an end", end="")
 
 thread = threading.Thread(target=in_thread, args=("printed by a thread of the import",), name="early")
 thread.start()
@@ -85,6 +96,15 @@ def application(environ, start_response):
         raise ValueError("first\nsecond")
     elif path == "/thread":
         thread = threading.Thread(target=in_thread, args=("printed by a thread of a call",), name="late")
+        thread.start()
+        thread.join()
+    elif path == "/printed":
+        try:
+            {}["absent"]
+        except KeyError:
+            traceback.print_exc()
+            mine.exception("of a stream handler")
+        thread = threading.Thread(target=fail_in_thread, name="failing")
         thread.start()
         thread.join()
     elif path == "/slow":
@@ -198,6 +218,24 @@ fn a_traceback_is_one_record(engine: Engine) {
     let handled = record(&records, "handled");
     assert!(handled["traceback"].as_str().unwrap().ends_with("KeyError: 'absent'"), "{handled}");
     assert!(!nginx.error_log().contains("ValueError"));
+}
+
+fn a_printed_traceback_is_one_record(engine: Engine) {
+    let nginx = site(engine, "logs/app.log json").start();
+    nginx.get("/printed").expect(200);
+    let records = records(&wait_text(&nginx, "ZeroDivisionError"));
+    for (message, thread, end) in [
+        ("KeyError: 'absent'", None, "\nKeyError: 'absent'"),
+        ("of a stream handler", None, "\nKeyError: 'absent'"),
+        ("without an endException in thread failing:", Some("failing"), ""),
+        ("ZeroDivisionError: division by zero", Some("failing"), "\nZeroDivisionError: division by zero"),
+    ] {
+        let record = record(&records, message);
+        let traceback = record["traceback"].as_str().unwrap_or_default();
+        assert_eq!(traceback.starts_with("Traceback (most recent call last):\n  File"), !end.is_empty(), "{record}");
+        assert!(traceback.ends_with(end), "{record}");
+        assert!(thread.is_none_or(|thread| record["thread"] == thread), "{record}");
+    }
 }
 
 fn records_of_nginx_have_its_form(engine: Engine) {
@@ -445,12 +483,17 @@ fn locations_have_logs_of_their_own(engine: Engine) {
             "/a/",
             "wsgi_pass app.py; wsgi_log logs/a.log raw; location /a/b/ { wsgi_pass app.py; wsgi_script_name /a/b; }",
         )
-        .location("/c/", "wsgi_pass app.py; wsgi_log logs/c.log raw;")
+        .location(
+            "/c/",
+            "wsgi_pass app.py; wsgi_log logs/c.log raw; \
+             location /c/e/ { wsgi_pass app.py; wsgi_script_name /c/e; wsgi_log off; }",
+        )
         .location("/d/", "wsgi_pass app.py;")
         .start();
-    for path in ["/a/", "/a/b/", "/c/", "/d/"] {
+    for path in ["/a/", "/a/b/", "/c/", "/c/e/", "/d/"] {
         nginx.get(path).expect(200);
     }
+    nginx.wait_expected_error("at /c/e");
     nginx.wait_expected_error("at /d");
     for (file, expected) in [("logs/a.log", "at /a\nat /a/b\n"), ("logs/c.log", "at /c\n")] {
         wait_for(file, || (nginx.read(file) == expected).then_some(()));
@@ -507,7 +550,18 @@ fn bad_arguments_are_refused() {
         "logs/app.log xml",
         "invalid value \"xml\" in \"wsgi_log\" directive, it must be \"raw\", \"nginx\" or \"json\"",
     );
-    check("\"\"", "invalid value \"\" in \"wsgi_log\" directive, it must be a file, \"stderr\" or \"syslog:server=…\"");
+    // nginx would open files with these names.
+    for (arguments, value) in [
+        ("\"\"", ""),
+        ("json", "json"),
+        ("off json", "off"),
+        ("syslog json", "syslog"),
+        ("memory:1m json", "memory:1m"),
+        ("logs/$host.log json", "logs/$host.log"),
+    ] {
+        let must_be = "a file without variables, \"stderr\", \"syslog:server=…\", or \"off\" alone";
+        check(arguments, &format!("invalid value \"{value}\" in \"wsgi_log\" directive, it must be {must_be}"));
+    }
     check("syslog:nothing=1 json", "unknown syslog parameter \"nothing=1\"");
     check("syslog:tag=x", "no syslog server specified");
     check("a.log; wsgi_log b.log", "\"wsgi_log\" directive is duplicate");

@@ -114,7 +114,8 @@ impl RequestExchange {
         let buffering = conf.buffering();
         let soonest = stats.clock.soonest();
         let log_context = OnceLock::new();
-        if let Some(log) = conf.log()
+        let log = conf.log().cloned().flatten();
+        if let Some(log) = &log
             && matches!(worker.engine, Engine::Inline(_))
             && stats.clock.limits_running_time()
         {
@@ -135,7 +136,7 @@ impl RequestExchange {
             stats,
             record,
             connection: request.connection_number(),
-            log: conf.log().cloned(),
+            log,
             log_context,
             log_of_threads,
             event_loop: EventLoopBound::new(EventLoopSide {
