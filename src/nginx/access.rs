@@ -98,8 +98,7 @@ impl Request {
         self.is_main() && (own.rules || own.password && self.has_auth_basic())
     }
 
-    /// Returns whether the client is on this machine: its address is of the loopback network, or it uses a Unix socket. The
-    /// realip module may have replaced the address.
+    /// Returns whether the client is on this machine: its address is of the loopback network, or it uses a Unix socket.
     pub fn is_from_this_machine(&self) -> bool {
         // SAFETY: the connection of a client has an address of the family that it names.
         unsafe {
@@ -122,7 +121,19 @@ impl Request {
     /// Returns whether a proxy says that it has passed on the request.
     pub fn is_forwarded(&self) -> bool {
         let is_mark = |name: &[u8]| FORWARDED.iter().any(|mark| mark.as_bytes().eq_ignore_ascii_case(name));
-        !self.connection().proxy_protocol.is_null() || self.headers().any(|(name, _)| is_mark(name))
+        !self.connection().proxy_protocol.is_null()
+            || self.has_replaced_address()
+            || self.headers().any(|(name, _)| is_mark(name))
+    }
+
+    /// Returns whether the realip module has replaced the address of the client by one that a header names.
+    fn has_replaced_address(&self) -> bool {
+        // They have the address and port of the connection itself; without the module they do not exist.
+        [("realip_remote_addr", "remote_addr"), ("realip_remote_port", "remote_port")].iter().any(
+            |(of_connection, of_client)| {
+                self.variable(of_connection).is_some_and(|value| Some(value) != self.variable(of_client))
+            },
+        )
     }
 }
 

@@ -121,8 +121,8 @@ fn may_see(request: Request, conf: &LocationConf) -> bool {
     }
     let reason = match () {
         () if !request.is_main() => "a subrequest skips access control",
-        () if request.is_forwarded() => "a proxy has forwarded the request",
         () if !request.is_from_this_machine() => "the client is not on this machine",
+        () if request.is_forwarded() => "a proxy has forwarded the request",
         () => return true,
     };
     let message = format!("\"wsgi_status\" is forbidden: {reason}; put \"allow\" or \"auth_basic\" in its location");
