@@ -88,6 +88,7 @@ mod start_response;
 mod status;
 mod status_access;
 mod status_counters;
+mod status_endings;
 mod status_groups;
 mod status_page;
 mod status_soak;

@@ -63,7 +63,7 @@ impl RequestExchange {
         if let Some(replacement) = side.take_due_replacement() {
             // The request may hold the last reference to this exchange.
             let _alive = self.shared();
-            self.detach(BodyEnd::Disconnected, Ending::Replaced);
+            self.detach(BodyEnd::Disconnected, Ending::Replaced(replacement.status()));
             replacement.send(request, &self.header_rules);
             return true;
         }

@@ -46,8 +46,8 @@ pub struct Facts {
 pub enum Ending {
     /// It is finalized with this status.
     Finalized(Status),
-    /// nginx responds in place of the application.
-    Replaced,
+    /// nginx responds in place of the application, which has given this status.
+    Replaced(u16),
     /// `wsgi_queue` calls wait already.
     QueueFull,
     /// nginx itself has ended it.
@@ -148,13 +148,15 @@ impl RequestExchange {
     #[cold]
     fn status_of(side: &EventLoopSide, request: Request, ending: Ending) -> u16 {
         let facts = &side.facts;
+        // A client that has it all may leave while the call still runs its `close()`.
+        let is_sent = matches!(*side.state.borrow(), ResponseState::LastQueued) && !request.has_buffered();
         let instead = match ending {
             Ending::Finalized(Status::CLIENT_CLOSED_REQUEST | Status::CLIENT_TIMED_OUT) | Ending::CleanedUp => {
-                facts.client_gone.set(true);
+                facts.client_gone.set(!is_sent);
                 None
             }
             Ending::Finalized(status) => u16::try_from(status.0).ok().filter(|status| *status >= 100),
-            Ending::Replaced => None,
+            Ending::Replaced(status) => Some(status),
             Ending::QueueFull => {
                 facts.refused.set(Some(Refusal::QueueFull));
                 Some(Status::SERVICE_UNAVAILABLE.0 as u16)
