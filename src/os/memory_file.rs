@@ -1,10 +1,10 @@
 //! Words in an anonymous file, shared by processes that inherit its descriptor.
 
 use std::ffi::{CStr, c_uint};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::fd::{FromRawFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
@@ -23,8 +23,18 @@ pub fn create(name: &CStr, words: usize) -> io::Result<File> {
         file.set_len(size(words))?;
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         Errno::result(libc::fcntl(descriptor, libc::F_ADD_SEALS, seals))?;
+        // Only those who inherit the descriptor write to it: [`read_only`].
+        file.set_permissions(Permissions::from_mode(0o600))?;
         Ok(file)
     }
+}
+
+/// Opens the file again, for another user who may read it only.
+///
+/// # Errors
+/// Where `/proc` is not mounted.
+pub fn read_only(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn size(words: usize) -> u64 {
@@ -93,5 +103,8 @@ mod tests {
         assert_eq!(read(&file, 16).unwrap()[3], 7);
         write(&file, 4, &[8, 9]).unwrap();
         assert_eq!(words[5].load(Ordering::Relaxed), 9);
+        let reader = read_only(&file).unwrap();
+        assert_eq!(read(&reader, 16).unwrap()[3], 7);
+        assert!(write(&reader, 4, &[1]).is_err());
     }
 }

@@ -709,7 +709,7 @@ impl Group {
         self.answer(Wait::Check, &response);
     }
 
-    /// Returns what the workers of the front show about the group.
+    /// Returns what the workers of the front show about the group, without its board.
     pub fn status_for_front(&mut self) -> GroupStatus {
         let Status { name, state, restarts, user, .. } = self.status();
         GroupStatus {
@@ -719,7 +719,7 @@ impl Group {
             state: state.to_owned(),
             workers: self.instances.iter().map(|instance| instance.workers().len() as u64).sum(),
             restarts,
-            has_board: self.status_board.is_some(),
+            has_board: false,
         }
     }
 

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use super::group::Group;
 use crate::os::file_passing::{self, MAX_FILES};
+use crate::os::memory_file::read_only;
 use crate::os::run_directory;
 use crate::status::groups::GroupStatus;
 
@@ -37,8 +38,14 @@ impl StatusSocket {
     pub fn answer(&self, groups: &mut [Group]) {
         let Ok((client, _)) = self.0.accept() else { return };
         for groups in groups.chunks_mut(MAX_FILES) {
-            let statuses: Vec<GroupStatus> = groups.iter_mut().map(Group::status_for_front).collect();
-            let files: Vec<_> = groups.iter().filter_map(|group| group.status_board().map(File::as_fd)).collect();
+            let boards = groups.iter().map(|group| group.status_board().and_then(|file| read_only(file).ok()));
+            let boards: Vec<Option<File>> = boards.collect();
+            let statuses = groups.iter_mut().zip(&boards).map(|(group, board)| {
+                let has_board = board.is_some();
+                GroupStatus { has_board, ..group.status_for_front() }
+            });
+            let statuses: Vec<GroupStatus> = statuses.collect();
+            let files: Vec<_> = boards.iter().flatten().map(AsFd::as_fd).collect();
             let mut line = serde_json::to_vec(&statuses).unwrap_or_default();
             line.push(b'\n');
             if file_passing::send(&client, &line, &files).is_ok_and(|sent| sent == line.len()) {

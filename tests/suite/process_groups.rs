@@ -238,6 +238,7 @@ fn the_files_of_groups_have_owners_and_modes() {
         (String::new(), (0, 0, 'd', "0755")),
         ("lock".to_owned(), (0, 0, '-', "0600")),
         ("sockets".to_owned(), (0, nogroup, 'd', "0710")),
+        ("sockets/status.sock".to_owned(), (0, 0, 's', "0666")),
     ];
     for (name, user) in [("first", &first), ("second", &second)] {
         wanted.extend([
