@@ -328,6 +328,32 @@ fn numbers_and_times_are_checked() {
 }
 
 #[test]
+fn a_status_zone_needs_a_name_of_its_own_and_a_size() {
+    const SIZE: &str = "it must be a size from 64k to 1g such as \"1m\"";
+    const NAME: &str = "it must be a name that does not begin with \"ngx_http_wsgi_\"";
+    for (arguments, value, must_be) in [
+        ("status 63k", "63k", SIZE),
+        ("status 2g", "2g", SIZE),
+        ("status many", "many", SIZE),
+        ("status -1m", "-1m", SIZE),
+        ("'' 1m", "", NAME),
+        ("ngx_http_wsgi_recycle_lock 1m", "ngx_http_wsgi_recycle_lock", NAME),
+        ("status 1m query", "query", "it must be \"query=on\" or \"query=off\""),
+        ("status 1m query=yes", "query=yes", "it must be \"query=on\" or \"query=off\""),
+    ] {
+        let message = format!("invalid value \"{value}\" in \"wsgi_status_zone\" directive, {must_be}");
+        with(Http, &format!("wsgi_status_zone {arguments};")).check().assert_refused(&message, "wsgi_status_zone");
+    }
+    // A zone of another module.
+    let taken = "limit_req_zone $uri zone=status:1m rate=1r/s;\nwsgi_status_zone status 1m;";
+    let message = "the shared memory zone \"status\" is already declared for a different use";
+    with(Http, taken).check().assert_refused(message, "wsgi_status_zone");
+    for size in ["64k", "65536", "100000", "1m", "1g"] {
+        with(Http, &format!("wsgi_status_zone status {size};")).check().assert_ok();
+    }
+}
+
+#[test]
 fn a_script_that_is_not_there_is_refused() {
     for path in ["missing.py", "@prefix@/missing.wsgi", "dir/missing"] {
         let check = with(Location, &format!("wsgi_pass {path};")).check();

@@ -430,3 +430,68 @@ fn the_reasons_of_ended_workers_are_known(engine: Engine) {
         wait_reason(&nginx, "stuck_threads");
     }
 }
+
+#[test]
+fn another_size_counts_from_0() {
+    let site = site(Engine::Threads, &format!("process={GROUP}"))
+        .http(&format!("wsgi_process_group {GROUP} chdir=@prefix@;"))
+        .location("= /own", "wsgi_script_name ''; wsgi_pass app.py;");
+    let nginx = GroupNginx::start(site);
+    nginx.get("/").expect(200);
+    nginx.get("/own").expect(200);
+    let calls = |nginx: &Nginx, group: Option<&'static str>| {
+        let watched = Watched { nginx, group };
+        let report = watched.report();
+        watched.of_report(&report).and_then(|application| application["counters"]["calls"].as_u64()).unwrap_or(0)
+    };
+    wait_for("both calls", || (calls(&nginx, None) == 1 && calls(&nginx, Some(GROUP)) == 1).then_some(()));
+    let conf = nginx.read("conf/nginx.conf");
+    nginx.write("conf/nginx.conf", &conf.replace("wsgi_status_zone status 256k", "wsgi_status_zone status 512k"));
+    let old = nginx.group_workers(GROUP);
+    nginx.reload();
+    nginx.wait_new_group_workers(GROUP, &old);
+    wait_for("new counters", || (calls(&nginx, None) == 0 && calls(&nginx, Some(GROUP)) == 0).then_some(()));
+    nginx.get("/").expect(200);
+    nginx.get("/own").expect(200);
+    wait_for("both calls", || (calls(&nginx, None) == 1 && calls(&nginx, Some(GROUP)) == 1).then_some(()));
+}
+
+#[test]
+fn a_full_zone_is_a_warning_and_everything_works() {
+    let names: Vec<String> = (0..10).map(|number| format!("app{number}")).collect();
+    let mut site =
+        Site::new(Engine::Threads).http("wsgi_status_zone status 64k;").location("= /status", "wsgi_status;");
+    for name in &names {
+        site = site.file(&format!("{name}.py"), APP).location(&format!("/{name}"), &format!("wsgi_pass {name}.py;"));
+    }
+    let nginx = site.start();
+    for name in &names {
+        assert_eq!(nginx.get(&format!("/{name}/")).expect(200).text(), "fine");
+    }
+    let warnings = nginx.logged("are not counted, increase wsgi_status_zone");
+    assert!(warnings.len() == 2 && warnings.iter().all(|line| line.contains("[warn]")), "{warnings:?}");
+    let report = nginx.get("/status?format=json").expect(200).json();
+    assert_eq!(report["applications"].as_array().unwrap().len(), 8);
+}
+
+#[test]
+fn a_single_process_counts_too() {
+    let site = site(Engine::Threads, "").main("master_process off;");
+    let nginx = site.start();
+    nginx.get("/").expect(200);
+    let watched = Watched { nginx: &nginx, group: None };
+    let once = |count: u64| {
+        let mut expected = Expected::new();
+        for name in ["/calls", "/2xx", "/queue_time/count", "/header_time/count", "/total_time/count"] {
+            expected.insert(name, count);
+        }
+        expected.insert("/bytes_sent", 4 * count);
+        expected
+    };
+    watched.assert(&once(1));
+    // It reads the configuration again itself.
+    nginx.signal(libc::SIGHUP);
+    nginx.wait_log("reconfiguring");
+    nginx.get("/").expect(200);
+    watched.assert(&once(2));
+}

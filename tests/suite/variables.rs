@@ -10,6 +10,7 @@ both_engines!(
     they_survive_an_error_page,
     a_subrequest_has_its_own,
     a_map_can_choose_by_them,
+    the_load_of_the_worker_is_there_for_every_request,
 );
 
 const APP: &str = r#"
@@ -132,6 +133,31 @@ fn a_map_can_choose_by_them(engine: Engine) {
     fields(&nginx, "/builtin");
     wait_for("the line", || nginx.read("logs/failed.log").contains("/builtin|500").then_some(()));
     assert_eq!(nginx.read("logs/failed.log").lines().count(), 1);
+}
+
+fn the_load_of_the_worker_is_there_for_every_request(engine: Engine) {
+    let nginx = site(engine)
+        .server("add_header X-Busy $wsgi_busy; add_header X-Waiting $wsgi_waiting;")
+        .location("= /load", "default_type text/plain; return 200 '$wsgi_busy $wsgi_waiting';")
+        .start();
+    nginx.get("/").expect(200);
+    let load = || nginx.get("/load").expect(200).text();
+    wait_for("an idle worker", || (load() == "0 0").then_some(()));
+    // The headers go out while the call runs.
+    let busy = nginx.get("/slow").expect(200);
+    assert_eq!((busy.header("X-Busy"), busy.header("X-Waiting")), (Some("1"), Some("0")));
+    if engine == Engine::Threads {
+        let sleeping: Vec<_> = (0..5)
+            .map(|_| {
+                let mut connection = nginx.connect();
+                connection.send("GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n");
+                connection
+            })
+            .collect();
+        wait_for("four busy threads and a call that waits", || (load() == "4 1").then_some(()));
+        sleeping.into_iter().for_each(|mut connection| drop(connection.response().expect(200)));
+        wait_for("an idle worker", || (load() == "0 0").then_some(()));
+    }
 }
 
 #[test]
