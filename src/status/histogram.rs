@@ -82,7 +82,7 @@ mod tests {
     fn a_bucket_counts_the_times_up_to_its_bound() {
         let all = histogram(&[0, 500, 501, 1_000, 60_000_000, 60_000_001, 3_600_000_000]);
         assert_eq!(all.count, 7);
-        assert!((all.sum - 3720.002_002).abs() < 1e-6, "{}", all.sum);
+        assert!((all.sum - 3_720.002_002).abs() < 1e-6, "{}", all.sum);
         let count = |le: f64| all.buckets.iter().find(|bucket| bucket.le.to_bits() == le.to_bits()).unwrap().count;
         assert_eq!([count(0.0005), count(0.001), count(0.0025), count(30.0), count(60.0)], [2, 4, 4, 4, 5]);
     }

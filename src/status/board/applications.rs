@@ -30,9 +30,6 @@ const FIRST_CLASS: usize = NAME + 2;
 /// Words of an application.
 pub const WORDS: usize = (FIRST_CLASS + CLASSES * CLASS).next_multiple_of(8);
 
-/// Limit of a name in bytes.
-pub const NAME_LIMIT: usize = NAME_TEXT * BYTES;
-
 /// A name in the words of an entry: its hash, which claims the entry; its length + 1 once the text is there; the text.
 struct Name<'a>(&'a [AtomicU64]);
 
@@ -123,7 +120,7 @@ mod tests {
         let words = entry();
         assert!(claim(words, &long) && claim(words, &long));
         let name = read_entry(words).unwrap().0;
-        assert!(name.len() <= NAME_LIMIT && name.contains('…'));
+        assert!(name.len() <= NAME_TEXT * BYTES && name.contains('…'));
     }
 
     #[test]

@@ -16,11 +16,11 @@ mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-pub use contents::{Contents, WorkerContents, read};
+pub use contents::{Contents, read};
 pub use events::{Goodbye, NewEvent};
 pub use layout::MIN_WORDS;
 pub use row::{Ended, Refusal};
-pub use writer::{AttachError, Calls, Identity, Writer};
+pub use writer::{Calls, Identity, Writer};
 
 /// Returns a copy of the words for [`read`].
 pub fn snapshot(words: &[AtomicU64]) -> Vec<u64> {

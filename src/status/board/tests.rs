@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::writer::AttachError;
 use super::*;
 use crate::status::report::{EventKind, WorkerState};
 
@@ -124,7 +125,7 @@ fn a_worker_that_leaves_says_why() {
 #[test]
 fn a_slot_that_was_being_changed_is_freed() {
     let words = board();
-    let one = attach(words, 10, 0);
+    attach(words, 10, 0);
     let layout = layout::Layout::of(words.len()).unwrap();
     let slot = &words[layout.slot(0)];
     slot[writer::PID].store(10 | writer::CHANGING, Relaxed);
@@ -135,7 +136,6 @@ fn a_slot_that_was_being_changed_is_freed() {
     Writer::attach(words, identity(12, 2), |pid| pid != 10).unwrap();
     assert_eq!(slot[writer::PID].load(Relaxed), 12);
     assert!(contents(words).ended.is_empty());
-    drop(one);
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn any_words_can_be_read() {
         0 => 0,
         1 => u64::MAX,
         2 => random.next() % 300,
-        3 => (random.next() % 40) << 32 | random.next() % 40,
+        3 => ((random.next() % 40) << 32) | (random.next() % 40),
         4 => layout::MAGIC,
         _ => random.next(),
     };

@@ -15,8 +15,9 @@ pub fn cut_middle(text: &str, limit: usize) -> Cow<'_, str> {
         return text.into();
     }
     let kept = limit.saturating_sub(CUT.len());
-    let start = text.floor_char_boundary(kept / 2);
-    let end = text.ceil_char_boundary(text.len() - (kept - kept / 2));
+    let is_boundary = |index: &usize| text.is_char_boundary(*index);
+    let start = (0..=kept / 2).rev().find(is_boundary).unwrap_or_default();
+    let end = (text.len() - (kept - kept / 2)..=text.len()).find(is_boundary).unwrap_or(text.len());
     let cut = format!("{}{CUT}{}", &text[..start], &text[end..]);
     if cut.len() <= limit { cut.into() } else { "".into() }
 }
