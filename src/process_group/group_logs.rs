@@ -36,6 +36,8 @@ struct LogFile {
     /// The configuration has it no more: it is kept for workers that still have the configuration before.
     is_old: bool,
     has_failed: bool,
+    /// The last record was not written to its end.
+    is_torn: bool,
 }
 
 /// The logs of a group, and the socket from which their records come.
@@ -142,8 +144,15 @@ impl AsFd for GroupLogs {
 
 impl LogFile {
     fn new(plan: GroupLog) -> Self {
-        let mut log =
-            Self { plan, file: None, identity: None, checked: Instant::now(), is_old: false, has_failed: false };
+        let mut log = Self {
+            plan,
+            file: None,
+            identity: None,
+            checked: Instant::now(),
+            is_old: false,
+            has_failed: false,
+            is_torn: false,
+        };
         log.open();
         log
     }
@@ -178,9 +187,13 @@ impl LogFile {
     fn write(&mut self, text: &[u8]) {
         self.follow_rotation();
         let Some(file) = &self.file else { return };
-        match append::write(file.as_raw_fd(), text) {
-            Ok(()) => self.has_failed = false,
-            Err(failure) => self.fail(&failure.error),
+        let rest_of_line: &[u8] = if self.is_torn { b"\n" } else { b"" };
+        match append::write(file.as_raw_fd(), &[rest_of_line, text].concat()) {
+            Ok(()) => (self.has_failed, self.is_torn) = (false, false),
+            Err(failure) => {
+                self.is_torn |= failure.written > 0;
+                self.fail(&failure.error);
+            }
         }
     }
 
@@ -247,5 +260,26 @@ mod tests {
         assert!(text(1).ends_with("late\n"));
         logs.update(&[plan(2)]);
         assert_eq!(logs.files.len(), 1);
+    }
+
+    #[test]
+    fn a_record_begins_a_line_after_one_without_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        let mut log = LogFile::new(GroupLog { number: 1, path });
+        let mut read = || {
+            let mut text = Vec::new();
+            // The end of what there is, not of the pipe.
+            let _ = std::io::Read::read_to_end(&mut reader, &mut text);
+            String::from_utf8(text).unwrap()
+        };
+        // More than a pipe takes.
+        log.write(format!("{}\n", "x".repeat(1024 * 1024)).as_bytes());
+        assert!(log.has_failed && read().ends_with('x'));
+        log.write(b"two\n");
+        log.write(b"three\n");
+        assert_eq!(read(), "\ntwo\nthree\n");
     }
 }

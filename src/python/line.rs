@@ -8,7 +8,7 @@ pub const MAX_LENGTH: usize = 64 * 1024;
 pub const MAX_WHOLE_LENGTH: usize = 4 * 1024 * 1024;
 
 /// First line of a traceback, as Python prints it.
-pub const TRACEBACK: &str = "Traceback (most recent call last):\n";
+pub const TRACEBACK: &str = "Traceback (most recent call last):";
 
 /// The bytes written since the last newline, or since the beginning of a traceback.
 #[derive(Debug, Default)]
@@ -46,10 +46,11 @@ impl Line {
         let start = self.traceback;
         if let Some(newline) = bytes.iter().rposition(|byte| *byte == b'\n') {
             let end = self.bytes.len() + newline + 1;
+            let is_first = |line: &[u8]| line.strip_suffix(b"\n") == Some(TRACEBACK.as_bytes());
             let is_in_traceback = [&self.bytes[start..], &bytes[..=newline]]
                 .concat()
                 .split_inclusive(|byte| *byte == b'\n')
-                .fold(start > 0, |is_in, line| line == TRACEBACK.as_bytes() || is_in && line.starts_with(b" "));
+                .fold(start > 0, |is_in, line| is_first(line) || is_in && line.starts_with(b" "));
             if is_in_traceback && end <= max {
                 self.bytes.extend_from_slice(bytes);
                 self.traceback = end;
@@ -140,7 +141,7 @@ mod tests {
         let text = format!("message\n{text}");
         assert_eq!(whole(text.as_bytes()), Some(text));
         // Not without an end.
-        assert_eq!(whole(TRACEBACK.as_bytes()), None);
+        assert_eq!(whole(b"Traceback (most recent call last):\n"), None);
         assert!(whole(format!("  {}\n", "x".repeat(200)).as_bytes()).is_some());
     }
 

@@ -67,8 +67,11 @@ fn path_of(target: &[u8]) -> &[u8] {
 
 /// Divides text that was written to a stream into message and traceback. A traceback alone has the exception as its message.
 fn divide(text: &str) -> (&str, &str) {
-    let starts = |start: &usize| *start == 0 || text.as_bytes()[start - 1] == b'\n';
-    let Some(start) = text.match_indices(TRACEBACK).map(|(start, _)| start).find(starts) else { return (text, "") };
+    let is_line = |start: &usize| {
+        text[..*start].bytes().next_back().is_none_or(|byte| byte == b'\n')
+            && text[start + TRACEBACK.len()..].starts_with('\n')
+    };
+    let Some(start) = text.match_indices(TRACEBACK).map(|(start, _)| start).find(is_line) else { return (text, "") };
     let (message, traceback) = text.split_at(start);
     let message = match message.trim_end_matches('\n') {
         "" => traceback.lines().rev().take_while(|line| !line.starts_with(' ')).last().unwrap_or_default(),
