@@ -64,7 +64,7 @@ fn a_client_with_the_whole_response_is_not_gone() {
     let nginx = site().start();
     for (calls, gone, path) in [(1, 0, "/close"), (2, 1, "/slow")] {
         let mut connection = nginx.connect();
-        connection.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        connection.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
         if path == "/close" {
             assert_eq!(connection.response().text(), "all");
         } else {
