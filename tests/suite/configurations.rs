@@ -163,6 +163,7 @@ fn each_configuration_has_a_test_and_a_line_in_the_readme() {
         "front.conf",
         "hello.conf",
         "limits.conf",
+        "monitoring.conf",
         "process-groups.conf",
         "several-applications.conf",
     ];
@@ -185,6 +186,7 @@ fn each_configuration_runs_as_its_comments_say() {
         ("hello.conf", &["Hello from Python inside nginx\nurl: http://127.0.0.1:"][..]),
         ("several-applications.conf", &["Hello", "api: mounted at '/api', asked for '/users'\nA file.\n", "''"]),
         ("limits.conf", &["\n200\n", "\n429\n"]),
+        ("monitoring.conf", &["ready\n", "/hello.py\",process_group=\"\"} 1\n", "\"uri\":\"/\",\"status\":200"]),
         (
             "process-groups.conf",
             &[
