@@ -1512,6 +1512,14 @@ def seconds(text):
     return number
 
 
+def call(text):
+    """Reads the name of a call, as in the column CALL."""
+    pid, _, number = text.partition(".")
+    if not (pid.isdecimal() and number.isdecimal()):
+        raise ValueError(text)
+    return text
+
+
 def positive(text):
     number = int(text)
     if number < 1:
@@ -1547,7 +1555,10 @@ def parser():
     )
     result.add_argument("--once", action="store_true", help="print the tables once, with the figures of one delay")
     result.add_argument(
-        "--stack", metavar="CALL", help="print the Python stack of a running call, by the CALL of the tables"
+        "--stack",
+        metavar="CALL",
+        type=call,
+        help="print the Python stack of a running call, by the CALL of the tables",
     )
     result.add_argument("-u", "--user", metavar="NAME", help="user for auth_basic; the password is asked for")
     result.add_argument("--password-file", metavar="FILE", help="file whose first line is the password")

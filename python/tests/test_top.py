@@ -533,6 +533,13 @@ class Clients(unittest.TestCase):
     def test_a_stack_is_printed(self):
         self.assertEqual(self.run_top(f"{self.url}/status", "--stack", "1.2"), (0, "File \\x1b\nline\n", ""))
 
+    def test_what_is_no_call_has_no_stack(self):
+        for text in ("17", "1.", ".2", "1.2.3", "GET"):
+            with self.assertRaises(SystemExit) as ended, contextlib.redirect_stderr(io.StringIO()) as err:
+                top.parser().parse_args(["--stack", text])
+            self.assertEqual(ended.exception.code, 2)
+            self.assertIn(f"invalid call value: '{text}'", err.getvalue())
+
     def test_problems_name_the_remedy(self):
         for path, part in (
             ("/missing", "wsgi_status_zone"),
