@@ -29,7 +29,7 @@ const MAX_STACK: usize = 256 * 1024;
 /// Number of workers of a process group that are asked. Its user can write any number to its board.
 const MAX_GROUP_WORKERS: usize = 256;
 
-/// Numbers of entries of the report: of calls in all, of others by process group.
+/// Numbers of entries of the report by process group: none can leave others without room.
 const MAX_CALLS: usize = 1000;
 const MAX_ENDED_WORKERS: usize = 50;
 const MAX_EVENTS: usize = 50;
@@ -84,8 +84,7 @@ impl Sources {
         for (board, answers) in boards.into_iter().zip(answers) {
             report.add(board, answers.into_iter().map(|details| serde_json::from_slice(&details?).ok()));
         }
-        report.calls.sort_by(|one, other| other.time.total_cmp(&one.time));
-        report.calls.truncate(MAX_CALLS);
+        sort_calls(&mut report.calls);
         report.events.sort_by(|one, other| other.time.total_cmp(&one.time));
         report.ended_workers.sort_by(|one, other| other.ended.total_cmp(&one.ended));
         report
@@ -94,12 +93,16 @@ impl Sources {
     /// Returns the Python stack of a call, `None` if it does not run.
     pub fn stack(&self, pid: u32, call: u64) -> Option<String> {
         let (boards, _) = self.boards();
-        let address = boards.iter().flat_map(Board::addresses).find(|address| address.pid == pid)?;
         let deadline = Instant::now() + STACK_TIME + CLIENT_TIME;
-        let answer = ask(&[Lane { reporters: vec![address], limit: MAX_STACK }], &format!("stack {call}\n"), deadline)
-            .pop()?
-            .pop()??;
-        serde_json::from_slice::<StackAnswer>(&answer).ok()?.stack
+        // A process group may name the workers of others as its own.
+        let lane = |board: &Board| {
+            let reporters: Vec<_> = board.addresses().filter(|address| address.pid == pid).collect();
+            (!reporters.is_empty()).then_some(Lane { reporters, limit: MAX_STACK })
+        };
+        let lanes: Vec<_> = boards.iter().filter_map(lane).collect();
+        let answers = ask(&lanes, &format!("stack {call}\n"), deadline);
+        let stack = |answer: Vec<u8>| serde_json::from_slice::<StackAnswer>(&answer).ok()?.stack;
+        answers.into_iter().flatten().flatten().find_map(stack)
     }
 
     /// Returns the boards of this worker and of all process groups, and these groups.
@@ -138,6 +141,7 @@ impl Report {
     fn add(&mut self, board: Board, mut details: impl Iterator<Item = Option<WorkerDetails>>) {
         let Board { process_group, contents, .. } = board;
         let group = || process_group.clone();
+        let mut board_calls = Vec::new();
         let applications = contents.applications.into_iter();
         self.applications.extend(applications.map(|application| Application { process_group: group(), ..application }));
         for worker in contents.workers {
@@ -146,7 +150,7 @@ impl Report {
             // A worker speaks for itself only.
             let prefix = format!("{}.", worker.pid);
             let calls = calls.into_iter().filter(|call| call.id.starts_with(&prefix));
-            self.calls.extend(calls.map(|call| Call { pid: worker.pid, process_group: group(), ..call }));
+            board_calls.extend(calls.map(|call| Call { pid: worker.pid, process_group: group(), ..call }));
             if let Some(details) = &mut details {
                 details.state = worker.state;
             }
@@ -162,6 +166,9 @@ impl Report {
                 applications: worker.applications,
             });
         }
+        sort_calls(&mut board_calls);
+        board_calls.truncate(MAX_CALLS);
+        self.calls.append(&mut board_calls);
         self.ends.push(Ends { process_group: group(), by_reason: contents.ended_by_reason });
         let ended = contents.ended.into_iter().take(MAX_ENDED_WORKERS);
         self.ended_workers.extend(ended.map(|mut ended| {
@@ -174,6 +181,11 @@ impl Report {
             event
         }));
     }
+}
+
+/// Sorts calls, the oldest first.
+fn sort_calls(calls: &mut [Call]) {
+    calls.sort_by(|one, other| other.time.total_cmp(&one.time));
 }
 
 /// Returns the Unix time in seconds.
