@@ -148,3 +148,28 @@ fn the_runner_has_the_address_of_the_image() {
     let server = project.serve(&["app", "--workers", "1", "--include", "ready.conf"]);
     wait_for("a worker that is ready", || (server.get("/ready").status == 200).then_some(()));
 }
+
+#[test]
+fn a_front_with_a_zone_waits_for_the_imports_of_its_process_groups() {
+    for engine in [Engine::Threads, Engine::Inline] {
+        let site = Site::plain()
+            .http("wsgi_status_zone wsgi 256k; wsgi_process_group blog chdir=@prefix@;")
+            .location("= /ready", "wsgi_status ready;")
+            .location("= /status", "wsgi_status;")
+            .file("app.py", SLOW_IMPORT)
+            .location("/blog", &format!("wsgi_pass app.py process=blog; {}", engine.directive()));
+        let nginx = GroupNginx::start(site);
+        nginx.wait_events(&["importing"]);
+        // The worker says so itself, also while its event loop imports.
+        wait_for("a worker that imports", || {
+            let report = nginx.get("/status?format=json").expect(200).json();
+            let mut workers = report["workers"].as_array().unwrap().iter();
+            workers
+                .any(|worker| worker["process_group"] == "blog" && worker["details"]["state"] == "starting")
+                .then_some(())
+        });
+        assert_not_ready(&nginx.get("/ready"), "groups");
+        nginx.write("import", "");
+        wait_ready(&nginx);
+    }
+}

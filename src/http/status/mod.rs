@@ -40,8 +40,14 @@ fn supervisor() -> Option<&'static PathBuf> {
     SUPERVISOR.get()
 }
 
-/// Lets the applications of a worker ask for the report. To be called in `init_process`, before they are imported.
+/// Starts the reporter of a worker, and lets its applications ask for the report. To be called in `init_process`, before they
+/// are imported, which may take long on this thread.
 pub fn prepare(conf: &MainConf) {
+    if let Some(status) = worker::status::get()
+        && let Err(error) = reporter::start(status.writer().identity().token, status.front_user(), Arc::new(ThisWorker))
+    {
+        log::error(&format!("wsgi: cannot start the reporter of this worker: {error}"));
+    }
     if let Some(directory) = conf.claimed_directory()
         && conf.process_groups().iter().any(|group| !group.locations.is_empty())
     {
@@ -68,14 +74,9 @@ pub fn prepare(conf: &MainConf) {
     });
 }
 
-/// Starts what a worker needs for status pages: its reporter, and its event loop for answers of other threads. To be called
-/// in `init_process`, after the worker has started.
+/// Starts what a worker needs for status pages: its event loop for answers of other threads. To be called in `init_process`,
+/// after the worker has started.
 pub fn start(conf: &MainConf) {
-    if let Some(status) = worker::status::get()
-        && let Err(error) = reporter::start(status.writer().identity().token, status.front_user(), Arc::new(ThisWorker))
-    {
-        log::error(&format!("wsgi: cannot start the reporter of this worker: {error}"));
-    }
     if conf.has_status() {
         ready::note_applications(conf);
         if let Err(error) = EventLoop::attach() {

@@ -1,5 +1,6 @@
 //! The readiness address, `wsgi_status ready`: whether this worker and the process groups can serve requests.
 
+use std::fs::File;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,9 @@ use super::response::{Response, TEXT};
 use crate::app::specification::Specification;
 use crate::conf::main::MainConf;
 use crate::nginx::worker_process;
-use crate::status::groups;
+use crate::os::{memory_file, system};
+use crate::status::report::WorkerState;
+use crate::status::{board, groups};
 use crate::worker;
 
 /// Time that the supervisor has to answer.
@@ -41,12 +44,23 @@ pub fn reasons() -> Vec<&'static str> {
     reasons
 }
 
-/// Returns true if each process group runs, or starts with its next request. Asks the supervisor, and waits for it.
+/// Returns true if each process group serves requests, or starts with its next request. Asks the supervisor, and waits for it.
 pub fn has_groups() -> bool {
     let Some(path) = super::supervisor() else { return true };
-    let is_up = |state: &str| matches!(state, "running" | "idle");
-    groups::ask(path, Instant::now() + SUPERVISOR_TIME)
-        .is_ok_and(|groups| groups.iter().all(|(group, _)| is_up(&group.state)))
+    groups::ask(path, Instant::now() + SUPERVISOR_TIME).is_ok_and(|groups| {
+        groups.iter().all(|(group, board)| match group.state.as_str() {
+            "running" => !board.as_ref().is_some_and(is_loading),
+            state => state == "idle",
+        })
+    })
+}
+
+/// Returns true if all workers of a process group that are to stay are importing their applications, as its board says.
+fn is_loading(board: &File) -> bool {
+    let words = super::sources().and_then(|sources| memory_file::read(board, sources.group_words).ok());
+    let workers = words.map(|words| board::read(&words, system::exists).workers).unwrap_or_default();
+    let is_any = |state| workers.iter().any(|worker| worker.state == state);
+    is_any(WorkerState::Starting) && !is_any(WorkerState::Running)
 }
 
 /// Returns the response: 200, or 503 with the reasons, one a line.
