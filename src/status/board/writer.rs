@@ -30,7 +30,7 @@ pub enum AttachError {
     TooSmall,
     #[error("another version of this module has made it, restart nginx")]
     OtherVersion,
-    #[error("it has no room for another worker")]
+    #[error("it has no room for another worker, increase wsgi_status_zone")]
     Full,
 }
 
