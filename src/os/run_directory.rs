@@ -19,6 +19,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{IntoRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -318,6 +319,21 @@ pub fn change_sockets<R>(directory: &Path, change: impl FnOnce() -> R) -> R {
     let result = change();
     let _ = set_mode(sockets_mode());
     result
+}
+
+/// Opens a listening socket in the directory for the sockets, in place of an earlier one. That directory decides who may
+/// connect: the workers of the front.
+///
+/// # Errors
+/// As of the system.
+pub fn listen_to_front(directory: &Path, path: &Path) -> io::Result<UnixListener> {
+    let socket = change_sockets(directory, || {
+        let _ = fs::remove_file(path);
+        UnixListener::bind(path)
+    })?;
+    fs::set_permissions(path, PermissionsExt::from_mode(0o666))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// Makes the directory for the sockets of all groups, or gives it to another group of the front's workers.

@@ -1,21 +1,24 @@
 //! A group in the supervisor: its sockets, its instances, and what is to be done about them.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+mod check;
+mod clients;
+
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, geteuid, pipe2};
+use nix::unistd::Pid;
 
-use super::control::{self, Client, Command, MAX_CLIENTS, ProcessStatus, Response, Status};
+use self::check::Check;
+use self::clients::Wait;
+use super::control::{self, Client, Response};
 use super::group_logs::GroupLogs;
-use super::instance::{Advance, Backoff, Inherited, Instance, start_check};
+use super::instance::{Advance, Backoff, Inherited, Instance};
 use super::log_relay::{Relay, pipe};
 use super::plan::GroupPlan;
 use super::scaling::{Decision, SAMPLE_INTERVAL, Sample, Scaler};
@@ -25,8 +28,6 @@ use crate::nginx::log_files::write_now as log;
 use crate::os::memory_file;
 use crate::os::run_directory;
 use crate::os::spawn::End;
-use crate::os::system;
-use crate::status::groups::GroupStatus;
 use crate::worker::scoreboard::{Scoreboard, Totals};
 
 /// Time that workers have to take their slots of the scoreboard. Later they do not count as starting.
@@ -41,12 +42,6 @@ const FRONT_TIME: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 3 })
 /// Interval between two looks at what is left of an instance.
 const ENDING_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Time that `nginx -t` has, with the imports that it checks.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Size limit of the output of `nginx -t` in an answer.
-const MAX_CHECK_OUTPUT: usize = 64 * 1024;
-
 /// What a group is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -58,22 +53,6 @@ enum Mode {
     Stopped,
     /// To leave nothing behind.
     Removed,
-}
-
-/// What a client waits for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wait {
-    Check,
-    Stop,
-}
-
-/// `nginx -t` before a reload.
-struct Check {
-    process: Pid,
-    /// `None` after its end.
-    output: Option<File>,
-    text: Vec<u8>,
-    deadline: Instant,
 }
 
 /// A process group.
@@ -168,16 +147,9 @@ impl Group {
         let user = self.plan.process.user.as_ref();
         run_directory::prepare_group(directory, name, user)?;
         if self.socket.is_none() {
+            // nginx expects that an inherited socket does not block.
             let path = run_directory::socket(directory, name);
-            let socket = run_directory::change_sockets(directory, || {
-                let _ = fs::remove_file(&path);
-                UnixListener::bind(&path)
-            })?;
-            // The directory decides who may connect.
-            fs::set_permissions(&path, PermissionsExt::from_mode(0o666))?;
-            // nginx expects that of inherited sockets.
-            socket.set_nonblocking(true)?;
-            self.socket = Some(socket);
+            self.socket = Some(run_directory::listen_to_front(directory, &path)?);
         }
         self.prepare_control();
         if self.scoreboard.is_none() {
@@ -468,11 +440,8 @@ impl Group {
         if self.next_sample <= now {
             self.sample(now, relays);
         }
-        if let Some(check) = &mut self.check
-            && check.deadline <= now
-        {
-            let _ = killpg(check.process, Signal::SIGKILL);
-            check.deadline = now + CHECK_TIMEOUT;
+        if let Some(check) = &mut self.check {
+            check.enforce_timeout(now);
         }
         if self.instances.is_empty() && self.ending.is_empty() {
             self.answer(Wait::Stop, &Response::ok("stopped"));
@@ -564,192 +533,6 @@ impl Group {
         self.mode = Mode::Running;
         if let Err(failure) = self.start(relays) {
             log(Level::Alert, &failure);
-        }
-    }
-
-    pub fn control(&self) -> Option<&UnixListener> {
-        self.control.as_ref()
-    }
-
-    pub fn accept(&mut self) {
-        if let Some(control) = &self.control {
-            let client = Client::accept(control, self.plan.process.user.as_ref());
-            // The group's user cannot keep root from its turn.
-            let of_user = |client: &Client| !client.is_root();
-            let others = self.clients.iter().filter(|(client, _)| of_user(client)).count();
-            let client = client.filter(|client| client.is_root() || others < MAX_CLIENTS);
-            self.clients.extend(client.map(|client| (client, None)));
-        }
-    }
-
-    /// Returns the clients that send or receive something. Others wait.
-    pub fn clients(&self) -> impl Iterator<Item = (usize, &Client)> {
-        self.clients.iter().map(|(client, _)| client).enumerate().filter(|(_, client)| !client.is_waiting())
-    }
-
-    /// Reads from a client or writes to it.
-    pub fn serve(&mut self, index: usize, relays: &mut Vec<Relay>) {
-        let client = &mut self.clients[index].0;
-        client.write();
-        if let Some(command) = client.read() {
-            match self.obey(command, relays) {
-                Ok(response) => self.clients[index].0.respond(&response),
-                Err(wait) => self.clients[index].1 = Some(wait),
-            }
-        }
-    }
-
-    /// Runs a command. Returns the answer, or what the client has to wait for.
-    fn obey(&mut self, command: Command, relays: &mut Vec<Relay>) -> Result<Response, Wait> {
-        let answer = |result: Result<(), String>, message: &str| match result {
-            Ok(()) => Response::ok(message),
-            Err(error) => Response::failed(error),
-        };
-        match command {
-            Command::Status => {
-                let status = self.status();
-                Ok(Response { ok: true, message: status.state.to_owned(), group: Some(status) })
-            }
-            Command::Stop => {
-                log(Level::Notice, &format!("wsgi: stopping process group \"{}\" on command", self.name()));
-                self.mode = Mode::Stopped;
-                self.stop_all(Some(self.plan.stop_timeout));
-                self.close_socket();
-                Err(Wait::Stop)
-            }
-            Command::Start if self.has_first() => Ok(Response::ok("is running already")),
-            Command::Start => {
-                self.mode = Mode::Running;
-                self.backoff.reset();
-                self.answer(Wait::Stop, &Response::failed("was started again"));
-                Ok(answer(self.start(relays), "started"))
-            }
-            Command::Reload => match self.mode {
-                Mode::Stopped | Mode::Removed => Ok(Response::failed("is stopped")),
-                Mode::Idle => Ok(Response::ok("is idle, and will start with the new code")),
-                Mode::Running if !self.has_first() => {
-                    self.backoff.reset();
-                    Ok(answer(self.start(relays), "started"))
-                }
-                Mode::Running if self.check.is_some() => Ok(Response::failed("another reload is under way")),
-                Mode::Running => match self.start_check() {
-                    Ok(()) => Err(Wait::Check),
-                    Err(error) => Ok(Response::failed(error)),
-                },
-            },
-        }
-    }
-
-    /// Answers all clients that wait for this.
-    fn answer(&mut self, wait: Wait, response: &Response) {
-        for (client, waiting) in &mut self.clients {
-            if *waiting == Some(wait) {
-                *waiting = None;
-                client.respond(response);
-            }
-        }
-    }
-
-    fn start_check(&mut self) -> Result<(), String> {
-        let open = || {
-            let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-            fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-            Ok((File::from(reader), writer))
-        };
-        let (output, writer) = open().map_err(|error: nix::Error| error.to_string())?;
-        let pid_file = self.instances.iter().find(|known| known.number == 0).map_or(0, |first| first.pid_file);
-        self.write_configuration(0, pid_file).map_err(|error| error.to_string())?;
-        let (Some(socket), Some(scoreboard), Some(logs)) = (&self.socket, &self.scoreboard, &self.logs) else {
-            return Err("is stopped".to_owned());
-        };
-        let inherited = self.inherited(socket, scoreboard, logs, writer.as_fd());
-        let process = start_check(&self.plan, &self.directory, inherited).map_err(|error| error.to_string())?;
-        self.check =
-            Some(Check { process, output: Some(output), text: Vec::new(), deadline: Instant::now() + CHECK_TIMEOUT });
-        Ok(())
-    }
-
-    /// Returns the output of the check that runs, until its end.
-    pub fn check_output(&self) -> Option<&File> {
-        self.check.as_ref().and_then(|check| check.output.as_ref())
-    }
-
-    /// Reads the output of the check.
-    pub fn read_check_output(&mut self) {
-        let Some(check) = &mut self.check else { return };
-        let mut buffer = [0; 16 * 1024];
-        while let Some(output) = &mut check.output
-            && let Ok(length) = output.read(&mut buffer)
-        {
-            if length == 0 {
-                check.output = None;
-            }
-            let room = MAX_CHECK_OUTPUT.saturating_sub(check.text.len());
-            check.text.extend_from_slice(&buffer[..length.min(room)]);
-        }
-    }
-
-    fn finish_check(&mut self, end: End) {
-        self.read_check_output();
-        let Some(check) = self.check.take() else { return };
-        // What the check has started.
-        let _ = killpg(check.process, Signal::SIGKILL);
-        let response = if end != End::Code(0) {
-            let output = String::from_utf8_lossy(&check.text);
-            Response::failed(format!("nginx -t exited {end}:\n{}", output.trim_end()))
-        } else if self.instances.is_empty() {
-            Response::failed("is stopped")
-        } else {
-            log(Level::Notice, &format!("wsgi: reloading process group \"{}\" on command", self.name()));
-            match self.reload(|_| true) {
-                Ok(()) => Response::ok("reloading"),
-                Err(error) => Response::failed(self.reload_failure(&error)),
-            }
-        };
-        self.answer(Wait::Check, &response);
-    }
-
-    /// Returns what the workers of the front show about the group, without its board.
-    pub fn status_for_front(&mut self) -> GroupStatus {
-        let Status { name, state, restarts, user, .. } = self.status();
-        GroupStatus {
-            name,
-            user,
-            uid: self.plan.process.user.as_ref().map_or_else(|| geteuid().as_raw(), |user| user.uid),
-            state: state.to_owned(),
-            workers: self.instances.iter().map(|instance| instance.workers().len() as u64).sum(),
-            restarts,
-            has_board: false,
-        }
-    }
-
-    fn status(&mut self) -> Status {
-        let totals = self.totals();
-        let state = match self.mode {
-            Mode::Stopped | Mode::Removed => "stopped",
-            Mode::Idle => "idle",
-            Mode::Running => match self.instances.first().filter(|_| self.has_first()) {
-                None => "waiting to restart",
-                Some(first) if totals.workers == 0 && first.started.elapsed() < START_TIME => "starting",
-                Some(_) => "running",
-            },
-        };
-        let processes = self.instances.iter().map(|instance| ProcessStatus {
-            master: instance.master.as_raw(),
-            workers: instance.workers().into_iter().map(Pid::as_raw).collect(),
-            uptime: instance.started.elapsed().as_secs(),
-        });
-        let user = self.plan.process.user.as_ref().map(|user| user.name.clone());
-        Status {
-            name: self.plan.name.clone(),
-            state,
-            processes: processes.collect(),
-            restarts: self.restarts,
-            requests: totals.requests,
-            busy: totals.busy,
-            waiting: totals.waiting,
-            user: user.or_else(|| system::user().map(|(name, _)| name)).unwrap_or_default(),
-            socket: run_directory::socket(&self.directory, self.name()).to_string_lossy().into_owned(),
         }
     }
 }

@@ -2,10 +2,9 @@
 //!
 //! A client sends nothing. It gets lines with a JSON list of groups, each with the files of their boards, in the same order.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -19,19 +18,13 @@ use crate::status::groups::GroupStatus;
 pub struct StatusSocket(UnixListener);
 
 impl StatusSocket {
-    /// Opens the socket, in place of an earlier one. The directory decides who may connect: the workers of the front.
+    /// Opens the socket, in place of an earlier one.
     ///
     /// # Errors
     /// As of the system.
     pub fn open(directory: &Path) -> io::Result<Self> {
         let path = run_directory::status_socket(directory);
-        let socket = run_directory::change_sockets(directory, || {
-            let _ = fs::remove_file(&path);
-            UnixListener::bind(&path)
-        })?;
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o666))?;
-        socket.set_nonblocking(true)?;
-        Ok(Self(socket))
+        run_directory::listen_to_front(directory, &path).map(Self)
     }
 
     /// Answers a client, without waiting: one that does not receive gets less.
