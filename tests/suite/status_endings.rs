@@ -25,6 +25,8 @@ def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     if path == "/slow":
         time.sleep(0.3)
+    if path == "/parts":
+        return (time.sleep(0.1) or b"part" for _ in range(5))
     return SlowToClose()
 "#;
 
@@ -62,17 +64,18 @@ fn a_response_that_nginx_replaces_has_the_status_of_the_application() {
 #[test]
 fn a_client_with_the_whole_response_is_not_gone() {
     let nginx = site().start();
-    for (calls, gone, path) in [(1, 0, "/close"), (2, 1, "/slow")] {
+    for (calls, gone, responses, target) in [(1, 0, 1, "GET /close"), (2, 0, 2, "HEAD /parts"), (3, 1, 2, "GET /slow")]
+    {
         let mut connection = nginx.connect();
-        connection.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
-        if path == "/close" {
-            assert_eq!(connection.response().text(), "all");
-        } else {
-            std::thread::sleep(Duration::from_millis(100));
+        connection.send(format!("{target} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        match target {
+            "GET /close" => assert_eq!(connection.response().text(), "all"),
+            "HEAD /parts" => assert!(connection.read_until("\r\n\r\n").starts_with(b"HTTP/1.1 200")),
+            _ => std::thread::sleep(Duration::from_millis(100)),
         }
         drop(connection);
         let application = application(&nginx, calls);
-        assert_eq!(application["counters"]["client_gone"], gone, "{application}");
-        assert_eq!(application["counters"]["responses"]["2xx"], 1);
+        assert_eq!(application["counters"]["client_gone"], gone, "{target}: {application}");
+        assert_eq!(application["counters"]["responses"]["2xx"], responses, "{target}: {application}");
     }
 }

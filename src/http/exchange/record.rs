@@ -148,8 +148,10 @@ impl RequestExchange {
     #[cold]
     fn status_of(side: &EventLoopSide, request: Request, ending: Ending) -> u16 {
         let facts = &side.facts;
-        // A client that has it all may leave while the call still runs its `close()`.
-        let is_sent = matches!(*side.state.borrow(), ResponseState::LastQueued) && !request.has_buffered();
+        // A client that has it all may leave while the call still runs, at the end its `close()`.
+        let is_whole = matches!(*side.state.borrow(), ResponseState::LastQueued)
+            || request.is_header_only() && request.is_header_sent();
+        let is_sent = is_whole && !request.has_buffered();
         let instead = match ending {
             Ending::Finalized(Status::CLIENT_CLOSED_REQUEST | Status::CLIENT_TIMED_OUT) | Ending::CleanedUp => {
                 facts.client_gone.set(!is_sent);
@@ -166,7 +168,7 @@ impl RequestExchange {
             ResponseState::Replaced(replacement) => replacement.status(),
             state if request.is_header_sent() => {
                 // nginx could not send more.
-                if matches!(state, ResponseState::Failed(_)) && request.has_connection_error() {
+                if matches!(state, ResponseState::Failed(_)) && request.has_connection_error() && !is_sent {
                     facts.client_gone.set(true);
                 }
                 request.response_status()
