@@ -1,9 +1,10 @@
 //! The new cycle: a configuration that nginx has read and does not use yet.
 
 use std::ffi::CStr;
+use std::sync::atomic::AtomicU64;
 
 use super::log::Log;
-use super::sys;
+use super::{bytes, sys};
 use crate::os::privileges::{PrivilegeError, become_user};
 use crate::os::system;
 
@@ -120,6 +121,26 @@ impl NewCycle {
             let servers = servers.as_slice::<*mut sys::ngx_http_core_srv_conf_t>();
             let sizes = servers.iter().map(|server| &(**server).large_client_header_buffers);
             sizes.map(|buffers| buffers.num.max(0) as usize * buffers.size).max().unwrap_or(0)
+        }
+    }
+
+    /// Returns the words of a zone of [`ShmZone::add_of_size`](super::shared_memory::ShmZone::add_of_size) with this name in the
+    /// configuration that is in use, `None` if it has none.
+    pub fn used_zone(&self, name: &str) -> Option<&[AtomicU64]> {
+        // SAFETY: the cycle in use stays until this one has replaced it, and a master keeps its zones mapped. The first cycle
+        // has an empty list of them.
+        unsafe {
+            let mut part: *const sys::ngx_list_part_t = &raw const (*(*self.0).old_cycle).shared_memory.part;
+            while let Some(zones) = part.as_ref() {
+                for index in 0..zones.nelts {
+                    let zone = &*zones.elts.cast::<sys::ngx_shm_zone_t>().add(index);
+                    if bytes(zone.shm.name) == name.as_bytes() {
+                        return super::shared_memory::whole_zone_words(zone);
+                    }
+                }
+                part = zones.next;
+            }
+            None
         }
     }
 

@@ -116,6 +116,25 @@ unsafe extern "C" fn init_whole_zone(zone: *mut sys::ngx_shm_zone_t, old: *mut c
     }
 }
 
+/// Returns the words of a zone that [`init_whole_zone`] has set up, maybe that of another version of this module; `None` if
+/// they are not in the memory of the zone.
+///
+/// # Safety
+/// The zone is mapped, or has no address.
+pub unsafe fn whole_zone_words(zone: &sys::ngx_shm_zone_t) -> Option<&[AtomicU64]> {
+    let first = zone.data.addr().checked_sub(zone.shm.addr.addr()).filter(|_| !zone.shm.addr.is_null())?;
+    let room = zone.shm.size.checked_sub(first)?.checked_sub(size_of::<usize>())?;
+    if !zone.data.addr().is_multiple_of(align_of::<AtomicU64>()) {
+        return None;
+    }
+    // SAFETY: the number and the words are in the zone.
+    unsafe {
+        let count = zone.data.cast::<usize>().read();
+        (count <= room / size_of::<AtomicU64>())
+            .then(|| slice::from_raw_parts(zone.data.cast::<AtomicU64>().add(1), count))
+    }
+}
+
 /// Words in anonymous shared memory of one configuration. The workers of the next configuration have other words.
 #[derive(Clone, Debug)]
 pub struct AnonymousShm(Arc<Mapping>);

@@ -15,6 +15,8 @@ use crate::nginx::log::Level;
 use crate::nginx::worker_process::set_process_title;
 use crate::os::child::ChildProcess;
 use crate::os::reporter::Report;
+use crate::status::board::{self, NewEvent};
+use crate::status::report::EventKind;
 use crate::worker;
 use crate::worker::config::WorkerConfig;
 
@@ -82,6 +84,7 @@ impl Check<'_> {
                     let source_location = self.conf.source_location(application);
                     self.log(Level::Emerg, &format!("wsgi_pass \"{application}\" in {source_location}: {error}"));
                     self.log(Level::Emerg, &import.output);
+                    self.record(application, &error.to_string(), &import.output);
                     result = Err(CheckFailed);
                 }
             }
@@ -104,6 +107,21 @@ impl Check<'_> {
                 (Ok(()), None) => {}
             }
         })
+    }
+
+    /// Records that a reload was refused, in the status of the workers that remain.
+    fn record(&self, application: &Specification, error: &str, traceback: &str) {
+        let zone = self.conf.status_zone().filter(|_| self.cycle.read_reason() == ReadReason::Reload);
+        if let Some(words) = zone.and_then(|zone| self.cycle.used_zone(&zone.name)) {
+            let application = application.to_string();
+            let event = NewEvent {
+                kind: EventKind::LoadFailed,
+                application: &application,
+                summary: &format!("reload refused: {error}"),
+                text: traceback,
+            };
+            board::record_event(words, std::process::id(), &event);
+        }
     }
 
     fn log(&self, level: Level, text: &str) {

@@ -1,5 +1,6 @@
 //! `wsgi_status`: formats, headers, methods; what it says of workers, applications, calls and process groups.
 
+use crate::check::end_after_refusals;
 use crate::harness::{Engine, GroupNginx, Nginx, Response, Site, both_engines, curl, make_certificate, wait_for};
 use crate::interpreters::gils;
 use serde_json::Value;
@@ -449,4 +450,18 @@ impl Drop for Stopped {
         // SAFETY: a worker of this test's nginx.
         unsafe { libc::kill(self.0, libc::SIGCONT) };
     }
+}
+
+#[test]
+fn a_reload_that_is_refused_is_among_the_events() {
+    let mut nginx = with_status(Site::new(Engine::Threads)).http("wsgi_check on;").app(APP).start();
+    nginx.write("app.py", "import not_there\n");
+    nginx.reload_refused();
+    let report = report(&nginx);
+    let event = &report["events"][0];
+    assert_eq!((&event["kind"], &event["pid"]), (&"load_failed".into(), &nginx.master().into()), "{report:#}");
+    assert_eq!(event["application"], report["applications"][0]["name"]);
+    assert_eq!(event["summary"], "reload refused: ModuleNotFoundError: No module named 'not_there'");
+    assert!(event["text"].as_str().unwrap().starts_with("Traceback (most recent call last):"), "{event}");
+    end_after_refusals(nginx);
 }

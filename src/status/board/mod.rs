@@ -20,7 +20,7 @@ pub use contents::{Contents, read};
 pub use events::{Goodbye, NewEvent};
 pub use layout::MIN_WORDS;
 pub use row::{Ended, Refusal};
-pub use writer::{Calls, Identity, Writer};
+pub use writer::{Calls, Identity, Writer, record_event};
 
 /// Returns a copy of the words for [`read`].
 pub fn snapshot(words: &[AtomicU64]) -> Vec<u64> {

@@ -243,17 +243,25 @@ impl Writer {
 
     /// Records an event. On any thread.
     pub fn record_event(&self, event: &NewEvent) {
-        let layout = &self.layout;
-        let (count, words) = match event.kind {
-            EventKind::Loaded | EventKind::Reloaded | EventKind::LoadFailed => {
-                (layout::LOAD_COUNT, layout.load_events())
-            }
-            EventKind::Exception | EventKind::TimedOut => (layout::FAILURE_COUNT, layout.failure_events()),
-        };
-        let record = layout.event_words;
-        let contents = event.contents(now(), self.identity.pid, record);
-        Ring { count: &self.words[count], words: &self.words[words], record }.push(&contents);
+        push_event(self.words, &self.layout, self.identity.pid, event);
     }
+}
+
+/// Records an event of a process that is not a worker, on a board that workers have made.
+pub fn record_event(words: &[AtomicU64], pid: u32, event: &NewEvent) {
+    if let Some(layout) = Layout::of(words.len()).filter(|_| words[MAGIC_WORD].load(Relaxed) == MAGIC) {
+        push_event(words, &layout, pid, event);
+    }
+}
+
+fn push_event(words: &[AtomicU64], layout: &Layout, pid: u32, event: &NewEvent) {
+    let (count, ring) = match event.kind {
+        EventKind::Loaded | EventKind::Reloaded | EventKind::LoadFailed => (layout::LOAD_COUNT, layout.load_events()),
+        EventKind::Exception | EventKind::TimedOut => (layout::FAILURE_COUNT, layout.failure_events()),
+    };
+    let record = layout.event_words;
+    let contents = event.contents(now(), pid, record);
+    Ring { count: &words[count], words: &words[ring], record }.push(&contents);
 }
 
 /// Returns whether the key of a row is that of a slot.
