@@ -98,9 +98,11 @@ fn test(main: &MainConf, group: &ProcessGroup, cycle: NewCycle) -> Result<Outcom
     })
     .map_err(cannot)?;
     let (event, output) = child.next();
-    let refused = log_refusals(&output, cycle);
+    if let Some(reason) = log_refusals(&output, cycle) {
+        record_refusal(main, group, cycle, reason, &output);
+        return Ok(Outcome::Refused);
+    }
     match event {
-        _ if refused => Ok(Outcome::Refused),
         Event::Ended(how) if how == "with exit code 0" => Ok(Outcome::Accepted),
         Event::Ended(how) => Err(format!("the nginx that tested the configuration ended {how}")),
         Event::Reported(_) => Err("the configuration was not tested".to_owned()),
@@ -109,9 +111,20 @@ fn test(main: &MainConf, group: &ProcessGroup, cycle: NewCycle) -> Result<Outcom
     }
 }
 
-/// Logs what the nginx of the group has logged. Returns true if a reason to refuse the configuration is among it.
-fn log_refusals(output: &str, cycle: NewCycle) -> bool {
-    let mut refused = false;
+/// Records the reason for a refused reload, which names the application first: `wsgi_pass "…" in …: …`.
+fn record_refusal(main: &MainConf, group: &ProcessGroup, cycle: NewCycle, reason: &str, output: &str) {
+    let applications = group.locations.iter().map(|location| location.application.specification.to_string());
+    let place = |application: &String| reason.strip_prefix(&format!("wsgi_pass \"{application}\" in "));
+    let found = applications.filter_map(|application| Some((place(&application)?.to_owned(), application))).next();
+    let (error, application) = found.unwrap_or_else(|| (reason.to_owned(), group.name.clone()));
+    let lines: Vec<&str> = output.lines().map(|line| split(line).1).collect();
+    let error = format!("process group \"{}\", {error}", group.name);
+    check::record_refusal(main, cycle, &application, &error, &lines.join("\n"));
+}
+
+/// Logs what the nginx of the group has logged. Returns the first reason to refuse the configuration that is among it.
+fn log_refusals<'a>(output: &'a str, cycle: NewCycle) -> Option<&'a str> {
+    let mut reason = None;
     for line in output.lines() {
         let (level, message) = split(line);
         // nginx's verdict on a file that exists for this test only.
@@ -119,10 +132,12 @@ fn log_refusals(output: &str, cycle: NewCycle) -> bool {
         if verdict.starts_with("configuration file ") || verdict.starts_with("the configuration file ") {
             continue;
         }
-        refused |= matches!(level, Level::Emerg);
+        if matches!(level, Level::Emerg) {
+            reason = reason.or(Some(message));
+        }
         cycle.log().write(level, message);
     }
-    refused
+    reason
 }
 
 /// Splits a line of nginx into level and message: `nginx: [emerg] …`, or `2026/01/02 03:04:05 [emerg] 12#12: …`. Other lines

@@ -58,6 +58,16 @@ pub fn is_useful(conf: &MainConf, cycle: NewCycle) -> bool {
         }
 }
 
+/// Records that a reload is refused because of an application, in the status of the workers that remain.
+pub fn record_refusal(conf: &MainConf, cycle: NewCycle, application: &str, error: &str, traceback: &str) {
+    let zone = conf.status_zone().filter(|_| cycle.read_reason() == ReadReason::Reload);
+    if let Some(words) = zone.and_then(|zone| cycle.used_zone(&zone.name)) {
+        let summary = format!("reload refused: {error}");
+        let event = NewEvent { kind: EventKind::LoadFailed, application, summary: &summary, text: traceback };
+        board::record_event(words, std::process::id(), &event);
+    }
+}
+
 struct Check<'a> {
     conf: &'a MainConf,
     cycle: NewCycle,
@@ -84,7 +94,7 @@ impl Check<'_> {
                     let source_location = self.conf.source_location(application);
                     self.log(Level::Emerg, &format!("wsgi_pass \"{application}\" in {source_location}: {error}"));
                     self.log(Level::Emerg, &import.output);
-                    self.record(application, &error.to_string(), &import.output);
+                    record_refusal(self.conf, self.cycle, &application.to_string(), &error.to_string(), &import.output);
                     result = Err(CheckFailed);
                 }
             }
@@ -107,21 +117,6 @@ impl Check<'_> {
                 (Ok(()), None) => {}
             }
         })
-    }
-
-    /// Records that a reload was refused, in the status of the workers that remain.
-    fn record(&self, application: &Specification, error: &str, traceback: &str) {
-        let zone = self.conf.status_zone().filter(|_| self.cycle.read_reason() == ReadReason::Reload);
-        if let Some(words) = zone.and_then(|zone| self.cycle.used_zone(&zone.name)) {
-            let application = application.to_string();
-            let event = NewEvent {
-                kind: EventKind::LoadFailed,
-                application: &application,
-                summary: &format!("reload refused: {error}"),
-                text: traceback,
-            };
-            board::record_event(words, std::process::id(), &event);
-        }
     }
 
     fn log(&self, level: Level, text: &str) {

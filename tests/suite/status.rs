@@ -465,3 +465,22 @@ fn a_reload_that_is_refused_is_among_the_events() {
     assert!(event["text"].as_str().unwrap().starts_with("Traceback (most recent call last):"), "{event}");
     end_after_refusals(nginx);
 }
+
+#[test]
+fn a_reload_that_a_process_group_refuses_is_among_the_events() {
+    let site = with_status(Site::plain())
+        .http("wsgi_check on; wsgi_process_group blog chdir=@prefix@;")
+        .file("app.py", APP)
+        .location("/blog", "wsgi_pass app.py process=blog;");
+    let mut nginx = site.start();
+    nginx.write("app.py", "import not_there\n");
+    nginx.reload_refused();
+    let report = report(&nginx);
+    let event = &report["events"].as_array().unwrap()[0];
+    let (summary, text) = (event["summary"].as_str().unwrap(), event["text"].as_str().unwrap());
+    assert!(event["application"].as_str().unwrap().ends_with("app.py"), "{event}");
+    assert!(summary.starts_with("reload refused: process group \"blog\", "), "{event}");
+    assert!(summary.ends_with("ModuleNotFoundError: No module named 'not_there'"), "{event}");
+    assert!(text.contains("Traceback (most recent call last):"), "{event}");
+    end_after_refusals(nginx);
+}
