@@ -10,7 +10,9 @@ use nix::unistd::geteuid;
 use super::ask::{Address, Lane, ask};
 use super::board::{self, Contents};
 use super::groups::{self, GroupStatus};
-use super::report::{Application, Call, Ends, ProcessGroup, Report, SCHEMA, Versions, Worker, WorkerDetails};
+use super::report::{
+    Application, Call, Ends, NO_ANSWER, ProcessGroup, Report, SCHEMA, Versions, Worker, WorkerDetails,
+};
 use super::reporter::StackAnswer;
 use crate::os::{memory_file, system};
 
@@ -46,6 +48,8 @@ pub struct Sources {
     pub process_group: Option<String>,
     /// The socket of the supervisor, if this is the front of process groups.
     pub supervisor: Option<PathBuf>,
+    /// Names and users of these groups, for the time in which the supervisor does not answer.
+    pub groups: Vec<(String, String)>,
 }
 
 /// A board with the user of its workers.
@@ -113,11 +117,19 @@ impl Sources {
             contents: board::read(&board::snapshot(self.board), system::exists),
         };
         let supervisor = self.supervisor.as_ref();
-        // Without an answer the report has no groups; the log of the master says why the supervisor does not run.
-        let groups = supervisor.and_then(|path| groups::ask(path, Instant::now() + SUPERVISOR_TIME).ok());
+        let groups = supervisor.map(|path| groups::ask(path, Instant::now() + SUPERVISOR_TIME));
         let mut boards = vec![own];
         let mut process_groups = Vec::new();
-        for (group, file) in groups.unwrap_or_default() {
+        if let Some(Err(_)) = groups {
+            // The log of the master says why the supervisor does not run.
+            process_groups.extend(self.groups.iter().map(|(name, user)| ProcessGroup {
+                name: name.clone(),
+                user: user.clone(),
+                state: NO_ANSWER.to_owned(),
+                ..ProcessGroup::default()
+            }));
+        }
+        for (group, file) in groups.and_then(Result::ok).unwrap_or_default() {
             boards.extend(file.and_then(|file| self.board_of(&group, &file)));
             let GroupStatus { name, user, state, workers, restarts, .. } = group;
             process_groups.push(ProcessGroup { name, user, state, workers, restarts });

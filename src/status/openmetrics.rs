@@ -9,7 +9,7 @@ use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::report::{Application, Histogram, LoadedApplication, Report, Responses, Worker, WorkerState};
+use super::report::{Application, Histogram, LoadedApplication, NO_ANSWER, Report, Responses, Worker, WorkerState};
 
 /// Returns the report in the text format of OpenMetrics 1.0.
 pub fn openmetrics(report: &Arc<Report>) -> Vec<u8> {
@@ -334,9 +334,11 @@ impl Families<'_> {
         });
         let up_family = ("process_group_up", None, MetricType::Gauge);
         self.family(up_family, "1 if the process group runs, or starts with the next request", up)?;
-        let workers = all().map(|(labels, group)| (labels, Value::Gauge(group.workers as f64)));
+        // A counter that began at 0 again would count what has been before as new.
+        let known = || all().filter(|(_, group)| group.state != NO_ANSWER);
+        let workers = known().map(|(labels, group)| (labels, Value::Gauge(group.workers as f64)));
         self.family(("process_group_workers", None, MetricType::Gauge), "Workers of the process group", workers)?;
-        let restarts = all().map(|(labels, group)| (labels, Value::Counter(group.restarts)));
+        let restarts = known().map(|(labels, group)| (labels, Value::Counter(group.restarts)));
         self.family(
             ("process_group_restarts", None, MetricType::Counter),
             "Starts of an instance after one had ended by itself",

@@ -253,12 +253,15 @@ pub struct Ends {
     pub by_reason: BTreeMap<String, u64>,
 }
 
+/// State of a process group whose supervisor does not answer.
+pub const NO_ANSWER: &str = "no answer";
+
 /// A process group.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProcessGroup {
     pub name: String,
     pub user: String,
-    /// As `ngx-wsgi-ctl status` names it: `running`, `idle`, `stopped`, …
+    /// As `ngx-wsgi-ctl status` names it: `running`, `idle`, `stopped`, …; or [`NO_ANSWER`].
     pub state: String,
     /// Number of its workers.
     pub workers: u64,

@@ -184,6 +184,31 @@ fn workers_of_other_users_say_what_they_do() {
 }
 
 #[test]
+fn groups_without_a_supervisor_are_down() {
+    let Some(mut nginx) = start() else { return };
+    let up = |value: u8| {
+        let metrics = nginx.get("/status?format=prometheus").expect(200).text();
+        metrics.contains(&format!("\nwsgi_process_group_up{{process_group=\"honest\"}} {value}"))
+    };
+    let restarts =
+        || nginx.get("/status?format=prometheus").expect(200).text().contains("\nwsgi_process_group_restarts");
+    assert!(up(1) && restarts());
+    let supervisor = nginx.group("honest").supervisor();
+    supervisor.signal(libc::SIGKILL);
+    let state = || report(&nginx)["process_groups"][1]["state"].as_str().map(str::to_owned);
+    wait_for("the end of the supervisor", || (state().as_deref() == Some("no answer")).then_some(()));
+    assert_eq!(report(&nginx)["process_groups"][0]["name"], "liar");
+    assert!(up(0) && !restarts());
+    nginx.reload();
+    wait_for("the groups", || {
+        let metrics = nginx.get("/status?format=prometheus").expect(200).text();
+        metrics.contains("\nwsgi_process_group_up{process_group=\"honest\"} 1").then_some(())
+    });
+    nginx.wait_expected_error(&format!("unknown process {} exited on signal 9", supervisor.0));
+    nginx.wait_expected_error("supervisor of the process groups has ended, starting another");
+}
+
+#[test]
 fn a_group_that_lies_does_no_harm_to_the_others() {
     let Some(nginx) = start() else { return };
     let workers = nginx.workers();

@@ -13,12 +13,13 @@ use self::queue::{Full, Job, Question};
 use self::response::{PendingRequest, Response};
 use crate::conf::location::LocationConf;
 use crate::conf::main::MainConf;
+use crate::conf::process_group::ProcessGroup;
 use crate::conf::status_zone::StatusZone;
 use crate::conf::values::StatusKind;
 use crate::nginx::log::{Level, Log};
 use crate::nginx::request::{Request, Status};
 use crate::nginx::worker_process::NGINX_VERSION;
-use crate::os::run_directory;
+use crate::os::{run_directory, system};
 use crate::python::{log, runtime, status as python_status};
 use crate::status::gather::{self, Sources};
 use crate::status::report::{Versions, WorkerDetails};
@@ -53,6 +54,11 @@ pub fn prepare(conf: &MainConf) {
     {
         let _ = SUPERVISOR.set(run_directory::status_socket(directory));
     }
+    let groups = conf.process_groups().iter().filter(|group| !group.locations.is_empty());
+    let user_of = |group: &ProcessGroup| {
+        let name = group.user.as_ref().map(|user| user.name.clone());
+        name.or_else(|| system::user().map(|(name, _)| name)).unwrap_or_default()
+    };
     let attached = worker::status::get().map(|status| status.writer().board());
     let Some(board) = attached.or_else(|| conf.status_words()) else { return };
     let versions = Versions {
@@ -66,6 +72,7 @@ pub fn prepare(conf: &MainConf) {
         group_words: conf.status_zone().map_or(0, StatusZone::words),
         process_group: conf.instance().map(str::to_owned),
         supervisor: supervisor().cloned(),
+        groups: groups.map(|group| (group.name.clone(), user_of(group))).collect(),
     });
     python_status::set_source(|| {
         let report = sources().map(Sources::report).unwrap_or_default();
