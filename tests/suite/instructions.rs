@@ -136,13 +136,17 @@ fn send(nginx: &Nginx, path: &str, count: usize) {
     }
 }
 
-/// Counts the instructions of a request to the first application, with these directives in `http`.
+/// Python code that starts a thread. In a process with threads libc takes locks that it leaves out before the first one, and
+/// `wsgi_status_zone` starts one that answers while the event loop is blocked.
+const THREAD: &str = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n";
+
+/// Counts the instructions of a request to the first application, in a process with threads, with these directives in `http`.
 fn count_hello(threads: &str, directives: &str) -> u64 {
     let Application { directory, module, path, count, .. } = &APPLICATIONS[0];
     let site = Site::plain()
         .release_module()
         .repository_directory(directory)
-        .file("counted.py", &format!("from {module} import application\n{FREEZE}"));
+        .file("counted.py", &format!("from {module} import application\n{THREAD}{FREEZE}"));
     let command = Callgrind::command(site.prefix());
     let mut nginx = site
         .main("master_process off; env PYTHONHASHSEED=0;")
