@@ -118,6 +118,15 @@ fn visit(address: SocketAddr, seed: u64, is_over: &AtomicBool) -> [Seen; 2] {
     seen
 }
 
+/// Notifies the clients at its end, also after a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 struct Soak<'a> {
     nginx: &'a GroupNginx,
     seen: [Seen; 2],
@@ -138,11 +147,12 @@ impl Soak<'_> {
                     scope.spawn(move || visit(address, seed, is_over))
                 })
                 .collect();
+            let over = Over(&is_over);
             while Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(700).min(end - Instant::now()));
                 disturb(self.nginx);
             }
-            is_over.store(true, Ordering::Relaxed);
+            drop(over);
             clients.into_iter().map(|client| client.join().unwrap()).collect::<Vec<_>>()
         });
         for both in seen {
