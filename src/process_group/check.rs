@@ -123,7 +123,7 @@ fn record_refusal(main: &MainConf, group: &ProcessGroup, cycle: NewCycle, reason
 }
 
 /// Logs what the nginx of the group has logged. Returns the first reason to refuse the configuration that is among it.
-fn log_refusals<'a>(output: &'a str, cycle: NewCycle) -> Option<&'a str> {
+fn log_refusals(output: &str, cycle: NewCycle) -> Option<&str> {
     let mut reason = None;
     for line in output.lines() {
         let (level, message) = split(line);
