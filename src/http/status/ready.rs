@@ -9,8 +9,9 @@ use crate::app::specification::Specification;
 use crate::conf::main::MainConf;
 use crate::nginx::worker_process;
 use crate::os::{memory_file, system};
+use crate::status::board::{self, Layout};
+use crate::status::groups;
 use crate::status::report::WorkerState;
-use crate::status::{board, groups};
 use crate::worker;
 
 /// Time that the supervisor has to answer.
@@ -56,10 +57,15 @@ pub fn has_groups() -> bool {
 }
 
 /// Returns true if all workers of a process group that are to stay are importing their applications, as its board says.
-fn is_loading(board: &File) -> bool {
-    let words = super::sources().and_then(|sources| memory_file::read(board, sources.group_words).ok());
-    let workers = words.map(|words| board::read(&words, system::exists).workers).unwrap_or_default();
-    let is_any = |state| workers.iter().any(|worker| worker.state == state);
+fn is_loading(file: &File) -> bool {
+    let states = || {
+        let count = super::sources()?.group_words;
+        // Anybody may ask for this: the rest of the board may be large.
+        let head = memory_file::read(file, Layout::of(count)?.head()).ok()?;
+        Some(board::worker_states(&head, count, system::exists))
+    };
+    let states = states().unwrap_or_default();
+    let is_any = |state| states.contains(&state);
     is_any(WorkerState::Starting) && !is_any(WorkerState::Running)
 }
 

@@ -111,6 +111,18 @@ pub fn read(words: &[u64], is_alive: impl Fn(u32) -> bool) -> Contents {
     }
 }
 
+/// Returns what the workers that live do, from the [first words](Layout::head) of a board with `count` words. They need not
+/// make sense.
+pub fn worker_states(head: &[u64], count: usize, is_alive: impl Fn(u32) -> bool) -> Vec<WorkerState> {
+    let Some(layout) = Layout::of(count).filter(|_| head.get(MAGIC_WORD) == Some(&MAGIC)) else { return Vec::new() };
+    let slots = (0..layout.slots).filter_map(|index| Slot::of(head.get(layout.slot(index))?, &is_alive));
+    let states = slots.filter_map(|slot| match slot {
+        Slot::Lives(worker) => Some(worker.state),
+        Slot::Dead(_) => None,
+    });
+    states.collect()
+}
+
 /// Slot with a worker.
 enum Slot {
     Lives(WorkerContents),

@@ -80,6 +80,11 @@ impl Layout {
         entry(HEADER, SLOT, index)
     }
 
+    /// Words before the tables after the slots.
+    pub fn head(&self) -> usize {
+        self.slot(self.slots).start
+    }
+
     pub fn ended(&self) -> Range<usize> {
         let start = self.slot(self.slots).start;
         start..start + ENDED * events::ENDED_WORDS

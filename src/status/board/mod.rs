@@ -16,9 +16,9 @@ mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-pub use contents::{Contents, read};
+pub use contents::{Contents, read, worker_states};
 pub use events::{Goodbye, NewEvent};
-pub use layout::MIN_WORDS;
+pub use layout::{Layout, MIN_WORDS};
 pub use row::{Ended, Refusal};
 pub use writer::{Calls, Identity, Writer, record_event};
 
