@@ -30,6 +30,7 @@ const NO_MESSAGES: &[&str] = &[
     "The nginx worker that this code runs in.",
     "<ngx_wsgi log stream '…'>",
     "<frozen importlib.",
+    "reload refused: …",
     "Traceback (most recent call last):",
     "exec(source) or '…'",
     "upstream … { server … max_fails=0; keepalive …; }",
