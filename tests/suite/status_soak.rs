@@ -234,7 +234,13 @@ fn soak(seconds: u64) {
             kills += 1;
         }
         if rng.below(3) == 0 {
-            nginx.reload();
+            // One of the old workers may have been killed just now, so it is not known how many there are.
+            let old = nginx.workers();
+            nginx.signal(libc::SIGHUP);
+            wait_for("two new workers", || {
+                let now = nginx.workers();
+                (now.len() == 2 && now.iter().all(|pid| !old.contains(pid))).then_some(())
+            });
         }
     });
     soak.killed = kills * CLIENTS as u64;
