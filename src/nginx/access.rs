@@ -1,7 +1,7 @@
 //! Access control of a location by nginx's own modules, and the peer of a request.
 
 use std::ffi::CStr;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::conf::Conf;
 use super::request::Request;
@@ -118,6 +118,12 @@ impl Request {
         }
     }
 
+    /// Returns whether the request is for a domain that is not one of its server. A browser on this machine sends such a
+    /// request if that domain names the loopback network, so that a page of it can read the answer (DNS rebinding).
+    pub fn is_for_other_domain(&self) -> bool {
+        is_domain(self.host()) && !self.server_names().any(|name| is_name_of(name, self.host()))
+    }
+
     /// Returns whether a proxy says that it has passed on the request.
     pub fn is_forwarded(&self) -> bool {
         let is_mark = |name: &[u8]| FORWARDED.iter().any(|mark| mark.as_bytes().eq_ignore_ascii_case(name));
@@ -134,6 +140,22 @@ impl Request {
                 self.variable(of_connection).is_some_and(|value| Some(value) != self.variable(of_client))
             },
         )
+    }
+}
+
+/// Returns whether a host is a name of the domain name system: no address, and no name that only this machine or its network
+/// knows.
+fn is_domain(host: &[u8]) -> bool {
+    let is_address = host.starts_with(b"[") || str::from_utf8(host).is_ok_and(|host| host.parse::<Ipv4Addr>().is_ok());
+    host.contains(&b'.') && !is_address && !host.ends_with(b".localhost")
+}
+
+/// Returns whether `name`, a name or wildcard of a server, is one of this host, which is in lower case.
+fn is_name_of(name: &[u8], host: &[u8]) -> bool {
+    match name {
+        [b'*', suffix @ ..] => host.ends_with(&suffix.to_ascii_lowercase()),
+        [b'.', domain @ ..] => host.ends_with(&name.to_ascii_lowercase()) || domain.eq_ignore_ascii_case(host),
+        _ => name.eq_ignore_ascii_case(host),
     }
 }
 
@@ -163,6 +185,33 @@ mod tests {
             assert_eq!(own.own(&outer), expected, "{own:?}");
         }
         assert_eq!(outer.own(&AccessControl::default()), rules.or(password));
+    }
+
+    #[test]
+    fn domains_are_neither_addresses_nor_names_of_the_machine() {
+        for host in ["", "localhost", "a.localhost", "web1", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"] {
+            assert!(!is_domain(host.as_bytes()), "{host}");
+        }
+        for host in ["rebind.example", "127.0.0.1.example.com", "1.2.3"] {
+            assert!(is_domain(host.as_bytes()), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_server_has_exact_names_and_wildcards() {
+        for (name, host, expected) in [
+            ("Status.Example.com", "status.example.com", true),
+            ("example.com", "status.example.com", false),
+            ("*.example.com", "status.example.com", true),
+            ("*.example.com", "example.com", false),
+            (".example.com", "example.com", true),
+            (".example.com", "a.example.com", true),
+            (".example.com", "badexample.com", false),
+            ("_", "example.com", false),
+            ("", "example.com", false),
+        ] {
+            assert_eq!(is_name_of(name.as_bytes(), host.as_bytes()), expected, "{name} {host}");
+        }
     }
 
     #[test]

@@ -53,6 +53,24 @@ fn only_clients_of_this_machine_see_it_and_none_that_a_proxy_has_forwarded() {
 }
 
 #[test]
+fn a_page_of_another_domain_cannot_read_it_through_a_browser_on_this_machine() {
+    let nginx = site().server("server_name status.example.com;").location("= /status", "wsgi_status;").start();
+    for (host, status) in [
+        ("status.example.com", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8080", 200),
+        ("localhost:8080", 200),
+        ("web1", 200),
+        ("rebind.example", 403),
+        ("rebind.example:80", 403),
+        ("127.0.0.1.rebind.example", 403),
+    ] {
+        assert_eq!(ask(&nginx, "/status", &[("Host", host)]), status, "{host}");
+    }
+    nginx.wait_log(&format!("the request is for a domain that is not a server_name here; {HINT}"));
+}
+
+#[test]
 fn clients_of_a_unix_socket_see_it() {
     let nginx = site()
         .listen("listen 127.0.0.1:@port@; listen unix:@prefix@/socket;")

@@ -130,6 +130,7 @@ fn may_see(request: Request, conf: &LocationConf) -> bool {
     let reason = match () {
         () if !request.is_main() => "a subrequest skips access control",
         () if !request.is_from_this_machine() => "the client is not on this machine",
+        () if request.is_for_other_domain() => "the request is for a domain that is not a server_name here",
         () if request.is_forwarded() => "a proxy has forwarded the request",
         () => return true,
     };

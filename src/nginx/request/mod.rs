@@ -201,6 +201,18 @@ impl Request {
         }
     }
 
+    /// Returns the configured names of the server, wildcards and regular expressions as they are written.
+    pub fn server_names(&self) -> impl Iterator<Item = &[u8]> {
+        // SAFETY: as above. The array of names lives as long as the configuration.
+        let names = unsafe {
+            let index = sys::ngx_http_core_module.ctx_index;
+            let conf = (*self.get().srv_conf.add(index)).cast::<sys::ngx_http_core_srv_conf_t>();
+            (*conf).server_names.as_slice::<sys::ngx_http_server_name_t>()
+        };
+        // SAFETY: as above.
+        names.iter().map(|name| unsafe { bytes(name.name) })
+    }
+
     /// Returns the address of the client as text. The realip module may have changed it.
     pub fn remote_address(&self) -> &[u8] {
         // SAFETY: the text lives as long as the connection.
