@@ -15,7 +15,7 @@ independent_of_python=(
     chapters configurations documentation documents messages migrating # documents and examples
     service_manager containers kubernetes # files of packaging/
     install make_run control debian_package # scripts, ngx-wsgi-ctl, the Debian package
-    top prometheus # programs that read the status page
+    top prometheus status_page status_access # programs that read the status page, nginx's access control
     process_group_life process_group_control process_group_soak # the supervisor
     valgrind                                # memory of nginx and Rust
     instructions                            # recorded for one Python
