@@ -1,10 +1,9 @@
 //! The new cycle: a configuration that nginx has read and does not use yet.
 
 use std::ffi::CStr;
-use std::sync::atomic::AtomicU64;
 
 use super::log::Log;
-use super::{bytes, sys};
+use super::sys;
 use crate::os::privileges::{PrivilegeError, become_user};
 use crate::os::system;
 
@@ -124,24 +123,18 @@ impl NewCycle {
         }
     }
 
-    /// Returns the words of a zone of [`ShmZone::add_of_size`](super::shared_memory::ShmZone::add_of_size) with this name in the
-    /// configuration that is in use, `None` if it has none.
-    pub fn used_zone(&self, name: &str) -> Option<&[AtomicU64]> {
-        // SAFETY: the cycle in use stays until this one has replaced it, and a master keeps its zones mapped. The first cycle
-        // has an empty list of them.
+    /// Returns the zones of shared memory of the configuration that is in use; none at the first start.
+    pub(super) fn used_zones(&self) -> Vec<&sys::ngx_shm_zone_t> {
+        let mut zones = Vec::new();
+        // SAFETY: the cycle in use stays until this one has replaced it. The first cycle has an empty list of zones.
         unsafe {
             let mut part: *const sys::ngx_list_part_t = &raw const (*(*self.0).old_cycle).shared_memory.part;
-            while let Some(zones) = part.as_ref() {
-                for index in 0..zones.nelts {
-                    let zone = &*zones.elts.cast::<sys::ngx_shm_zone_t>().add(index);
-                    if bytes(zone.shm.name) == name.as_bytes() {
-                        return super::shared_memory::whole_zone_words(zone);
-                    }
-                }
-                part = zones.next;
+            while let Some(here) = part.as_ref() {
+                zones.extend((0..here.nelts).map(|index| &*here.elts.cast::<sys::ngx_shm_zone_t>().add(index)));
+                part = here.next;
             }
-            None
         }
+        zones
     }
 
     fn core(&self) -> &sys::ngx_core_conf_t {

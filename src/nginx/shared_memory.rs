@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::conf::{Conf, page_size};
+use super::cycle::NewCycle;
 use super::worker_process::{self, Role};
-use super::{pool_string, sys};
+use super::{bytes, pool_string, sys};
 
 /// Words in a shared memory zone of nginx. The next configuration finds the same words.
 #[derive(Debug)]
@@ -116,12 +117,21 @@ unsafe extern "C" fn init_whole_zone(zone: *mut sys::ngx_shm_zone_t, old: *mut c
     }
 }
 
+/// Returns the words of a zone of [`ShmZone::add_of_size`] with this name in the configuration that is in use, `None` if it
+/// has none.
+pub fn words_in_use<'a>(cycle: &'a NewCycle, name: &str) -> Option<&'a [AtomicU64]> {
+    // SAFETY: the text lives as long as the zone.
+    let zone = cycle.used_zones().into_iter().find(|zone| unsafe { bytes(zone.shm.name) } == name.as_bytes())?;
+    // SAFETY: a master keeps its zones mapped.
+    unsafe { whole_zone_words(zone) }
+}
+
 /// Returns the words of a zone that [`init_whole_zone`] has set up, maybe that of another version of this module; `None` if
 /// they are not in the memory of the zone.
 ///
 /// # Safety
 /// The zone is mapped, or has no address.
-pub unsafe fn whole_zone_words(zone: &sys::ngx_shm_zone_t) -> Option<&[AtomicU64]> {
+unsafe fn whole_zone_words(zone: &sys::ngx_shm_zone_t) -> Option<&[AtomicU64]> {
     let first = zone.data.addr().checked_sub(zone.shm.addr.addr()).filter(|_| !zone.shm.addr.is_null())?;
     let room = zone.shm.size.checked_sub(first)?.checked_sub(size_of::<usize>())?;
     if !zone.data.addr().is_multiple_of(align_of::<AtomicU64>()) {

@@ -12,6 +12,7 @@ use crate::app::specification::Specification;
 use crate::conf::main::MainConf;
 use crate::nginx::cycle::{NewCycle, ReadReason};
 use crate::nginx::log::Level;
+use crate::nginx::shared_memory::words_in_use;
 use crate::nginx::worker_process::set_process_title;
 use crate::os::child::ChildProcess;
 use crate::os::reporter::Report;
@@ -61,7 +62,7 @@ pub fn is_useful(conf: &MainConf, cycle: NewCycle) -> bool {
 /// Records that a reload is refused because of an application, in the status of the workers that remain.
 pub fn record_refusal(conf: &MainConf, cycle: NewCycle, application: &str, error: &str, traceback: &str) {
     let zone = conf.status_zone().filter(|_| cycle.read_reason() == ReadReason::Reload);
-    if let Some(words) = zone.and_then(|zone| cycle.used_zone(&zone.name)) {
+    if let Some(words) = zone.and_then(|zone| words_in_use(&cycle, &zone.name)) {
         let summary = format!("reload refused: {error}");
         let event = NewEvent { kind: EventKind::LoadFailed, application, summary: &summary, text: traceback };
         board::record_event(words, std::process::id(), &event);
