@@ -196,22 +196,14 @@ impl Logs {
 /// Returns the level of a line: nginx's, such as `2026/01/02 03:04:05 [error] …`. Other text has none, and is for all logs: nginx
 /// itself would write it to its log without asking for the level.
 fn level(line: &[u8]) -> Level {
-    const LEVELS: [(&[u8], Level); 8] = [
-        (b"emerg", Level::Emerg),
-        (b"alert", Level::Alert),
-        (b"crit", Level::Crit),
-        (b"error", Level::Error),
-        (b"warn", Level::Warn),
-        (b"notice", Level::Notice),
-        (b"info", Level::Info),
-        (b"debug", Level::Debug),
-    ];
     /// Length of the time and of the space behind it.
     const TIME: usize = 20;
-    let found = line.get(TIME..).and_then(|line| line.strip_prefix(b"[")).and_then(|line| {
-        LEVELS.into_iter().find(|(name, _)| line.strip_prefix(*name).is_some_and(|line| line.starts_with(b"]")))
-    });
-    found.map_or(Level::Emerg, |(_, level)| level)
+    let parse = || {
+        let rest = line.get(TIME..)?.strip_prefix(b"[")?;
+        let end = rest.iter().position(|byte| *byte == b']')?;
+        Level::parse(str::from_utf8(&rest[..end]).ok()?)
+    };
+    parse().unwrap_or(Level::Emerg)
 }
 
 #[cfg(test)]

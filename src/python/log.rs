@@ -1,7 +1,7 @@
 //! The log of Python code: `print`, stderr, `wsgi.errors`, tracebacks.
 //!
-//! A thread writes to its current [`Sink`], that of the request it serves, or else to the worker's. Each thread
-//! collects text until a line is complete, so lines of two requests never mix.
+//! A thread writes to its current [`Sink`], that of the request it serves; or else to that of the application that has
+//! started it, or to the worker's. Each thread collects text until a line is complete, so lines of two requests never mix.
 
 use std::cell::RefCell;
 use std::io::Write;
