@@ -36,17 +36,17 @@ fn move_default_site(debian: &Debian) {
 /// Makes a package with another control file than that of the package, and returns its path inside.
 fn repacked(debian: &Debian, file: &str, change: &str) -> String {
     debian.paste_as_root(&format!(
-        "rm -rf /root/repacked
-        dpkg-deb -R /root/{} /root/repacked
-        sed -i '{change}' /root/repacked/DEBIAN/control
-        dpkg-deb -b /root/repacked /var/lib/{file}",
+        "rm -rf ~/repacked
+        dpkg-deb -R ~/{} ~/repacked
+        sed -i '{change}' ~/repacked/DEBIAN/control
+        dpkg-deb -b ~/repacked /var/lib/{file}",
         debian.package()
     ));
     format!("/var/lib/{file}")
 }
 
 /// Prints all files but those in which dpkg, apt, Python and logs keep a state.
-const LIST: &str = "find / -xdev \\( -path /proc -o -path /dev -o -path /tmp -o -path /root -o -path /var/cache \
+const LIST: &str = "find / -xdev \\( -path /proc -o -path /dev -o -path /tmp -o -path ~ -o -path /var/cache \
                     -o -path /var/log -o -path /var/lib \\) -prune -o ! -name '*.pyc' ! -name __pycache__ -print";
 
 fn files(debian: &Debian) -> BTreeSet<String> {
@@ -204,16 +204,16 @@ fn under_load(port: u16, action: impl FnOnce()) -> usize {
 fn an_upgrade_loses_no_request_a_package_in_use_is_kept_and_a_purged_one_leaves_no_file() {
     let Some(debian) = debian() else { return };
     install_nginx(&debian);
-    let libraries = "dpkg-deb -f /root/*.deb Depends | grep -oP 'libpython3[^ ,]*'";
+    let libraries = "dpkg-deb -f ~/*.deb Depends | grep -oP 'libpython3[^ ,]*'";
     debian.paste(&format!("apt-get -q install -y --no-install-recommends python3 $({libraries})"));
     let before = files(&debian);
-    debian.paste(&format!("apt-get -q install -y /root/{}", debian.package()));
+    debian.paste(&format!("apt-get -q install -y ~/{}", debian.package()));
     let site = "/etc/nginx/sites-enabled/hello";
     let port = serve_hello(&debian);
     debian.allow_services();
     debian.paste("nginx -t && systemctl start nginx");
 
-    let checkout = debian.path("/root/checkout");
+    let checkout = debian.home_of_root().join("checkout");
     fs::create_dir(&checkout).unwrap();
     let copied = Command::new("cp").arg("-r").arg(in_repository("tools")).arg(checkout).status().unwrap();
     assert!(copied.success());
@@ -236,7 +236,7 @@ fn an_upgrade_loses_no_request_a_package_in_use_is_kept_and_a_purged_one_leaves_
     }
     debian.paste("nginx -t");
     get(port, "/").expect(200);
-    let (removed, said) = debian.run("/root/checkout/tools/install.sh --remove");
+    let (removed, said) = debian.run("~/checkout/tools/install.sh --remove");
     assert!(!removed && said.contains(&format!("belongs to the package {NAME}")), "{said}");
 
     fs::remove_file(debian.path(site)).unwrap();
@@ -254,12 +254,12 @@ fn an_upgrade_loses_no_request_a_package_in_use_is_kept_and_a_purged_one_leaves_
 #[test]
 fn a_module_that_is_not_loaded_is_upgraded_and_one_that_is_used_is_removed_with_nginx() {
     let Some(debian) = debian() else { return };
-    debian.paste(&format!("apt-get -q install -y --no-install-recommends nginx /root/{}", debian.package()));
+    debian.paste(&format!("apt-get -q install -y --no-install-recommends nginx ~/{}", debian.package()));
     let link = "/etc/nginx/modules-enabled/50-mod-http-wsgi.conf";
-    debian.paste(&format!("mv {link} /root/link"));
+    debian.paste(&format!("mv {link} ~/link"));
     let newer = repacked(&debian, "newer.deb", NEWER);
     debian.paste(&format!("apt-get -q install -y {newer}"));
-    debian.paste(&format!("[ ! -e {link} ] && nginx -t && mv /root/link {link}"));
+    debian.paste(&format!("[ ! -e {link} ] && nginx -t && mv ~/link {link}"));
 
     serve_hello(&debian);
     debian.paste("nginx -t && apt-get -q remove -y nginx");
@@ -287,7 +287,7 @@ fn a_package_for_another_nginx_or_python_is_refused_and_the_message_names_it() {
 fn lintian_reports_neither_errors_nor_warnings() {
     let Some(debian) = debian() else { return };
     debian.paste("apt-get -q install -y --no-install-recommends lintian");
-    let said = debian.paste(&format!("lintian --allow-root --fail-on error,warning /root/{}", debian.package()));
+    let said = debian.paste(&format!("lintian --allow-root --fail-on error,warning ~/{}", debian.package()));
     assert!(!said.contains("E: ") && !said.contains("W: "), "{said}");
 }
 

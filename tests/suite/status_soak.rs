@@ -262,7 +262,7 @@ fn counters_agree_with_the_clients_after_reloads_and_kills() {
 
 /// `make soak SOAK_STATUS=1`.
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes minutes: SOAK_STATUS=1 make soak"]
 fn counters_agree_with_the_clients_for_minutes() {
     let minutes = std::env::var("SOAK_MINUTES").ok().and_then(|minutes| minutes.parse().ok()).unwrap_or(10);
     soak(60 * minutes);

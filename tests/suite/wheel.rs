@@ -115,7 +115,7 @@ fn it_says_what_is_missing_then_serves_and_leaves_nothing() {
     assert!(!debian.run("command -v cargo || command -v nginx").0, "this Debian is not bare");
     debian.paste("python3 -m venv /srv/venv && cd /srv");
     let before = debian.paste("find venv -not -name '*.pyc' -not -name __pycache__ | sort");
-    debian.paste(&format!("venv/bin/pip install --disable-pip-version-check /root/{}", debian.package()));
+    debian.paste(&format!("venv/bin/pip install --disable-pip-version-check ~/{}", debian.package()));
     debian.write("/srv/hello.py", HELLO);
 
     let library = debian.paste("python3 -c 'import sys; print(\"libpython%d.%d\" % sys.version_info[:2])'");

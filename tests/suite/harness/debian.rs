@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Home directory of root in every Debian.
+const HOME_OF_ROOT: &str = "/root";
+
 /// Seconds for commands, which may download packages.
 const LIMIT: &str = "500";
 
@@ -35,7 +38,7 @@ pub struct Debian {
 
 impl Debian {
     /// Makes a directory of the release `WSGI_TEST_DEBIAN`, by default that of this machine, and copies the package
-    /// that `variable` names to /root. `None`, with a message, where there is no such package, or no root.
+    /// that `variable` names to the home directory of root. `None`, with a message, where there is no such package, or no root.
     pub fn with_package(variable: &str) -> Option<Debian> {
         let debian = Debian::without_lists(variable)?;
         debian.paste("apt-get -q update");
@@ -60,17 +63,22 @@ impl Debian {
         let root = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end());
         remove_left_behind(root.parent().unwrap());
         let file = package.file_name().unwrap().to_str().unwrap().to_owned();
-        let debian = Debian { root, package: file, user: None, directory: RefCell::new("/root".to_owned()) };
-        fs::copy(&package, debian.path("/root").join(&debian.package))
+        let debian = Debian { root, package: file, user: None, directory: RefCell::new(HOME_OF_ROOT.to_owned()) };
+        fs::copy(&package, debian.home_of_root().join(&debian.package))
             .unwrap_or_else(|error| panic!("{variable}={}: {error}", package.display()));
         debian.write_program("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n");
         debian.write_program("/usr/bin/systemctl", SYSTEMCTL);
         Some(debian)
     }
 
-    /// The file name of the package, in /root.
+    /// The file name of the package, in the home directory of root.
     pub fn package(&self) -> &str {
         &self.package
+    }
+
+    /// The home directory of the root inside.
+    pub fn home_of_root(&self) -> PathBuf {
+        self.path(HOME_OF_ROOT)
     }
 
     /// Path outside of a path inside.
@@ -104,7 +112,7 @@ impl Debian {
             "apt-get -q install -y --no-install-recommends sudo
             useradd --create-home --shell /bin/bash {user}
             echo '{user} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/{user}
-            cp /root/{} /home/{user}/",
+            cp ~/{} /home/{user}/",
             self.package
         ));
         self.user = Some(user.to_owned());
@@ -131,7 +139,7 @@ impl Debian {
         self.assert_run(self.user.as_deref(), commands)
     }
 
-    /// The same as root, in /root.
+    /// The same as root, in the home directory of root.
     #[track_caller]
     pub fn paste_as_root(&self, commands: &str) -> String {
         self.assert_run(None, &format!("cd\n{commands}"))
@@ -147,7 +155,7 @@ impl Debian {
     fn run_as(&self, user: Option<&str>, commands: &str) -> (bool, String) {
         let directory = self.directory.borrow().clone();
         self.write("/var/lib/pasted", &format!("set -eo pipefail\ncd {directory}\ntrap 'pwd >&9' EXIT\n{commands}"));
-        let (name, home) = user.map_or(("root", "/root".to_owned()), |name| (name, format!("/home/{name}")));
+        let (name, home) = user.map_or(("root", HOME_OF_ROOT.to_owned()), |name| (name, format!("/home/{name}")));
         // Root opens the file, and the user writes to it.
         let shell = "exec 9>/var/lib/left; exec timeout \"$1\" runuser -u \"$2\" -- env HOME=\"$3\" USER=\"$2\" \
                      DEBIAN_FRONTEND=noninteractive bash /var/lib/pasted";

@@ -64,7 +64,7 @@ impl Image {
         for stage in file.stages() {
             assert_eq!(stage.from.image.value, BASE);
             let debian = Debian::without_lists(variable)?;
-            fs::remove_file(debian.path("/root").join(debian.package())).unwrap();
+            fs::remove_file(debian.home_of_root().join(debian.package())).unwrap();
             let settings = Settings { directory: "/".to_owned(), ..Settings::default() };
             let mut build = StageBuild { directory: debian, settings };
             build.follow(&stage, context.path(), &built);
